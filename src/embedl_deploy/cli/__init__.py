@@ -1,0 +1,1 @@
+"""The command line: thin layers that parse, call the library and print."""
