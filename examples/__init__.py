@@ -1,0 +1,1 @@
+"""Runnable examples; nothing here is part of the installed library."""
