@@ -1,0 +1,45 @@
+# One word for everything. Each target sets up what it needs; `make` alone lists them.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test check format demo bench docs clean
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## Create .venv and install the library with everything it can use
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "Setting up .venv (the first time takes some minutes)"
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	@$(PIP) install --constraint constraints.txt --editable '.[all,dev]'
+	@touch $@
+
+# One torch thread for each of the two workers: more threads than cores make the tests slower.
+test: $(STAMP)  ## Run the tests, on two cores
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+check: $(STAMP)  ## Check format, lint and types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+format: $(STAMP)  ## Format the code and fix what can be fixed
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+demo: $(STAMP)  ## Train, deploy to INT8 and check two models on handwritten digits
+	@$(BIN)/python -m examples.digits.demo
+
+bench: $(STAMP)  ## Measure the speed and memory of transform and calibration
+	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+docs: $(STAMP)  ## Write the generated pages of docs/ anew
+	@$(BIN)/python docs/generate.py
+
+clean:  ## Remove .venv and all caches
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
