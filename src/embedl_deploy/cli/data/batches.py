@@ -1,0 +1,37 @@
+"""What calibration data is: batches that can be gone through again and again."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeAlias
+
+from torch import Tensor
+
+__all__ = ["Batch", "Batches", "SizedBatches", "spans"]
+
+Batch: TypeAlias = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
+"""What a model's forward takes: a tensor, several in order, or several by name."""
+
+
+class Batches(Iterable[Batch]):
+    """Batches that are read anew, one at a time, each time they are gone through."""
+
+    def __init__(self, read: Callable[[], Iterator[Batch]]) -> None:
+        self._read = read
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._read()
+
+
+class SizedBatches(Batches):
+    """Batches whose number is known beforehand."""
+
+    def __init__(self, read: Callable[[], Iterator[Batch]], count: int) -> None:
+        super().__init__(read)
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+
+def spans(count: int, size: int) -> list[tuple[int, int]]:
+    """The start and end of each batch of `size` samples, the last one possibly shorter."""
+    return [(start, min(start + size, count)) for start in range(0, count, size)]
