@@ -21,6 +21,7 @@ FLOORS = {
     "tensorrt": 3,
     "export": 4,
     "report": 4,
+    "api": 5,
     "cli": 5,
     "__init__": 5,
 }

@@ -1,0 +1,22 @@
+"""Make a trained PyTorch model ready for a hardware compiler, first of all NVIDIA TensorRT."""
+
+from embedl_deploy.api import get_transformation_plan, transform
+from embedl_deploy.graph import capture
+from embedl_deploy.rewrite import (
+    Match,
+    Refusal,
+    Result,
+    TransformationPlan,
+    apply_transformation_plan,
+)
+
+__all__ = [
+    "Match",
+    "Refusal",
+    "Result",
+    "TransformationPlan",
+    "apply_transformation_plan",
+    "capture",
+    "get_transformation_plan",
+    "transform",
+]

@@ -1,0 +1,60 @@
+"""The entry points, with TensorRT as the default target."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from torch import nn
+
+from embedl_deploy.graph import capture
+from embedl_deploy.rewrite import (
+    Patterns,
+    Result,
+    TransformationPlan,
+    apply_transformation_plan,
+    find_plan,
+)
+from embedl_deploy.tensorrt import TENSORRT_PATTERNS
+
+
+def get_transformation_plan(
+    model: nn.Module,
+    args: Sequence[Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    patterns: Patterns = TENSORRT_PATTERNS,
+    method: Literal["auto", "trace"] = "auto",
+    copy: bool = True,
+) -> TransformationPlan:
+    """Find what `patterns` would do to `model`, without doing it.
+
+    Args:
+        model: The source model; it is never changed.
+        args: Example positional inputs. They give shapes, which some conversions need.
+        kwargs: Example keyword inputs.
+        patterns: Pattern classes or instances; earlier ones take precedence.
+        method: How to capture the model; see `capture`.
+        copy: Whether the result gets tensors of its own or shares the model's.
+
+    Raises:
+        CaptureError: The model can not be captured, or the example inputs do not fit it.
+        PatternError: A pattern is written in a way that can not work.
+    """
+    return find_plan(capture(model, args, kwargs, method=method, copy=copy), patterns)
+
+
+def transform(
+    model: nn.Module,
+    args: Sequence[Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    patterns: Patterns = TENSORRT_PATTERNS,
+    method: Literal["auto", "trace"] = "auto",
+    copy: bool = True,
+) -> Result:
+    """Apply `patterns` to `model`: conversions until none fits, then fusions.
+
+    The result computes what the model computes, and trains as it does. For the arguments and
+    errors see `get_transformation_plan`.
+    """
+    plan = get_transformation_plan(model, args, kwargs, patterns=patterns, method=method, copy=copy)
+    return apply_transformation_plan(plan)

@@ -1,0 +1,251 @@
+"""From a traced graph to the canonical one, through the operations table.
+
+The new graph is written node by node. An in-place operation needs no special form there: what
+is read after it is what it returned.
+"""
+
+import copy
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from embedl_deploy.errors import CaptureError
+from embedl_deploy.graph.aliases import Aliases
+from embedl_deploy.graph.ops import TABLE
+from embedl_deploy.graph.paths import Paths, graph_module, join, parent
+from embedl_deploy.graph.rows import FunctionRow, ModuleRow, Row, signature
+from embedl_deploy.graph.tracer import plain_base
+
+_DROPOUTS: dict[Any, Callable[[float], nn.Module]] = {
+    F.dropout: nn.Dropout,
+    F.dropout1d: nn.Dropout1d,
+    F.dropout2d: nn.Dropout2d,
+    F.dropout3d: nn.Dropout3d,
+    F.alpha_dropout: nn.AlphaDropout,
+}
+_DROPOUT_ARGUMENTS = signature("input, p=0.5, training=True, inplace=False")
+
+
+def canonicalize(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+    """The canonical graph module of a traced `graph` over `root`, whose modules it takes over.
+
+    Raises:
+        CaptureError: An in-place write can not be expressed without changing the result.
+    """
+    return _Writer(root, graph).write()
+
+
+def remove_dead(graph: fx.Graph) -> None:
+    """Remove what nothing uses, except inputs, the output and assertions."""
+    for node in reversed(graph.nodes):
+        if node.users or node.op in {"placeholder", "output"} or node.target is torch._assert:  # noqa: SLF001 - has no public name
+            continue
+        graph.erase_node(node)
+
+
+class _Writer:
+    """Writes the canonical graph; `current` gives, per traced node, the value it has now."""
+
+    def __init__(self, root: nn.Module, traced: fx.Graph) -> None:
+        self.root = root
+        self.traced = traced
+        self.graph = fx.Graph()
+        self.modules = dict(root.named_modules(remove_duplicate=False))
+        self.objects: dict[str, Any] = {}
+        self.current: dict[fx.Node, Any] = {}
+        self.aliases = Aliases(root, traced)
+        called = {str(node.target) for node in traced.nodes if node.op == "call_module"}
+        self.paths = Paths(called)
+
+    def write(self) -> fx.GraphModule:
+        for node in self.traced.nodes:
+            self.current[node] = self._write(node)
+        remove_dead(self.graph)
+        result = graph_module(self.objects, self.graph, self.root)
+        result.graph.lint()
+        return result
+
+    def _write(self, node: fx.Node) -> Any:
+        match node.op:
+            case "call_module":
+                return self._write_module(node)
+            case "call_function" | "call_method":
+                return self._write_operation(node)
+            case "get_attr":
+                self.objects[str(node.target)] = _attribute(self.root, str(node.target))
+        return self._copy(node)
+
+    def _copy(self, node: fx.Node) -> fx.Node:
+        copied = self.graph.node_copy(node, self.current.__getitem__)
+        copied.meta = {"scope": _scope(node)}
+        return copied
+
+    def _write_module(self, node: fx.Node) -> Any:
+        module = self.modules[str(node.target)]
+        base = plain_base(module)
+        if base is nn.Identity:
+            return self.current[node.all_input_nodes[0]]
+        if base is nn.Flatten and not node.kwargs:
+            flatten = (node.args[0], module.start_dim, module.end_dim)
+            return self._emit(node, torch.flatten, flatten)
+        copied = self._copy(node)
+        copied.target = self._own_module(str(node.target), module, base)
+        if getattr(module, "inplace", False) is True:
+            self._written(node, node.all_input_nodes[0], copied)
+        return copied
+
+    def _own_module(self, path: str, module: nn.Module, base: type[nn.Module] | None) -> str:
+        """Store the plain form of a module; each call of one without state has its own."""
+        if path in self.objects:
+            if _has_state(module):
+                return path
+            path = self.paths.fresh(path)
+        if getattr(module, "inplace", False) is True or not _has_state(module):
+            module = copy.copy(module)
+            if hasattr(module, "inplace"):
+                module.inplace = False  # type: ignore[assignment]
+        if base is not None and base is not type(module):
+            module = _as_base(module, base)
+        self.objects[path] = module
+        return path
+
+    def _write_operation(self, node: fx.Node) -> Any:
+        if node.op == "call_function" and node.target in _DROPOUTS:
+            return self._write_dropout(node)
+        row = TABLE.find(node.target)
+        bound = row.bind(node.args, node.kwargs) if row else None
+        written = self._write_row(node, row, bound) if row and bound else None
+        if row is None or bound is None or written is None:
+            _refuse_unknown_write(node)
+            return self._copy(node)
+        if TABLE.writes(node.target) or getattr(bound, "inplace", False) is True:
+            self._written(node, next(iter(vars(bound).values())), written)
+        return written
+
+    def _write_row(self, node: fx.Node, row: Row, bound: SimpleNamespace) -> fx.Node | None:
+        match row:
+            case FunctionRow():
+                args = row.positional(bound)
+                return None if args is None else self._emit(node, row.target, args)
+            case ModuleRow():
+                tensors = {name: self._tensor(value) for name, value in vars(bound).items()}
+                module = row.make(SimpleNamespace(**tensors))
+                return None if module is None else self._emit_module(node, row, bound, module)
+        return None
+
+    def _emit(self, node: fx.Node, target: Any, args: tuple[Any, ...]) -> fx.Node:
+        emitted = self.graph.call_function(target, fx.map_arg(args, self.current.__getitem__))
+        emitted.meta = {"scope": _scope(node)}
+        return emitted
+
+    def _emit_module(
+        self, node: fx.Node, row: ModuleRow, bound: SimpleNamespace, module: nn.Module
+    ) -> fx.Node:
+        weight = getattr(bound, "weight", None)
+        stem = _weight_stem(weight) if isinstance(weight, fx.Node) else join(_scope(node), row.name)
+        path = self._raised_path(stem, module)
+        inputs = list(vars(bound).values())[: row.inputs]
+        while inputs[-1] is None:
+            inputs.pop()
+        args = fx.map_arg(tuple(inputs), self.current.__getitem__)
+        emitted = self.graph.call_module(path, args)
+        emitted.meta = {"scope": _scope(node)}
+        return emitted
+
+    def _raised_path(self, stem: str, module: nn.Module) -> str:
+        """A path for a raised module; a second use of the same parameters is the same module."""
+        known = self.objects.get(stem)
+        if isinstance(known, nn.Module) and _same(known, module):
+            return stem
+        path = self.paths.fresh(stem)
+        module.training = self.modules.get(parent(path), self.root).training
+        self.objects[path] = module
+        return path
+
+    def _write_dropout(self, node: fx.Node) -> fx.Node:
+        """Functional dropout becomes a module where it follows the mode of the model."""
+        bound = _DROPOUT_ARGUMENTS.bind(*node.args, **node.kwargs)
+        bound.apply_defaults()
+        a = SimpleNamespace(**bound.arguments)
+        owner = self.modules.get(_scope(node), self.root)
+        if a.training is not owner.training or not isinstance(a.p, float | int):
+            copied = self._copy(node)
+        else:
+            row = ModuleRow("dropout", "input", (), make=lambda _: None)
+            module = _DROPOUTS[node.target](a.p)
+            copied = self._emit_module(node, row, SimpleNamespace(input=a.input), module)
+        if a.inplace:
+            self._written(node, a.input, copied)
+        return copied
+
+    def _tensor(self, value: object) -> object:
+        if isinstance(value, fx.Node) and value.op == "get_attr":
+            return self.objects[str(value.target)]
+        return value
+
+    def _written(self, node: fx.Node, target: object, result: fx.Node) -> None:
+        """`result` is what `target` holds from now on."""
+        self.aliases.check_write(node, target)
+        if isinstance(target, fx.Node):
+            self.aliases.join(node, target)
+            self.current[target] = result
+
+
+def _scope(node: fx.Node) -> str:
+    """Path of the module whose `forward` made the node."""
+    if "scope" in node.meta:
+        return str(node.meta["scope"])
+    stack = node.meta.get("nn_module_stack")
+    if not stack:
+        return ""
+    path = str(next(reversed(stack.values()))[0])
+    return parent(path) if node.op == "call_module" and path == node.target else path
+
+
+def _weight_stem(weight: fx.Node) -> str:
+    """Where the module of a weight belongs: `a.b.weight` in `a.b`, `a.in_weight` in `a.in`."""
+    path, _, leaf = str(weight.target).rpartition(".")
+    if leaf == "weight":
+        return path or "weight_op"
+    return join(path, leaf.removesuffix("_weight"))
+
+
+def _attribute(root: nn.Module, path: str) -> Any:
+    owner, _, leaf = path.rpartition(".")
+    return getattr(root.get_submodule(owner), leaf)
+
+
+def _has_state(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None or next(module.buffers(), None) is not None
+
+
+def _as_base(module: nn.Module, base: type[nn.Module]) -> nn.Module:
+    """The same module under the class it computes as."""
+    plain = base.__new__(base)
+    plain.__dict__ = module.__dict__
+    return plain
+
+
+def _same(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two raised modules have the same parameters and options."""
+    if type(one) is not type(other) or one.extra_repr() != other.extra_repr():
+        return False
+    mine, its = ([id(tensor) for tensor in module.parameters()] for module in (one, other))
+    return bool(mine) and mine == its
+
+
+def _refuse_unknown_write(node: fx.Node) -> None:
+    """In-place operations without a row can not be told from their out-of-place form.
+
+    Raises:
+        CaptureError: `node` is one.
+    """
+    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
+    name = str(name)
+    if name.endswith("_") and not name.endswith("__") and name != "requires_grad_":
+        message = f"the in-place operation '{name}' ('{node}') is not supported; use '{name[:-1]}'"
+        raise CaptureError(message)

@@ -1,0 +1,76 @@
+"""Module paths of a graph that is being built: where each module goes, and that none collide."""
+
+from collections import Counter
+from typing import Any
+
+from torch import fx, nn
+
+
+def parent(path: str) -> str:
+    """The path of the module that holds `path`; empty for the root."""
+    return path.rpartition(".")[0]
+
+
+def join(scope: str, name: str) -> str:
+    """`name` inside `scope`."""
+    return f"{scope}.{name}" if scope else name
+
+
+class Paths:
+    """Paths in use, and fresh ones in constant time."""
+
+    def __init__(self, reserved: set[str] | None = None) -> None:
+        self._leaves: set[str] = set()
+        self._containers: set[str] = set()
+        self._counts: Counter[str] = Counter()
+        for path in reserved or ():
+            self.reserve(path)
+
+    def reserve(self, path: str) -> None:
+        """Mark `path` as used."""
+        self._leaves.add(path)
+        while path := parent(path):
+            self._containers.add(path)
+
+    def fresh(self, stem: str) -> str:
+        """`stem` itself where it is free, else with a number behind it; reserved.
+
+        A module can have no place inside another one of the graph: `attn.query` stands beside
+        `attn` as `attn_query`.
+        """
+        stem = path = self._outside(stem)
+        while path in self._leaves or path in self._containers:
+            self._counts[stem] += 1
+            path = f"{stem}_{self._counts[stem]}"
+        self.reserve(path)
+        return path
+
+    def release(self, path: str) -> None:
+        """Mark `path` as free again."""
+        self._leaves.discard(path)
+
+    def _outside(self, path: str) -> str:
+        above = parent(path)
+        while above:
+            if above in self._leaves:
+                return f"{above}_{path[len(above) + 1 :].replace('.', '_')}"
+            above = parent(above)
+        return path
+
+
+def graph_module(objects: dict[str, Any], graph: fx.Graph, source: nn.Module) -> fx.GraphModule:
+    """A graph module over `objects` by path, in the train or eval mode of `source`.
+
+    Args:
+        objects: What the graph's targets name; those it does not name are left out.
+        graph: The graph; the module takes it over.
+        source: Gives class name and mode, module by module where it has the same path.
+    """
+    name = getattr(source, "_source_name", type(source).__name__)
+    module = fx.GraphModule(objects, graph, class_name=name)
+    module._source_name = name  # type: ignore[assignment]  # noqa: SLF001 - ours; survives another capture
+    known = dict(source.named_modules(remove_duplicate=False))
+    for path, container in module.named_modules():
+        if type(container) is nn.Module or container is module:
+            container.training = known.get(path, source).training
+    return module

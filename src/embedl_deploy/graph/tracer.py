@@ -1,0 +1,161 @@
+"""Symbolic tracing that keeps fused modules whole and says where it had to stop."""
+
+import traceback
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from embedl_deploy.errors import CaptureError
+from embedl_deploy.modules import LeafModule
+
+RANDOM_DEPTH = ("StochasticDepth", "DropPath")
+"""Classes that drop residual branches in training (torchvision, timm); they stay modules."""
+
+
+class Tracer(fx.Tracer):
+    """`torch.fx`'s tracer with the library's leaves; tensors are looked up in constant time."""
+
+    def __init__(self) -> None:
+        super().__init__(autowrap_functions=())
+        self._names: dict[int, str] = {}
+
+    def trace(
+        self,
+        root: nn.Module | Callable[..., Any],
+        concrete_args: dict[str, Any] | None = None,
+    ) -> fx.Graph:
+        """Trace `root`; see `torch.fx.Tracer.trace`."""
+        module = root if isinstance(root, nn.Module) else nn.Module()
+        named = (*module.named_buffers(), *module.named_parameters())
+        self._names = {id(tensor): name for name, tensor in named}
+        return super().trace(root, concrete_args)
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether `m` stays one node."""
+        if isinstance(m, LeafModule) or type(m).__name__ in RANDOM_DEPTH:
+            return True
+        return plain_base(m) is not None or super().is_leaf_module(m, module_qualified_name)
+
+    def create_arg(self, a: Any) -> Any:
+        """A node argument for `a`; a parameter or buffer becomes a get-attribute node."""
+        if isinstance(a, Tensor) and (name := self._names.get(id(a))):
+            return self.create_node("get_attr", name, (), {})
+        return super().create_arg(a)
+
+    def getattr(
+        self,
+        attr: str,
+        attr_val: Any,
+        parameter_proxy_cache: dict[str, Any],
+    ) -> Any:
+        """A module attribute; a parameter becomes one get-attribute node, however often read."""
+        if not isinstance(attr_val, nn.Parameter) or id(attr_val) not in self._names:
+            return attr_val
+        name = self._names[id(attr_val)]
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache[name]
+
+
+_HARMLESS = frozenset(
+    {
+        "__annotations__",
+        "__doc__",
+        "__firstlineno__",
+        "__init__",
+        "__module__",
+        "__parameters__",
+        "__qualname__",
+        "__repr__",
+        "__static_attributes__",
+        "__type_params__",
+        "extra_repr",
+        "reset_parameters",
+    }
+)
+
+
+def plain_base(module: nn.Module) -> type[nn.Module] | None:
+    """The `torch.nn` class that a subclass computes exactly as, or `None`.
+
+    Only a subclass that defines nothing but constructors and descriptions qualifies; a
+    property named `weight` (a parametrization) or an overridden `forward` does not.
+    """
+    for kind in type(module).__mro__:
+        if getattr(nn, kind.__name__, None) is kind:
+            return None if kind in {nn.Module, nn.Sequential, nn.ModuleList} else kind
+        if not _HARMLESS.issuperset(vars(kind)):
+            return None
+    return None
+
+
+def trace(model: nn.Module) -> fx.Graph:
+    """The graph of `model`, as `torch.fx` traces it; of a graph module, the one it has.
+
+    Raises:
+        CaptureError: The model's Python code depends on tensor values or shapes.
+    """
+    if isinstance(model, fx.GraphModule):
+        return model.graph
+    try:
+        return Tracer().trace(model)
+    except CaptureError:
+        raise
+    except Exception as error:
+        message = (
+            f"{type(model).__name__} can not be traced: {str(error).splitlines()[0]}"
+            f"{_source_line(error)}\nWhat to try: capture a submodule without this line, or "
+            "move the decision that depends on the input out of forward()"
+        )
+        raise CaptureError(message) from error
+
+
+def _source_line(error: Exception) -> str:
+    """The last line of the traceback that is the model's own."""
+    own = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not _is_library(frame.filename) and frame.line
+    ]
+    return f"\n  {own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else ""
+
+
+def _is_library(filename: str) -> bool:
+    folders = [*torch.__path__, __file__.rpartition("/")[0]]
+    return filename.startswith((*folders, "<"))
+
+
+class _CallTracer(Tracer):
+    """Traces one call whose node arguments become placeholders and whose others are constants."""
+
+    def __init__(self, inputs: tuple[fx.Node, ...], call: tuple[Any, Any]) -> None:
+        super().__init__()
+        self._inputs = inputs
+        self._call = call
+
+    def create_args_for_root(
+        self,
+        root_fn: Callable[..., Any],
+        is_module: bool,  # noqa: FBT001 - torch's signature
+        concrete_args: Any = None,
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        """Placeholders for the inputs, and a function that fills them into the call."""
+        proxies: dict[fx.Node, Any] = {
+            node: self.create_proxy("placeholder", f"input_{index}", (), {})
+            for index, node in enumerate(self._inputs)
+        }
+        args, kwargs = fx.node.map_arg(self._call, proxies.__getitem__)
+        return lambda root, *rest: root_fn(root, *rest, **kwargs), [self.root, *args]
+
+
+def trace_call(
+    module: nn.Module,
+    inputs: tuple[fx.Node, ...],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] = MappingProxyType({}),
+) -> fx.Graph:
+    """The graph of `module(*args, **kwargs)`, one placeholder per node of `inputs` in order."""
+    return _CallTracer(inputs, (args, dict(kwargs))).trace(module)

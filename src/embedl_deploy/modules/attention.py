@@ -1,0 +1,202 @@
+"""Attention in three parts, as compilers see it: projection, attention, (a linear after it)."""
+
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from embedl_deploy.modules.base import FusedModule, LeafModule
+from embedl_deploy.modules.points import QDQPoint
+
+
+class ScaledDotProductAttention(LeafModule):
+    """`softmax(query @ keyᵀ · scale + mask) @ value`, as `F.scaled_dot_product_attention`.
+
+    Args:
+        dropout: Probability of dropping an attention weight, in training only.
+        is_causal: Whether a position attends to none after it.
+        scale: Factor on the logits; `None` is one over the square root of the head size.
+        enable_gqa: Whether several query heads share one key and value head.
+    """
+
+    def __init__(
+        self,
+        *,
+        dropout: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.is_causal = is_causal
+        self.scale = scale
+        self.enable_gqa = enable_gqa
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None
+    ) -> Tensor:
+        """Attend. Shapes: query (…, heads, L, E), key (…, heads, S, E), value (…, heads, S, V)."""
+        return F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=attn_mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=self.is_causal,
+            scale=self.scale,
+            enable_gqa=self.enable_gqa,
+        )
+
+
+class MHAInProjection(LeafModule):
+    """The input projections of multi-head attention, split into heads.
+
+    Holds the parameters of an `nn.MultiheadAttention`: one packed `in_proj_weight`, or three
+    weights where key and value have sizes of their own.
+
+    Args:
+        num_heads: Number of attention heads.
+        batch_first: Whether batched inputs are (N, L, E) and not (L, N, E).
+        in_proj_weight: Packed weight (3E, E), or `None`.
+        in_proj_bias: Packed bias (3E), or `None`.
+        separate_weights: Query, key and value weights where nothing is packed.
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        *,
+        batch_first: bool,
+        in_proj_weight: nn.Parameter | None,
+        in_proj_bias: nn.Parameter | None,
+        separate_weights: tuple[nn.Parameter | None, ...] = (None, None, None),
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.batch_first = batch_first
+        self.in_proj_weight = in_proj_weight
+        self.in_proj_bias = in_proj_bias
+        self.q_proj_weight, self.k_proj_weight, self.v_proj_weight = separate_weights
+
+    @classmethod
+    def of(cls, attention: nn.MultiheadAttention) -> Self:
+        """The input projection of `attention`, with the same parameters."""
+        separate = (attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight)
+        return cls(
+            attention.num_heads,
+            batch_first=attention.batch_first,
+            in_proj_weight=attention.in_proj_weight,
+            in_proj_bias=attention.in_proj_bias,
+            separate_weights=separate,
+        )
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Project. Shapes: each (N, L, E), (L, N, E) or (L, E) to (N, heads, L, E/heads)."""
+        if self.in_proj_weight is not None:
+            return self.project((query, key, value), self.in_proj_weight)
+        separate = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+        return self.project((query, key, value), separate)  # type: ignore[arg-type]
+
+    def project(
+        self,
+        inputs: tuple[Tensor, Tensor, Tensor],
+        weights: Tensor | tuple[Tensor, Tensor, Tensor],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Project with the given weights instead of the module's own."""
+        query, key, value = inputs
+        if isinstance(weights, Tensor) and query is key and key is value:
+            packed = self._heads(F.linear(query, weights, self.in_proj_bias), 3)
+            return packed[0], packed[1], packed[2]
+        parts = weights.chunk(3) if isinstance(weights, Tensor) else weights
+        biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
+        triples = zip(inputs, parts, biases, strict=True)
+        q, k, v = (self._heads(F.linear(x, w, b), 1)[0] for x, w, b in triples)
+        return q, k, v
+
+    def _heads(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """Split (…, L, parts·E) into `parts` tensors of shape (…, heads, L, E/heads)."""
+        if projected.dim() == 3 and not self.batch_first:
+            projected = projected.transpose(0, 1)
+        split = projected.unflatten(-1, (parts, self.num_heads, -1))
+        return tuple(part.transpose(-3, -2) for part in split.unbind(-3))
+
+
+class AttentionMask(LeafModule):
+    """Merge the two masks of `nn.MultiheadAttention` into the one that attention adds.
+
+    In `nn.MultiheadAttention` a boolean `True` hides a position.
+
+    Args:
+        num_heads: Number of attention heads.
+    """
+
+    def __init__(self, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+
+    def forward(
+        self, query: Tensor, attn_mask: Tensor | None, key_padding_mask: Tensor | None
+    ) -> Tensor | None:
+        """Merge. Shapes: attn_mask (L, S) or (N·heads, L, S), key_padding_mask (N, S) or (S)."""
+        merged = None
+        if attn_mask is not None:
+            merged = additive(attn_mask, query.dtype)
+            if merged.dim() == 3 and query.dim() == 4:
+                merged = merged.unflatten(0, (-1, self.num_heads))
+        if key_padding_mask is None:
+            return merged
+        padding = additive(key_padding_mask, query.dtype)[..., None, None, :]
+        return padding if merged is None else merged + padding
+
+
+def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask to add to logits: a boolean `True` becomes minus infinity."""
+    if mask.dtype != torch.bool:
+        return mask.to(dtype)
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(mask, float("-inf"))
+
+
+class FusedMHAInProjection(FusedModule):
+    """The input projections of multi-head attention as one kernel."""
+
+    weights = (
+        "projection.in_proj_weight",
+        "projection.q_proj_weight",
+        "projection.k_proj_weight",
+        "projection.v_proj_weight",
+    )
+
+    def __init__(self, projection: MHAInProjection) -> None:
+        super().__init__()
+        self.projection = projection
+
+    @classmethod
+    def quantized_arguments(cls, point: QDQPoint) -> tuple[str, ...]:
+        """`INPUT` is whatever enters a projection; for self-attention that is one tensor."""
+        return ("query", "key", "value") if point is QDQPoint.INPUT else ()
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Project; see `MHAInProjection.forward`."""
+        if not self.weight_quantizers:
+            result: tuple[Tensor, Tensor, Tensor] = self.projection(query, key, value)
+            return result
+        weights = tuple(self.weight(path) for path in self.quantizable_weights())
+        packed = weights[0] if len(weights) == 1 else weights
+        return self.projection.project((query, key, value), packed)  # type: ignore[arg-type]
+
+
+class FusedScaledDotProductAttention(FusedModule):
+    """Attention as one kernel."""
+
+    def __init__(self, attention: ScaledDotProductAttention) -> None:
+        super().__init__()
+        self.attention = attention
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None
+    ) -> Tensor:
+        """Attend; see `ScaledDotProductAttention.forward`."""
+        result: Tensor = self.attention(query, key, value, attn_mask)
+        return result

@@ -1,0 +1,62 @@
+"""What all modules built by patterns have in common."""
+
+import inspect
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from embedl_deploy.modules.points import QDQPoint
+
+
+class LeafModule(nn.Module):
+    """A module that stays one node of the graph, however often the model is traced."""
+
+
+class FusedModule(LeafModule):
+    """A sequence of operations that stands for one hardware kernel.
+
+    It keeps the operations as children and computes what they compute, with no weight folded:
+    it trains like the sequence, batch norm included.
+
+    Attributes:
+        weights: Paths of the weights that a weight quantizer may round; the output channel
+            is their first dimension.
+        qdq_points: Where its pattern declared quantization.
+        weight_quantizers: One quantizer per quantized weight, by path with `_` for `.`.
+    """
+
+    weights: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qdq_points: tuple[QDQPoint, ...] = ()
+        self.weight_quantizers = nn.ModuleDict()
+
+    @classmethod
+    def quantized_arguments(cls, point: QDQPoint) -> tuple[str, ...]:
+        """The arguments of `forward` that `point` names; none where there is no such point."""
+        names = forward_arguments(cls)
+        if point is QDQPoint.INPUT:
+            return names[:1]
+        return (point.value,) if point.value in names else ()
+
+    def quantizable_weights(self) -> tuple[str, ...]:
+        """The paths in `weights` that this instance has."""
+        return tuple(path for path in self.weights if attrgetter(path)(self) is not None)
+
+    def weight(self, path: str) -> Tensor:
+        """The weight at `path`, rounded by its quantizer where it has one."""
+        tensor: Tensor = attrgetter(path)(self)
+        key = path.replace(".", "_")
+        return self.weight_quantizers[key](tensor) if key in self.weight_quantizers else tensor
+
+    def operations(self) -> Sequence[nn.Module]:
+        """The operations that were fused, in order."""
+        return [child for child in self.children() if child is not self.weight_quantizers]
+
+
+def forward_arguments(kind: type[nn.Module]) -> tuple[str, ...]:
+    """Names of the arguments of a module class's `forward`, in order."""
+    return tuple(inspect.signature(kind.forward).parameters)[1:]

@@ -1,0 +1,40 @@
+"""Linear layers with what a compiler runs in the same kernel."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from embedl_deploy.modules.base import FusedModule
+
+
+class FusedLinear(FusedModule):
+    """A linear layer."""
+
+    weights = ("linear.weight",)
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
+        """Apply. Shapes: (…, in_features) to (…, out_features)."""
+        return self.project(input)
+
+    def project(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
+        """The linear layer, with its weight rounded where it is quantized."""
+        if not self.weight_quantizers:
+            output: Tensor = self.linear(input)
+            return output
+        return F.linear(input, self.weight("linear.weight"), self.linear.bias)
+
+
+class FusedLinearReLU(FusedLinear):
+    """A linear layer and an activation."""
+
+    def __init__(self, linear: nn.Linear, activation: nn.Module) -> None:
+        super().__init__(linear)
+        self.activation = activation
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
+        """Apply. Shapes: (…, in_features) to (…, out_features)."""
+        output: Tensor = self.activation(self.project(input))
+        return output

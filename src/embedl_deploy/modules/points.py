@@ -1,0 +1,17 @@
+"""Where a fused module may be quantized."""
+
+import enum
+
+
+class QDQPoint(enum.Enum):
+    """A place at a fused module where a quantize/dequantize pair may stand.
+
+    The value is the argument of the module's `forward` that is quantized; `INPUT` is the first
+    argument, whatever its name, and `OUTPUT` the module's result.
+    """
+
+    INPUT = "input"
+    RESIDUAL_INPUT = "residual"
+    KEY_INPUT = "key"
+    VALUE_INPUT = "value"
+    OUTPUT = "output"

@@ -1,0 +1,68 @@
+"""The language of patterns: everything that a pattern, built-in or yours, is written with."""
+
+from embedl_deploy.modules import FusedModule, QDQPoint
+from embedl_deploy.patterns.pattern import ConversionPattern, Pattern, Stage
+from embedl_deploy.patterns.site import Site
+from embedl_deploy.patterns.tree import (
+    Call,
+    Op,
+    Tree,
+    Value,
+    chain,
+    fork,
+    hole,
+    op,
+    optional,
+    wildcard,
+)
+from embedl_deploy.patterns.words import (
+    ACTIVATION,
+    ACTIVATIONS,
+    ADAPTIVE_AVG_POOL2D,
+    ADD,
+    BATCH_NORM2D,
+    CONV2D,
+    DROPOUT,
+    FLATTEN,
+    LAYER_NORM,
+    LINEAR,
+    MAX_POOL2D,
+    MHA_IN_PROJECTION,
+    MULTIHEAD_ATTENTION,
+    SCALED_DOT_PRODUCT_ATTENTION,
+    item,
+)
+
+__all__ = [
+    "ACTIVATION",
+    "ACTIVATIONS",
+    "ADAPTIVE_AVG_POOL2D",
+    "ADD",
+    "BATCH_NORM2D",
+    "CONV2D",
+    "DROPOUT",
+    "FLATTEN",
+    "LAYER_NORM",
+    "LINEAR",
+    "MAX_POOL2D",
+    "MHA_IN_PROJECTION",
+    "MULTIHEAD_ATTENTION",
+    "SCALED_DOT_PRODUCT_ATTENTION",
+    "Call",
+    "ConversionPattern",
+    "FusedModule",
+    "Op",
+    "Pattern",
+    "QDQPoint",
+    "Site",
+    "Stage",
+    "Tree",
+    "Value",
+    "chain",
+    "fork",
+    "hole",
+    "item",
+    "op",
+    "optional",
+    "wildcard",
+]

@@ -1,0 +1,168 @@
+"""The words that a pattern's tree is written in.
+
+    chain(CONV2D, optional(BATCH_NORM2D), ACTIVATION)
+
+reads from the input to the output: an activation, of an optional batch norm, of a convolution.
+Every word that stands for an operation binds it to a name.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from embedl_deploy.errors import PatternError
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor that a call takes: its sizes, `None` for each that is not known."""
+
+    shape: tuple[int | None, ...] | None
+
+
+@dataclass(frozen=True)
+class Call:
+    """A matched function call; the model's own tensors stand as themselves, others as `Value`."""
+
+    target: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation: a module of one of the given types, or a call of one of the functions.
+
+    Attributes:
+        name: What the operation is bound to: a module, or a `Call`.
+        kinds: Module classes (matched exactly), functions, or their qualified names, which
+            name a function without importing its package.
+        predicate: Further condition on the module or `Call`.
+        commutative: Whether the first two inputs may be swapped.
+        escape: The reason to refuse with where the operation's value is used outside the
+            match; a general one by default.
+    """
+
+    name: str
+    kinds: tuple[type[nn.Module] | Callable[..., Any] | str, ...]
+    predicate: Callable[[Any], bool] | None = None
+    commutative: bool = False
+    escape: str | None = None
+
+    def where(self, predicate: Callable[[Any], bool]) -> "Op":
+        """The same operation under one more condition on the module or `Call`."""
+        first = self.predicate
+        if first is None:
+            return replace(self, predicate=predicate)
+        return replace(self, predicate=lambda bound: first(bound) and predicate(bound))
+
+    def named(self, name: str) -> "Op":
+        """The same operation under another name."""
+        return replace(self, name=name)
+
+    def escaping(self, reason: str) -> "Op":
+        """The same operation with a reason of its own where its value is used outside."""
+        return replace(self, escape=reason)
+
+    def accepts(self, bound: object) -> bool:
+        """Whether the condition holds for a module or `Call` of the right kind."""
+        return self.predicate is None or self.predicate(bound)
+
+
+@dataclass(frozen=True)
+class Hole:
+    """An input from outside the match, by name."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Optional:
+    """An operation that may be missing; its name is then bound to `None`."""
+
+    op: Op
+
+
+@dataclass(frozen=True)
+class Wildcard:
+    """Any run, also an empty one, of the listed operations, bound as a tuple."""
+
+    name: str
+    ops: tuple[Op, ...]
+
+
+@dataclass(frozen=True)
+class Fork:
+    """An operation with several inputs, each a tree or a hole; either order if commutative."""
+
+    op: Op
+    inputs: "tuple[Tree | Hole, ...]"
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Operations of which each is the first input of the next."""
+
+    steps: "tuple[Op | Optional | Wildcard | Fork, ...]"
+
+
+Tree = Op | Fork | Chain
+
+
+def op(name: str, *kinds: type[nn.Module] | Callable[..., Any] | str, **options: Any) -> Op:
+    """An operation of one of `kinds`, bound to `name`; see `Op` for the options."""
+    return Op(name, kinds, **options)
+
+
+def hole(name: str) -> Hole:
+    """An input from outside the match, passed to the built module in the tree's order."""
+    return Hole(name)
+
+
+def optional(operation: Op) -> Optional:
+    """An operation that may be missing."""
+    return Optional(operation)
+
+
+def wildcard(name: str, *ops: Op) -> Wildcard:
+    """Any run of the listed operations."""
+    return Wildcard(name, ops)
+
+
+def fork(operation: Op, *inputs: Tree | Hole) -> Fork:
+    """An operation with several inputs."""
+    return Fork(operation, inputs)
+
+
+def chain(*steps: Op | Optional | Wildcard | Fork) -> Chain:
+    """A sequence of operations.
+
+    Raises:
+        PatternError: It is empty, a fork stands elsewhere than first, or it begins or ends
+            with a wildcard.
+    """
+    if not steps or all(isinstance(step, Optional | Wildcard) for step in steps):
+        raise PatternError("a chain needs at least one operation that is always there")
+    if any(isinstance(step, Fork) for step in steps[1:]):
+        raise PatternError("a fork has its inputs within itself; it can only begin a chain")
+    if isinstance(steps[0], Wildcard) or isinstance(steps[-1], Wildcard):
+        raise PatternError("a wildcard stands between two operations, not at the end of a chain")
+    return Chain(steps)
+
+
+def names(tree: Tree | Hole | Optional | Wildcard) -> Iterator[str]:
+    """Every name that a tree binds to operations, in order."""
+    match tree:
+        case Op() | Wildcard():
+            yield tree.name
+        case Optional():
+            yield tree.op.name
+        case Fork():
+            for source in tree.inputs:
+                yield from names(source)
+            yield tree.op.name
+        case Chain():
+            for step in tree.steps:
+                yield from names(step)

@@ -1,0 +1,20 @@
+"""Find, plan, apply: the one driver of all patterns."""
+
+from embedl_deploy.rewrite.plan import Match, Refusal, Result, Unfused
+from embedl_deploy.rewrite.transform import (
+    Patterns,
+    TransformationPlan,
+    apply_transformation_plan,
+    find_plan,
+)
+
+__all__ = [
+    "Match",
+    "Patterns",
+    "Refusal",
+    "Result",
+    "TransformationPlan",
+    "Unfused",
+    "apply_transformation_plan",
+    "find_plan",
+]

@@ -1,0 +1,71 @@
+"""A graph that is being rewritten."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, Self
+
+from torch import fx, nn
+
+from embedl_deploy.graph.canonical import remove_dead
+from embedl_deploy.graph.facts import Facts
+from embedl_deploy.graph.paths import Paths, graph_module
+from embedl_deploy.graph.shapes import targets
+
+
+class Draft:
+    """A copy of a graph, the modules and tensors it names, and the paths in use.
+
+    Attributes:
+        graph: The nodes; edited freely.
+        objects: Modules and tensors by path.
+        paths: Gives free paths.
+        facts: What is known of shapes.
+    """
+
+    def __init__(self, graph: fx.Graph, objects: dict[str, Any], source: nn.Module) -> None:
+        self.graph = graph
+        self.objects = objects
+        self.source = source
+        self.paths = Paths({str(node.target) for node in graph.nodes if node.op == "call_module"})
+        self.facts = Facts(objects)
+        self._uses: Counter[int] | None = None
+
+    @classmethod
+    def of(cls, module: fx.GraphModule) -> Self:
+        """A draft of a graph module; shares its modules, not its nodes."""
+        graph = fx.Graph()
+        output = graph.graph_copy(module.graph, {})
+        graph.output(output)
+        return cls(graph, targets(module), module)
+
+    def module(self, node: fx.Node) -> nn.Module:
+        """The module that a node calls."""
+        found: nn.Module = self.objects[str(node.target)]
+        return found
+
+    def is_shared(self, module: nn.Module) -> bool:
+        """Whether a parameter of `module` is used at more than one place."""
+        if self._uses is None:
+            self._uses = Counter(
+                id(tensor) for node in self.graph.nodes for tensor in self._read(node)
+            )
+        return any(self._uses[id(parameter)] > 1 for parameter in module.parameters())
+
+    def _read(self, node: fx.Node) -> Iterable[object]:
+        match node.op:
+            case "call_module":
+                return self.module(node).parameters()
+            case "get_attr":
+                return (self.objects[str(node.target)],)
+        return ()
+
+    def calls(self) -> Counter[str]:
+        """How often each module is called."""
+        return Counter(str(node.target) for node in self.graph.nodes if node.op == "call_module")
+
+    def finish(self) -> fx.GraphModule:
+        """The graph module of the draft as it is now; the draft is spent."""
+        remove_dead(self.graph)
+        result = graph_module(self.objects, self.graph, self.source)
+        result.graph.lint()
+        return result

@@ -1,0 +1,182 @@
+"""Does a variant of a tree fit at a node?
+
+The search goes from the tree's last operation to its inputs. Its depth is that of the tree,
+never that of the graph.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import permutations
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from embedl_deploy.graph.shapes import shape
+from embedl_deploy.patterns.tree import Call, Hole, Op, Value
+from embedl_deploy.rewrite.variants import Run, Step, Variant
+
+
+@dataclass(frozen=True)
+class Slot:
+    """An argument of a node. What stands in it may have moved by the time it is read."""
+
+    node: fx.Node
+    index: int
+
+    def read(self) -> Any:
+        """What stands in the slot now."""
+        return self.node.args[self.index]
+
+
+@dataclass(frozen=True)
+class Binding:
+    """Where the operations of a tree were found.
+
+    Attributes:
+        nodes: Node of each operation by name; a tuple of them for a wildcard.
+        inputs: In the tree's order, its heads (whose arguments are passed on) and its holes.
+    """
+
+    nodes: Mapping[str, fx.Node | tuple[fx.Node, ...]] = field(default_factory=dict)
+    inputs: tuple[fx.Node | Slot, ...] = ()
+
+    def plus(self, other: "Binding") -> "Binding":
+        """Both together, this one's inputs first."""
+        return Binding({**self.nodes, **other.nodes}, (*self.inputs, *other.inputs))
+
+    def all_nodes(self) -> tuple[fx.Node, ...]:
+        """Every node of the match, inputs before what uses them, the root last."""
+        flat: list[fx.Node] = []
+        for found in self.nodes.values():
+            flat.extend(found if isinstance(found, tuple) else (found,))
+        return tuple(flat)
+
+
+class Matcher:
+    """Matches variants in one graph.
+
+    Args:
+        objects: The modules and tensors that the graph's targets name.
+        depths: Longest distance of every node from the graph's inputs; where a commutative
+            operation fits both ways round, its tree goes along the deeper input.
+    """
+
+    def __init__(self, objects: Mapping[str, Any], depths: Mapping[fx.Node, int]) -> None:
+        self._objects = objects
+        self._depths = depths
+
+    def match(self, variant: Variant, node: fx.Node) -> Binding | None:
+        """Where the variant's operations are when its root is `node`, or `None`."""
+        return next(self._step(variant.root, node), None)
+
+    def bound(self, node: fx.Node) -> nn.Module | Call:
+        """What a pattern gets to see of a node."""
+        if node.op == "call_module":
+            module: nn.Module = self._objects[str(node.target)]
+            return module
+        args, kwargs = fx.map_arg((node.args, node.kwargs), self._argument)
+        return Call(node.target, args, kwargs)  # type: ignore[arg-type]
+
+    def _argument(self, node: fx.Node) -> Any:
+        if node.op == "get_attr" and isinstance(tensor := self._objects[str(node.target)], Tensor):
+            return tensor
+        return Value(shape(node))
+
+    def _fits(self, operation: Op, node: object) -> bool:
+        if not isinstance(node, fx.Node) or node.op not in {"call_module", "call_function"}:
+            return False
+        if not any(key in operation.kinds for key in keys(node, self._objects)):
+            return False
+        return operation.predicate is None or operation.accepts(self.bound(node))
+
+    def _step(self, step: Step, node: object) -> Iterator[Binding]:
+        if not self._fits(step.op, node):
+            return
+        assert isinstance(node, fx.Node)  # noqa: S101 - _fits says so
+        own = Binding({step.op.name: node})
+        if not step.sources:
+            yield Binding({step.op.name: node}, (node,))
+            return
+        for order in self._orders(step, node):
+            for before in self._sources(step.sources, node, order):
+                yield before.plus(own)
+
+    def _sources(
+        self, sources: Sequence[Step | Run | Hole], node: fx.Node, order: Sequence[int]
+    ) -> Iterator[Binding]:
+        if not sources:
+            yield Binding()
+            return
+        for first in self._source(sources[0], Slot(node, order[0])):
+            for rest in self._sources(sources[1:], node, order[1:]):
+                yield first.plus(rest)
+
+    def _source(self, source: Step | Run | Hole, slot: Slot) -> Iterator[Binding]:
+        match source:
+            case Hole():
+                if isinstance(slot.read(), fx.Node):
+                    yield Binding(inputs=(slot,))
+            case Step():
+                yield from self._step(source, slot.read())
+            case Run():
+                yield from self._run(source, slot.read())
+
+    def _run(self, run: Run, node: object) -> Iterator[Binding]:
+        """The longest run first; it is collected in a loop, however long it is."""
+        found: list[fx.Node] = []
+        ends = [node]
+        while any(self._fits(operation, ends[-1]) for operation in run.wildcard.ops):
+            assert isinstance(ends[-1], fx.Node)  # noqa: S101 - _fits says so
+            found.append(ends[-1])
+            ends.append(ends[-1].args[0] if ends[-1].args else None)
+        for count in range(len(found), -1, -1):
+            own = Binding({run.wildcard.name: tuple(reversed(found[:count]))})
+            for before in self._step(run.source, ends[count]):
+                yield before.plus(own)
+
+    def _orders(self, step: Step, node: fx.Node) -> Sequence[Sequence[int]]:
+        """Which argument each source may be, as a list of choices."""
+        count = len(step.sources)
+        if len(node.args) < count:
+            return ()
+        if not step.op.commutative or count != 2:
+            return (range(count),)
+        tree = next((i for i, source in enumerate(step.sources) if not isinstance(source, Hole)), 0)
+        both = list(permutations(range(2)))
+        return sorted(both, key=lambda order: -self._depth(node.args[order[tree]]))
+
+    def _depth(self, node: object) -> int:
+        return self._depths.get(node, 0) if isinstance(node, fx.Node) else -1
+
+
+def keys(node: fx.Node, objects: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What an operation may name a node by: its module's type, or its function in two ways."""
+    match node.op:
+        case "call_module":
+            return (type(objects[str(node.target)]),)
+        case "call_function":
+            target: Any = node.target
+            name = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
+            return (target, name)
+    return ()
+
+
+def escapes(binding: Binding) -> tuple[fx.Node, ...]:
+    """Nodes of a match, but for its root, whose value is used outside it or more than once."""
+    return tuple(node for node in binding.all_nodes()[:-1] if _uses(node) != 1)
+
+
+def _uses(node: fx.Node) -> int:
+    """How often a value is used; `y + y` uses `y` twice."""
+    if len(node.users) != 1:
+        return len(node.users)
+    (user,) = node.users
+    count = 0
+
+    def tally(argument: fx.Node) -> fx.Node:
+        nonlocal count
+        count += argument is node
+        return argument
+
+    fx.map_arg((user.args, user.kwargs), tally)
+    return count

@@ -1,0 +1,101 @@
+"""The two stages in one place: conversions, then fusions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import fx
+
+from embedl_deploy.errors import PatternError, PlanError
+from embedl_deploy.patterns import Pattern, Stage
+from embedl_deploy.rewrite.apply import fuse
+from embedl_deploy.rewrite.convert import run_conversions
+from embedl_deploy.rewrite.draft import Draft
+from embedl_deploy.rewrite.find import Finder
+from embedl_deploy.rewrite.plan import Match, Refusal, Result, summary
+
+Patterns = Sequence[Pattern | type[Pattern]]
+
+
+@dataclass
+class TransformationPlan:
+    """What the patterns would do to a model. Set `apply = False` on a match to leave it out.
+
+    Attributes:
+        matches: Conversions in the order of application, then fusions in graph order.
+        refusals: What was declined, with reasons.
+    """
+
+    matches: tuple[Match, ...]
+    refusals: tuple[Refusal, ...]
+    _captured: fx.GraphModule = field(repr=False)
+    _patterns: tuple[Pattern, ...] = field(repr=False)
+    _converted: Draft | None = field(repr=False)
+
+    def __str__(self) -> str:
+        return summary(self.matches, self.refusals)
+
+
+def find_plan(captured: fx.GraphModule, patterns: Patterns) -> TransformationPlan:
+    """Find what `patterns` would do to a captured graph.
+
+    Raises:
+        PatternError: The list holds something else than patterns, or one that can not work.
+    """
+    return _find(captured, _instances(patterns), frozenset())
+
+
+def apply_transformation_plan(plan: TransformationPlan) -> Result:
+    """Apply those matches of a plan whose `apply` is set.
+
+    Where a conversion is switched off, the fusions are found anew: they may differ from those
+    that the plan lists.
+
+    Raises:
+        PlanError: The plan was applied before; its modules belong to that result.
+        PatternError: A pattern builds something that can not stand in a graph.
+    """
+    if plan._converted is None:  # noqa: SLF001 - the plan is of this module
+        raise PlanError("this plan was applied before; get a new one for a second result")
+    off = frozenset(match.key for match in plan.matches if not match.apply)
+    if any(match.key in off and match.pattern.stage is Stage.CONVERSION for match in plan.matches):
+        plan_now = _find(plan._captured, plan._patterns, off)  # noqa: SLF001
+    else:
+        plan_now = plan
+    draft = plan_now._converted  # noqa: SLF001
+    plan._converted = None  # noqa: SLF001
+    assert draft is not None  # noqa: S101 - checked above; a new plan has one
+    return _fuse_all(draft, plan_now, off)
+
+
+def _instances(patterns: Patterns) -> tuple[Pattern, ...]:
+    if isinstance(patterns, str) or not isinstance(patterns, Sequence):
+        raise PatternError(f"patterns is a {type(patterns).__name__}; pass a list or a tuple")
+    made = tuple(one() if isinstance(one, type) else one for one in patterns)
+    for one in made:
+        if not isinstance(one, Pattern) or not hasattr(one, "tree"):
+            raise PatternError(f"{one!r} in the list of patterns is no Pattern with a tree")
+    return made
+
+
+def _find(
+    captured: fx.GraphModule, patterns: tuple[Pattern, ...], off: frozenset[tuple[str, ...]]
+) -> TransformationPlan:
+    conversions = [pattern for pattern in patterns if pattern.stage is Stage.CONVERSION]
+    fusions = [pattern for pattern in patterns if pattern.stage is Stage.FUSION]
+    draft = Draft.of(captured)
+    converted, declined = run_conversions(draft, conversions, off)
+    finder = Finder(draft)
+    found = finder.sweep(fusions)
+    refusals = (*declined, *finder.refusals)
+    return TransformationPlan((*converted, *found), refusals, captured, patterns, draft)
+
+
+def _fuse_all(draft: Draft, plan: TransformationPlan, off: frozenset[tuple[str, ...]]) -> Result:
+    applied = tuple(match for match in plan.matches if match.key not in off)
+    finder, calls = Finder(draft), draft.calls()
+    bound = [
+        (match, finder.arguments(match)) for match in applied if match.pattern.stage is Stage.FUSION
+    ]
+    for match, arguments in bound:
+        fuse(draft, match, arguments, calls)
+    return Result(draft.finish(), applied, plan.refusals)

@@ -1,0 +1,84 @@
+"""A tree with all that is optional in it written out: one variant per choice, longest first."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache, reduce
+from itertools import product
+
+from embedl_deploy.patterns.tree import Chain, Fork, Hole, Op, Optional, Tree, Wildcard
+
+
+@dataclass(frozen=True)
+class Step:
+    """An operation and where its inputs come from; no sources at the head of a chain."""
+
+    op: Op
+    sources: "tuple[Step | Run | Hole, ...]" = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """Any run of listed operations behind `source`."""
+
+    wildcard: Wildcard
+    source: Step
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to read a tree.
+
+    Attributes:
+        root: The last operation.
+        length: Number of operations.
+    """
+
+    root: Step
+    length: int
+
+
+@lru_cache(maxsize=1024)
+def variants(tree: Tree) -> tuple[Variant, ...]:
+    """All variants of a tree, longest first."""
+    roots = [root for root in _expand(tree) if isinstance(root, Step)]
+    found = [Variant(root, _length(root)) for root in roots]
+    return tuple(sorted(found, key=lambda variant: -variant.length))
+
+
+def _length(source: Step | Run | Hole) -> int:
+    match source:
+        case Step():
+            return 1 + sum(map(_length, source.sources))
+        case Run():
+            return _length(source.source)
+        case Hole():
+            return 0
+
+
+def _expand(tree: Tree | Hole) -> Iterator[Step | Run | Hole]:
+    match tree:
+        case Hole():
+            yield tree
+        case Op():
+            yield Step(tree)
+        case Fork():
+            for sources in product(*(tuple(_expand(source)) for source in tree.inputs)):
+                yield Step(tree.op, sources)
+        case Chain():
+            yield from _expand_chain(tree)
+
+
+def _expand_chain(tree: Chain) -> Iterator[Step | Run | Hole]:
+    choices = [(step.op, None) if isinstance(step, Optional) else (step,) for step in tree.steps]
+    for choice in product(*choices):
+        first, *rest = [step for step in choice if step is not None]
+        assert isinstance(first, Op | Fork)  # noqa: S101 - chain() excludes the others
+        for head in _expand(first):
+            yield reduce(_behind, rest, head)
+
+
+def _behind(current: Step | Run | Hole, step: object) -> Step | Run:
+    if isinstance(step, Wildcard) and isinstance(current, Step):
+        return Run(step, current)
+    assert isinstance(step, Op)  # noqa: S101 - chain() excludes the others
+    return Step(step, (current,))

@@ -1,0 +1,46 @@
+"""NVIDIA TensorRT: which operations it runs as one kernel, and where it wants Q/DQ.
+
+The tuples are priority lists: an earlier pattern wins, so longer trees stand first.
+"""
+
+from embedl_deploy.patterns import Pattern
+from embedl_deploy.tensorrt.conversions.attention import DecomposeMultiheadAttentionPattern
+from embedl_deploy.tensorrt.conversions.pooling import (
+    FlattenLinearToConv1x1Pattern,
+    RemoveIdentityAdaptiveAvgPoolPattern,
+)
+from embedl_deploy.tensorrt.conversions.window import DecomposeShiftedWindowAttentionPattern
+from embedl_deploy.tensorrt.fusions.attention import (
+    MHAInProjectionPattern,
+    ScaledDotProductAttentionPattern,
+)
+from embedl_deploy.tensorrt.fusions.conv import (
+    ConvBNAddReLUPattern,
+    ConvBNPattern,
+    ConvBNReLUPattern,
+    StemConvBNReLUMaxPoolPattern,
+)
+from embedl_deploy.tensorrt.fusions.linear import LinearPattern, LinearReLUPattern
+from embedl_deploy.tensorrt.fusions.simple import AdaptiveAvgPoolPattern, LayerNormPattern
+
+TENSORRT_CONVERSION_PATTERNS: tuple[type[Pattern], ...] = (
+    RemoveIdentityAdaptiveAvgPoolPattern,
+    FlattenLinearToConv1x1Pattern,
+    DecomposeMultiheadAttentionPattern,
+    DecomposeShiftedWindowAttentionPattern,
+)
+
+TENSORRT_FUSION_PATTERNS: tuple[type[Pattern], ...] = (
+    StemConvBNReLUMaxPoolPattern,
+    ConvBNAddReLUPattern,
+    ConvBNReLUPattern,
+    ConvBNPattern,
+    LinearReLUPattern,
+    LinearPattern,
+    LayerNormPattern,
+    MHAInProjectionPattern,
+    ScaledDotProductAttentionPattern,
+    AdaptiveAvgPoolPattern,
+)
+
+TENSORRT_PATTERNS = TENSORRT_CONVERSION_PATTERNS + TENSORRT_FUSION_PATTERNS

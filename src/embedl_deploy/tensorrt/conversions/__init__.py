@@ -1,0 +1,1 @@
+"""Rewrites into the operations that TensorRT runs well, one topic per file."""

@@ -1,0 +1,1 @@
+"""What TensorRT runs as one kernel, one topic per file."""

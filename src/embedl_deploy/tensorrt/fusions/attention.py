@@ -1,0 +1,34 @@
+"""The kernels of attention."""
+
+from embedl_deploy.modules import (
+    FusedMHAInProjection,
+    FusedScaledDotProductAttention,
+    MHAInProjection,
+    ScaledDotProductAttention,
+)
+from embedl_deploy.patterns import (
+    MHA_IN_PROJECTION,
+    SCALED_DOT_PRODUCT_ATTENTION,
+    Pattern,
+    QDQPoint,
+)
+
+
+class MHAInProjectionPattern(Pattern):
+    """The input projections of multi-head attention."""
+
+    tree = MHA_IN_PROJECTION
+    qdq_points = (QDQPoint.INPUT,)
+
+    def build(self, projection: MHAInProjection) -> FusedMHAInProjection:
+        return FusedMHAInProjection(projection)
+
+
+class ScaledDotProductAttentionPattern(Pattern):
+    """Attention; query, key and value are quantized each on its own."""
+
+    tree = SCALED_DOT_PRODUCT_ATTENTION
+    qdq_points = (QDQPoint.INPUT, QDQPoint.KEY_INPUT, QDQPoint.VALUE_INPUT)
+
+    def build(self, attention: ScaledDotProductAttention) -> FusedScaledDotProductAttention:
+        return FusedScaledDotProductAttention(attention)
