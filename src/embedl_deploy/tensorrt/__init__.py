@@ -22,6 +22,7 @@ from embedl_deploy.tensorrt.fusions.conv import (
 )
 from embedl_deploy.tensorrt.fusions.linear import LinearPattern, LinearReLUPattern
 from embedl_deploy.tensorrt.fusions.simple import AdaptiveAvgPoolPattern, LayerNormPattern
+from embedl_deploy.tensorrt.precision import MIXED, SMART
 
 TENSORRT_CONVERSION_PATTERNS: tuple[type[Pattern], ...] = (
     RemoveIdentityAdaptiveAvgPoolPattern,
@@ -44,3 +45,9 @@ TENSORRT_FUSION_PATTERNS: tuple[type[Pattern], ...] = (
 )
 
 TENSORRT_PATTERNS = TENSORRT_CONVERSION_PATTERNS + TENSORRT_FUSION_PATTERNS
+
+# No stubs at global pooling.
+TENSORRT_SMART_PATTERNS = TENSORRT_CONVERSION_PATTERNS + SMART + TENSORRT_FUSION_PATTERNS
+
+# Nor at depthwise convolutions.
+TENSORRT_MIXED_PRECISION_PATTERNS = TENSORRT_CONVERSION_PATTERNS + MIXED + TENSORRT_FUSION_PATTERNS

@@ -1,5 +1,7 @@
 """The kernels of attention."""
 
+from typing import ClassVar
+
 from embedl_deploy.modules import (
     FusedMHAInProjection,
     FusedScaledDotProductAttention,
@@ -18,7 +20,7 @@ class MHAInProjectionPattern(Pattern):
     """The input projections of multi-head attention."""
 
     tree = MHA_IN_PROJECTION
-    qdq_points = (QDQPoint.INPUT,)
+    qdq_points: ClassVar[tuple[QDQPoint, ...]] = (QDQPoint.INPUT,)
 
     def build(self, projection: MHAInProjection) -> FusedMHAInProjection:
         return FusedMHAInProjection(projection)
@@ -28,7 +30,11 @@ class ScaledDotProductAttentionPattern(Pattern):
     """Attention; query, key and value are quantized each on its own."""
 
     tree = SCALED_DOT_PRODUCT_ATTENTION
-    qdq_points = (QDQPoint.INPUT, QDQPoint.KEY_INPUT, QDQPoint.VALUE_INPUT)
+    qdq_points: ClassVar[tuple[QDQPoint, ...]] = (
+        QDQPoint.INPUT,
+        QDQPoint.KEY_INPUT,
+        QDQPoint.VALUE_INPUT,
+    )
 
     def build(self, attention: ScaledDotProductAttention) -> FusedScaledDotProductAttention:
         return FusedScaledDotProductAttention(attention)

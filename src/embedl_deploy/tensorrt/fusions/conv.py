@@ -5,6 +5,8 @@ norm and activation, and quantize the residual input of an addition, so that con
 addition and activation become one INT8 kernel (Developer Guide, "Explicit Quantization").
 """
 
+from typing import ClassVar
+
 from torch import nn
 
 from embedl_deploy.modules import (
@@ -34,7 +36,7 @@ class StemConvBNReLUMaxPoolPattern(Pattern):
     """The stem of a network: 7×7 convolution of an image, batch norm, activation, max pooling."""
 
     tree = chain(_STEM_CONV, optional(BATCH_NORM2D), ACTIVATION, MAX_POOL2D)
-    qdq_points = (QDQPoint.INPUT,)
+    qdq_points: ClassVar[tuple[QDQPoint, ...]] = (QDQPoint.INPUT,)
 
     def build(
         self,
@@ -50,7 +52,7 @@ class ConvBNAddReLUPattern(Pattern):
     """The end of a residual block: convolution, batch norm, addition, activation."""
 
     tree = chain(fork(ADD, chain(CONV2D, BATCH_NORM2D), hole("residual")), ACTIVATION)
-    qdq_points = (QDQPoint.INPUT, QDQPoint.RESIDUAL_INPUT)
+    qdq_points: ClassVar[tuple[QDQPoint, ...]] = (QDQPoint.INPUT, QDQPoint.RESIDUAL_INPUT)
 
     def build(
         self, conv: nn.Conv2d, batch_norm: nn.BatchNorm2d, activation: nn.Module
@@ -62,7 +64,7 @@ class ConvBNReLUPattern(Pattern):
     """Convolution, optional batch norm, activation."""
 
     tree = chain(CONV2D, optional(BATCH_NORM2D), ACTIVATION)
-    qdq_points = (QDQPoint.INPUT,)
+    qdq_points: ClassVar[tuple[QDQPoint, ...]] = (QDQPoint.INPUT,)
 
     def build(
         self, conv: nn.Conv2d, batch_norm: nn.BatchNorm2d | None, activation: nn.Module
@@ -74,7 +76,7 @@ class ConvBNPattern(Pattern):
     """Convolution and optional batch norm."""
 
     tree = chain(CONV2D, optional(BATCH_NORM2D))
-    qdq_points = (QDQPoint.INPUT,)
+    qdq_points: ClassVar[tuple[QDQPoint, ...]] = (QDQPoint.INPUT,)
 
     def build(self, conv: nn.Conv2d, batch_norm: nn.BatchNorm2d | None) -> FusedConvBN:
         return FusedConvBN(conv, batch_norm)

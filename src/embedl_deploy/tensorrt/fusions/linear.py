@@ -1,5 +1,7 @@
 """Linear layers and what TensorRT runs in their kernel."""
 
+from typing import ClassVar
+
 from torch import nn
 
 from embedl_deploy.modules import FusedLinear, FusedLinearReLU
@@ -10,7 +12,7 @@ class LinearReLUPattern(Pattern):
     """Linear layer and activation."""
 
     tree = chain(LINEAR, ACTIVATION)
-    qdq_points = (QDQPoint.INPUT,)
+    qdq_points: ClassVar[tuple[QDQPoint, ...]] = (QDQPoint.INPUT,)
 
     def build(self, linear: nn.Linear, activation: nn.Module) -> FusedLinearReLU:
         return FusedLinearReLU(linear, activation)
@@ -20,7 +22,7 @@ class LinearPattern(Pattern):
     """A linear layer by itself."""
 
     tree = LINEAR
-    qdq_points = (QDQPoint.INPUT,)
+    qdq_points: ClassVar[tuple[QDQPoint, ...]] = (QDQPoint.INPUT,)
 
     def build(self, linear: nn.Linear) -> FusedLinear:
         return FusedLinear(linear)

@@ -1,5 +1,7 @@
 """Kernels of one operation."""
 
+from typing import ClassVar
+
 from torch import nn
 
 from embedl_deploy.modules import FusedAdaptiveAvgPool2d, FusedLayerNorm
@@ -19,7 +21,7 @@ class AdaptiveAvgPoolPattern(Pattern):
     """Average pooling; a layer without weights needs INT8 output for INT8 input."""
 
     tree = ADAPTIVE_AVG_POOL2D
-    qdq_points = (QDQPoint.INPUT, QDQPoint.OUTPUT)
+    qdq_points: ClassVar[tuple[QDQPoint, ...]] = (QDQPoint.INPUT, QDQPoint.OUTPUT)
 
     def build(self, pool: nn.AdaptiveAvgPool2d) -> FusedAdaptiveAvgPool2d:
         return FusedAdaptiveAvgPool2d(pool)

@@ -1,0 +1,20 @@
+"""Quantization: stubs where the patterns declared them, calibration, fine-tuning."""
+
+from embedl_deploy.quantize.calibrate import calibrate, quantize
+from embedl_deploy.quantize.config import QuantConfig, TensorQuantConfig
+from embedl_deploy.quantize.insert import insert_qdq
+from embedl_deploy.quantize.observers import MinMaxObserver, Observer, PercentileObserver
+from embedl_deploy.quantize.stubs import QuantStub, WeightFakeQuantize
+
+__all__ = [
+    "MinMaxObserver",
+    "Observer",
+    "PercentileObserver",
+    "QuantConfig",
+    "QuantStub",
+    "TensorQuantConfig",
+    "WeightFakeQuantize",
+    "calibrate",
+    "insert_qdq",
+    "quantize",
+]

@@ -1,0 +1,164 @@
+"""Calibration: representative data gives every stub its scale."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from embedl_deploy.errors import CalibrationError, QuantizationError
+from embedl_deploy.quantize.config import QuantConfig
+from embedl_deploy.quantize.insert import insert_qdq
+from embedl_deploy.quantize.stubs import QuantStub, WeightFakeQuantize
+from embedl_deploy.rewrite import Result
+
+Progress = Callable[[int, int | None], None]
+"""Called with the number of batches done and their total, where it is known."""
+
+
+def calibrate(
+    model: fx.GraphModule, data: Iterable[Any], *, progress: Progress | None = None
+) -> fx.GraphModule:
+    """Set the scale of every stub from representative data.
+
+    The model runs in eval mode with nothing quantized. Where calibration fails, scales and
+    modes are left as they were.
+
+    Args:
+        model: A model from `insert_qdq`; changed in place and returned.
+        data: Batches: a tensor, a tuple or list of positional inputs, or a dict of inputs by
+            name. What a tuple has beyond the model's inputs, such as labels, is left out.
+        progress: Called after every batch.
+
+    Raises:
+        CalibrationError: There is no data, a batch does not fit the model, or a stub saw no
+            data or values that are not finite.
+    """
+    stubs = stubs_of(model)
+    with _observing(model, stubs):
+        count = _run(model, data, progress)
+        if not count:
+            raise CalibrationError("the calibration data is empty; give at least one batch")
+        ranges = {path: _range(path, stub) for path, stub in stubs.items()}
+    for path, stub in stubs.items():
+        stub.set_range(ranges[path])
+    return model
+
+
+def quantize(
+    result: Result | fx.GraphModule,
+    data: Iterable[Any],
+    config: QuantConfig | None = None,
+    *,
+    fine_tune: Callable[[fx.GraphModule], object] | None = None,
+    progress: Progress | None = None,
+) -> fx.GraphModule:
+    """Insert stubs, calibrate them, and fine-tune if asked: the three steps in one.
+
+    Args:
+        result: What `transform` returned, or its model; left as it is.
+        data: Representative batches; see `calibrate`.
+        config: How to quantize; 8 bits, min-max by default.
+        fine_tune: Trains the quantized model in place, with any PyTorch loop.
+        progress: Called after every calibration batch.
+
+    Returns:
+        The quantized model in eval mode, ready for export.
+    """
+    model = calibrate(insert_qdq(result, config), data, progress=progress)
+    if fine_tune is not None:
+        fine_tune(model)
+    return model.eval()
+
+
+def stubs_of(model: fx.GraphModule) -> dict[str, QuantStub]:
+    """The stubs of a model by path.
+
+    Raises:
+        QuantizationError: It has none.
+    """
+    stubs = {path: one for path, one in model.named_modules() if isinstance(one, QuantStub)}
+    if not stubs:
+        raise QuantizationError("the model has no stubs; put them in with insert_qdq()")
+    return stubs
+
+
+@contextmanager
+def _observing(model: fx.GraphModule, stubs: Mapping[str, QuantStub]) -> Iterator[None]:
+    """Observers on, weights in floating point, eval mode; all as before afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    weights = [one for one in model.modules() if isinstance(one, WeightFakeQuantize)]
+    enabled = [one.enabled for one in weights]
+    try:
+        model.eval()
+        for stub in stubs.values():
+            stub.observer = stub.config.observer()
+        for one in weights:
+            one.enabled = False
+        yield
+    finally:
+        for stub in stubs.values():
+            stub.observer = None
+        for one, was in zip(weights, enabled, strict=True):
+            one.enabled = was
+        for module, training in modes.items():
+            module.training = training
+
+
+def _run(model: fx.GraphModule, data: Iterable[Any], progress: Progress | None) -> int:
+    total = len(data) if isinstance(data, Sized) else None
+    inputs = sum(node.op == "placeholder" for node in model.graph.nodes)
+    device = next((tensor.device for tensor in model.parameters()), None)
+    count = 0
+    for batch in data:
+        args, kwargs = call_arguments(batch, inputs)
+        try:
+            with torch.no_grad():
+                model(*_moved(args, device), **_moved(kwargs, device))
+        except RuntimeError as error:
+            what = str(error).splitlines()[0]
+            raise CalibrationError(
+                f"calibration batch {count} with {_shapes(args, kwargs)} does not fit the model: "
+                f"{what}"
+            ) from error
+        count += 1
+        if progress is not None:
+            progress(count, total)
+    return count
+
+
+def call_arguments(batch: Any, inputs: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of a batch for a model with that many inputs."""
+    match batch:
+        case Mapping():
+            return (), {str(name): value for name, value in batch.items()}
+        case tuple() | list():
+            return tuple(batch[:inputs]), {}
+    return (batch,), {}
+
+
+def _moved(tree: Any, device: torch.device | None) -> Any:
+    return pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device), tree)
+
+
+def _shapes(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    leaves = pytree.tree_leaves((args, kwargs))
+    shapes = [f"shape {tuple(one.shape)}" for one in leaves if isinstance(one, Tensor)]
+    return ", ".join(shapes) or "no tensor"
+
+
+def _range(path: str, stub: QuantStub) -> Tensor:
+    largest = stub.observer.compute() if stub.observer is not None else None
+    if largest is None:
+        raise CalibrationError(
+            f"the stub '{path}' saw no data: the calibration data never takes the branch it is in"
+        )
+    if not torch.isfinite(largest):
+        raise CalibrationError(
+            f"values that are not finite (NaN or infinite) reach '{path}' "
+            f"({', '.join(stub.points)}); look for the first such stub in the model's order, and "
+            "check the calibration data and the model's weights"
+        )
+    return largest
