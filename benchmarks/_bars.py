@@ -1,0 +1,112 @@
+"""What the benchmarks share: a figure with its bar, tables of them, and fresh processes."""
+
+import gc
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Something measured, and the bar it has to meet.
+
+    Attributes:
+        what: What was measured, and how.
+        value: The figure, in `unit`.
+        bar: What it may be; None for a figure that is only reported.
+        better: On which side of the bar the figure has to be.
+        details: What the figure was made from.
+    """
+
+    what: str
+    value: float
+    unit: str
+    bar: float | None = None
+    better: Literal["lower", "higher"] = "lower"
+    details: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the bar is met; None without one."""
+        if self.bar is None:
+            return None
+        return self.value <= self.bar if self.better == "lower" else self.value >= self.bar
+
+
+def show(title: str, figures: Sequence[Figure]) -> None:
+    """Print figures as a table."""
+    rows = [("", "measured", "bar", "", "")]
+    for figure in figures:
+        sign = "≤" if figure.better == "lower" else "≥"
+        bar = "" if figure.bar is None else f"{sign} {figure.bar:.3g} {figure.unit}"
+        word = {None: "", True: "met", False: "NOT MET"}[figure.met]
+        rows.append((figure.what, f"{figure.value:.3f} {figure.unit}", bar, word, figure.details))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    print(f"\n{title}")
+    for row in rows:
+        cells = zip(row, widths, strict=True)
+        print("  ".join(cell.ljust(width) for cell, width in cells).rstrip())
+
+
+def finish(figures: Sequence[Figure], path: Path | None) -> int:
+    """Say how many bars are met and write the figures as JSON; gives the exit code."""
+    barred = [figure for figure in figures if figure.met is not None]
+    missed = [figure for figure in barred if not figure.met]
+    print(f"\n{len(barred) - len(missed)} of {len(barred)} bars met")
+    if path is not None:
+        machine = {"torch": torch.__version__, "cores": os.cpu_count(), "python": sys.version}
+        found = [{**asdict(figure), "met": figure.met} for figure in figures]
+        path.write_text(json.dumps({"machine": machine, "figures": found}, indent=2) + "\n")
+    return 1 if missed else 0
+
+
+def say(text: str) -> None:
+    """Tell on stderr what is being measured."""
+    print(f"… {text}", file=sys.stderr, flush=True)
+
+
+def seconds(function: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
+    """How long one call takes by a clock, with garbage collection on.
+
+    What lives before the call is collected and set aside (`gc.freeze`), so that the call pays for
+    the collection of its own objects and not for walking those of the benchmark. Its result is
+    released after the clock has stopped.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        start = clock()
+        result = function()
+        taken = clock() - start
+        del result
+    finally:
+        gc.unfreeze()
+    return taken
+
+
+def spread(values: Sequence[float], scale: float = 1.0) -> str:
+    """Median, least and most of several runs, in words."""
+    low, high = min(values) * scale, max(values) * scale
+    return f"{len(values)} runs, {low:.3g} to {high:.3g}"
+
+
+def median(values: Sequence[float]) -> float:
+    """The median."""
+    return statistics.median(values)
+
+
+def in_fresh_process(function: Callable[..., Any], *args: Any) -> Any:
+    """What `function(*args)` gives in a process of its own, started anew and not forked."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(function, *args).result()
