@@ -2,6 +2,8 @@
 
 import copy as copying
 from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from operator import attrgetter
 
 from torch import fx
@@ -45,33 +47,41 @@ def insert_qdq(
     return model
 
 
+@dataclass(frozen=True)
+class _Use:
+    """A tensor at a Q/DQ point: an argument of a call by name, or the call's own result."""
+
+    tensor: fx.Node
+    call: fx.Node
+    point: QDQPoint
+    argument: str | None
+
+
 def _insert(model: fx.GraphModule, config: QuantConfig) -> int:
     """Insert everything; returns the number of stubs."""
     modules = dict(model.named_modules())
-    tensors: dict[fx.Node, list[str]] = defaultdict(list)
-    uses: list[tuple[fx.Node, fx.Node]] = []
+    uses: list[_Use] = []
     for node in model.graph.nodes:
         module = modules.get(str(node.target)) if node.op == "call_module" else None
         if not isinstance(module, FusedModule):
             continue
-        for point in module.qdq_points:
-            for tensor in _quantized(node, module, point):
-                tensors[tensor].append(f"{node.target} {point.name}")
-                uses.append((tensor, node))
+        uses.extend(use for point in module.qdq_points for use in _uses(node, module, point))
         if QDQPoint.INPUT in module.qdq_points:
             _quantize_weights(module, config)
-    _insert_stubs(model, config, tensors, uses)
-    return len(tensors)
+    stubs = _make_stubs(model, config, uses)
+    for use in uses:
+        _rewire(use, stubs[use.tensor], forward_arguments(type(modules[str(use.call.target)])))
+    model.graph.lint()
+    model.recompile()
+    return len(stubs)
 
 
-def _quantized(node: fx.Node, module: FusedModule, point: QDQPoint) -> list[fx.Node]:
-    """The tensors at a Q/DQ point of a call, each once."""
+def _uses(node: fx.Node, module: FusedModule, point: QDQPoint) -> list[_Use]:
     if point is QDQPoint.OUTPUT:
-        return [node]
-    names = forward_arguments(type(module))
-    given = dict(zip(names, node.args, strict=False)) | node.kwargs
-    found = [given.get(name) for name in module.quantized_arguments(point)]
-    return list(dict.fromkeys(one for one in found if isinstance(one, fx.Node)))
+        return [_Use(node, node, point, None)]
+    given = dict(zip(forward_arguments(type(module)), node.args, strict=False)) | node.kwargs
+    named = {name: given.get(name) for name in module.quantized_arguments(point)}
+    return [_Use(one, node, point, name) for name, one in named.items() if isinstance(one, fx.Node)]
 
 
 def _quantize_weights(module: FusedModule, config: QuantConfig) -> None:
@@ -80,28 +90,35 @@ def _quantize_weights(module: FusedModule, config: QuantConfig) -> None:
         module.weight_quantizers[path.replace(".", "_")] = quantizer.train(module.training)
 
 
-def _insert_stubs(
-    model: fx.GraphModule,
-    config: QuantConfig,
-    tensors: dict[fx.Node, list[str]],
-    uses: list[tuple[fx.Node, fx.Node]],
-) -> None:
-    paths = Paths({path for path, _ in model.named_modules()})
-    stubs: dict[fx.Node, fx.Node] = {}
-    for tensor, points in tensors.items():
+def _make_stubs(
+    model: fx.GraphModule, config: QuantConfig, uses: Sequence[_Use]
+) -> dict[fx.Node, fx.Node]:
+    """One stub for each tensor, behind it in the graph."""
+    points: dict[fx.Node, list[str]] = defaultdict(list)
+    for use in uses:
+        points[use.tensor].append(f"{use.call.target} {use.point.name}")
+    device = next((tensor.device for tensor in model.parameters()), None)
+    paths = Paths({str(node.target) for node in model.graph.nodes if node.op == "call_module"})
+    stubs = {}
+    for tensor, places in points.items():
         path = paths.fresh(f"{_path(tensor)}_stub")
-        stub = QuantStub(config.activations, tuple(dict.fromkeys(points)))
-        model.add_submodule(path, stub.train(model.training))
+        stub = QuantStub(config.activations, tuple(dict.fromkeys(places))).train(model.training)
+        model.add_submodule(path, stub.to(device))
         with model.graph.inserting_before(_after(tensor)):
             stubs[tensor] = model.graph.call_module(path, (tensor,))
         stubs[tensor].meta = {"scope": parent(path), "val": tensor.meta.get("val")}
-    for tensor, user in uses:
-        users = [one for one in tensor.users if one is not stubs[tensor]]
-        for one in users if user is tensor else [user]:
-            one.replace_input_with(tensor, stubs[tensor])
-    _move_to_device(model)
-    model.graph.lint()
-    model.recompile()
+    return stubs
+
+
+def _rewire(use: _Use, stub: fx.Node, names: Sequence[str]) -> None:
+    """Read the stub in place of the tensor: at one argument, or everywhere behind the call."""
+    if use.argument is None:
+        for user in [one for one in use.tensor.users if one is not stub]:
+            user.replace_input_with(use.tensor, stub)
+    elif use.argument in use.call.kwargs:
+        use.call.update_kwarg(use.argument, stub)
+    else:
+        use.call.update_arg(names.index(use.argument), stub)
 
 
 def _after(tensor: fx.Node) -> fx.Node:
@@ -116,11 +133,3 @@ def _path(node: fx.Node) -> str:
     if node.op == "call_module":
         return str(node.target)
     return join(str(node.meta.get("scope", "")), node.name)
-
-
-def _move_to_device(model: fx.GraphModule) -> None:
-    """Stubs follow the model's parameters."""
-    tensor = next(model.parameters(), None)
-    for module in model.modules():
-        if isinstance(module, QuantStub) and tensor is not None:
-            module.to(tensor.device)

@@ -1,0 +1,173 @@
+"""Writing the ONNX file."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from embedl_deploy.errors import ExportError, MissingExtraError
+from embedl_deploy.export.files import written_beside
+from embedl_deploy.export.lower import lower
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+OPSET = 21
+"""First version whose Q/DQ operators take half-precision scales and blocks."""
+
+_EXTERNAL_BYTES = 2**31 - 2**24
+"""Above this the weights go to a second file: protobuf stops at 2 GiB."""
+
+_logger = logging.getLogger(__name__)
+
+
+def export_onnx(
+    model: fx.GraphModule,
+    args: Sequence[Any],
+    path: str | Path,
+    *,
+    dynamic_batch: bool = False,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+) -> Path:
+    """Write a transformed, perhaps quantized model as ONNX.
+
+    Weights that are quantized are stored as int8 behind `DequantizeLinear`; stubs become
+    `QuantizeLinear`/`DequantizeLinear` pairs with int8 zero-points; batch norms are folded,
+    exactly. Nodes are named by module paths. The model is left as it is.
+
+    Args:
+        model: The model of a transform result, or what `quantize` made of it.
+        args: Example inputs.
+        path: The file. A model above 2 GiB puts its weights into `path` + `.data`.
+        dynamic_batch: Whether the first dimension of every input may vary.
+        input_names: Names of the inputs; by default those of the model's `forward`.
+        output_names: Names of the outputs; by default `output`, or `output_0`, ….
+
+    Returns:
+        The path.
+
+    Raises:
+        ExportError: A stub is not calibrated, the exporter can not express the model, or the
+            file can not be written. A file that was there stays whole.
+        MissingExtraError: The packages of the `onnx` extra are not installed.
+    """
+    target = Path(path)
+    _require_onnx()
+    if not isinstance(model, fx.GraphModule):
+        raise ExportError(f"export_onnx takes a transformed model, not a {type(model).__name__}")
+    lowered = lower(model)
+    with written_beside(target) as beside:
+        proto = _export(lowered, tuple(args), dynamic_batch=dynamic_batch)
+        _rename(proto, input_names, output_names)
+        _save(proto, beside)
+        _check(beside)
+    return target
+
+
+def _require_onnx() -> None:
+    for package in ("onnx", "onnxscript", "onnx_ir"):
+        try:
+            __import__(package)
+        except ImportError:
+            raise MissingExtraError(package, "onnx", "ONNX export") from None
+
+
+def _export(model: nn.Module, args: tuple[Any, ...], *, dynamic_batch: bool) -> "onnx_ir.Model":
+    dynamic_shapes = None
+    if dynamic_batch:
+        args = pytree.tree_map_only(Tensor, _two, args)
+        batch = torch.export.Dim("batch")
+        dynamic_shapes = pytree.tree_map_only(Tensor, lambda _: {0: batch}, args)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                model,
+                args,
+                dynamo=True,
+                opset_version=OPSET,
+                dynamic_shapes=dynamic_shapes,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises what it likes
+        raise ExportError(f"torch.onnx can not express the model: {_reason(error)}") from error
+    assert program is not None  # noqa: S101 - it is one with dynamo=True
+    return program.model
+
+
+def _two(tensor: Tensor) -> Tensor:
+    """At least two rows: torch.export takes a size of one for a constant."""
+    return tensor if tensor.shape[0] > 1 else tensor.repeat(2, *[1] * (tensor.dim() - 1))
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+
+
+def _rename(
+    model: "onnx_ir.Model", input_names: Sequence[str] | None, output_names: Sequence[str] | None
+) -> None:
+    """Names from the source; what the exporter noted of this machine goes."""
+    graph = model.graph
+    outputs = len(graph.outputs)
+    default = ["output"] if outputs == 1 else [f"output_{index}" for index in range(outputs)]
+    _name_values(graph.outputs, output_names or default, "output")
+    if input_names is not None:
+        _name_values(graph.inputs, input_names, "input")
+    seen: dict[str, int] = {}
+    for node in graph:
+        name = _node_name(node)
+        count = seen.get(name, 0)
+        seen[name] = count + 1
+        node.name = name if count == 0 else f"{name}_{count}"
+        node.metadata_props.clear()
+        node.doc_string = None
+    for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
+        value.metadata_props.clear()
+    model.metadata_props.clear()
+    graph.metadata_props.clear()
+    model.producer_name, model.producer_version = "embedl_deploy", None
+
+
+def _name_values(values: Sequence["onnx_ir.Value"], names: Sequence[str], what: str) -> None:
+    if len(values) != len(names):
+        raise ExportError(f"{len(names)} {what} names were given for {len(values)} {what}s")
+    for value, name in zip(values, names, strict=True):
+        value.name = name
+
+
+def _node_name(node: "onnx_ir.Node") -> str:
+    """The path of the innermost module that made a node, and its operator."""
+    scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "")
+    paths = [part.strip(" '\"") for part in scopes.strip("[]").split(",")]
+    own = paths[-2] if len(paths) > 1 else ""
+    return f"{own}/{node.op_type}" if own else node.op_type
+
+
+def _save(model: "onnx_ir.Model", path: Path) -> None:
+    import onnx_ir
+
+    size = sum(
+        one.const_value.nbytes for one in model.graph.initializers.values() if one.const_value
+    )
+    external = f"{path.name}.data" if size > _EXTERNAL_BYTES else None
+    onnx_ir.save(model, path, external_data=external)
+    _logger.debug("wrote %s with %d bytes of weights", path.name, size)
+
+
+def _check(path: Path) -> None:
+    import onnx
+
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except Exception as error:  # the checker raises what it likes
+        raise ExportError(f"the exported file is not valid ONNX: {_reason(error)}") from error

@@ -1,0 +1,90 @@
+"""Running ONNX files with ONNX Runtime on the CPU."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from embedl_deploy.errors import MissingExtraError, VerificationError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+
+class OnnxModel:
+    """An ONNX file as a function of tensors.
+
+    Q/DQ operators are computed as they stand in the file. ONNX Runtime's own integer kernels are
+    left out: they quantize biases, which TensorRT does not, and for signed activations they
+    are slow (and in version 1.32 fail to load some files of opset 21).
+
+    Args:
+        model: A file, or its bytes.
+        threads: CPU threads; ONNX Runtime's choice by default.
+
+    Attributes:
+        input_names: In the file's order.
+        output_names: In the file's order.
+
+    Raises:
+        VerificationError: ONNX Runtime can not load the file.
+        MissingExtraError: ONNX Runtime is not installed.
+    """
+
+    def __init__(self, model: str | Path | bytes, *, threads: int | None = None) -> None:
+        ort = _onnxruntime()
+        options = ort.SessionOptions()
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        source = model if isinstance(model, bytes) else str(model)
+        try:
+            self._session: onnxruntime.InferenceSession = ort.InferenceSession(
+                source, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # it raises classes of its own that share no public base
+            name = "the file" if isinstance(model, bytes) else f"'{model}'"
+            raise VerificationError(f"ONNX Runtime can not load {name}: {error}") from error
+        self.input_names = tuple(one.name for one in self._session.get_inputs())
+        self.output_names = tuple(one.name for one in self._session.get_outputs())
+
+    @property
+    def batch_size(self) -> int | None:
+        """The first dimension of the first input, where the file fixes it."""
+        size = self._session.get_inputs()[0].shape[0]
+        return size if isinstance(size, int) else None
+
+    def __call__(self, *args: Tensor, **kwargs: Tensor) -> dict[str, Tensor]:
+        """Run the file; outputs by name.
+
+        Raises:
+            VerificationError: The inputs do not fit the file.
+        """
+        feed = self._feed(args, kwargs)
+        try:
+            outputs: Sequence[Any] = self._session.run(None, feed)
+        except Exception as error:  # as above
+            shapes = {name: array.shape for name, array in feed.items()}
+            raise VerificationError(f"the file does not run on inputs {shapes}: {error}") from error
+        arrays = zip(self.output_names, outputs, strict=True)
+        return {name: torch.from_numpy(array) for name, array in arrays}
+
+    def _feed(self, args: Sequence[Tensor], kwargs: Mapping[str, Tensor]) -> dict[str, Any]:
+        named = dict(zip(self.input_names, args, strict=False)) | dict(kwargs)
+        if len(args) > len(self.input_names) or set(named) != set(self.input_names):
+            raise VerificationError(
+                f"the file takes the inputs {', '.join(self.input_names)}; "
+                f"{len(args)} by position and {sorted(kwargs)} by name were given"
+            )
+        return {name: tensor.detach().cpu().numpy() for name, tensor in named.items()}
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime as ort
+    except ImportError:
+        raise MissingExtraError("onnxruntime", "onnx", "running ONNX files") from None
+    return ort
