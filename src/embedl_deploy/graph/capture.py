@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from embedl_deploy.errors import CaptureError
 from embedl_deploy.graph.canonical import canonicalize
 from embedl_deploy.graph.shapes import propagate
+from embedl_deploy.graph.exported import export
 from embedl_deploy.graph.tracer import trace
 
 _logger = logging.getLogger(__name__)
@@ -39,11 +40,12 @@ def capture(
     Raises:
         CaptureError: The model can not be traced, or the example inputs do not fit it.
     """
-    if method not in {"auto", "trace"}:
-        message = f"capture method {method!r} is not known; use 'auto' or 'trace'"
-        raise CaptureError(message)
-    own = _copied(model, share=not copy)
-    graph = canonicalize(own, trace(own))
+    if method == "export":
+        own = _copied(model, share=not copy)
+        graph = canonicalize(*export(own, tuple(args), dict(kwargs or {}), None))
+    else:
+        own = _copied(model, share=not copy)
+        graph = canonicalize(own, trace(own))
     if args is not None or kwargs:
         propagate(graph, tuple(args or ()), dict(kwargs or {}))
     _logger.debug("captured %s: %d nodes", type(model).__name__, len(graph.graph.nodes))

@@ -107,13 +107,13 @@ def trace(model: nn.Module) -> fx.Graph:
     except Exception as error:
         message = (
             f"{type(model).__name__} can not be traced: {str(error).splitlines()[0]}"
-            f"{_source_line(error)}\nWhat to try: capture a submodule without this line, or "
+            f"{source_line(error)}\nWhat to try: capture a submodule without this line, or "
             "move the decision that depends on the input out of forward()"
         )
         raise CaptureError(message) from error
 
 
-def _source_line(error: Exception) -> str:
+def source_line(error: Exception) -> str:
     """The last line of the traceback that is the model's own."""
     own = [
         frame

@@ -1,0 +1,180 @@
+"""Capture by `torch.export`: for models whose Python code depends on shapes or values."""
+
+import operator
+from collections.abc import Mapping
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+
+from embedl_deploy.errors import CaptureError
+from embedl_deploy.graph.leaves import LeafCall, Leaves
+from embedl_deploy.graph.respell import respell
+from embedl_deploy.graph.tracer import Tracer, source_line
+
+_OPENED = (nn.Identity, nn.Flatten)
+"""Leaves of symbolic tracing that compute nothing a module is needed for."""
+
+_ATEN = torch.ops.aten
+_SAME_VALUE = frozenset(
+    {
+        _ATEN.alias.default,
+        _ATEN.contiguous.default,
+        _ATEN.detach.default,
+        _ATEN.detach_.default,
+        _ATEN.lift_fresh_copy.default,
+    }
+)
+"""Operations that give the values of their input back."""
+
+_DROPPED = frozenset({_ATEN._assert_tensor_metadata.default})  # noqa: SLF001 - the operation's name
+"""Operations that only check what the example inputs showed."""
+
+
+def export(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    dynamic_shapes: Any = None,
+) -> tuple[nn.Module, fx.Graph]:
+    """The graph of `model`, as `torch.export` sees it, and the module whose tensors it names.
+
+    Raises:
+        CaptureError: `torch.export` can not take the model.
+    """
+    leaves = Leaves()
+    try:
+        with leaves.kept(_leaf_modules(model)):
+            program = torch.export.export(
+                model, args, dict(kwargs), dynamic_shapes=dynamic_shapes, strict=False
+            )
+    except Exception as error:  # torch raises what it likes
+        raise _export_error(model, error) from error
+    unlifted = program.module(check_guards=False)
+    graph = _Reader(leaves, program).read(unlifted.graph)
+    _adopt_constants(model, unlifted, graph)
+    return model, graph
+
+
+def _leaf_modules(model: nn.Module) -> dict[str, nn.Module]:
+    tracer = Tracer()
+    named = model.named_modules()
+    return {
+        path: module
+        for path, module in named
+        if path and tracer.is_leaf_module(module, path) and not isinstance(module, _OPENED)
+    }
+
+
+def _adopt_constants(model: nn.Module, unlifted: nn.Module, graph: fx.Graph) -> None:
+    """Tensors that the code of the model made while it was exported become its own."""
+    for node in graph.nodes:
+        path = str(node.target)
+        if node.op != "get_attr" or _has(model, path):
+            continue
+        name = path.replace(".", "_")
+        model.register_buffer(name, attrgetter(path)(unlifted), persistent=False)
+        node.target = name
+
+
+def _has(model: nn.Module, path: str) -> bool:
+    try:
+        attrgetter(path)(model)
+    except AttributeError:
+        return False
+    return True
+
+
+class _Reader:
+    """Copies the exported graph: module calls in place of the operator that hid them.
+
+    ATen operations get the spelling of the operations table where it has them.
+    """
+
+    def __init__(self, leaves: Leaves, program: torch.export.ExportedProgram) -> None:
+        self.leaves = leaves
+        self.spec = program.call_spec
+        self.graph = fx.Graph()
+        self.values: dict[fx.Node, Any] = {}
+
+    def read(self, exported: fx.Graph) -> fx.Graph:
+        _check_inputs(self.spec.in_spec)
+        for node in exported.nodes:
+            self.values[node] = self._read(node)
+        return self.graph
+
+    def _read(self, node: fx.Node) -> Any:
+        if node.op == "output":
+            return self._output(node)
+        if (call := self.leaves.call(node)) is not None:
+            return self._module(node, call)
+        if node.target is operator.getitem and isinstance(self._value(node.args[0]), list):
+            return self._value(node.args[0])[node.args[1]]
+        if node.target in _SAME_VALUE:
+            return self._value(node.args[0])
+        if node.target in _DROPPED:
+            return None
+        copied = self.graph.node_copy(node, self.values.__getitem__)
+        if isinstance(node.target, torch._ops.OpOverload):  # noqa: SLF001 - has no public name
+            respell(copied)
+        return copied
+
+    def _value(self, node: object) -> Any:
+        return self.values[node] if isinstance(node, fx.Node) else node
+
+    def _module(self, node: fx.Node, call: LeafCall) -> list[fx.Node]:
+        """The tensors of a module call's result, in order."""
+        inputs = node.args[0]
+        assert isinstance(inputs, list)  # noqa: S101 - the operator's schema
+        args, kwargs = call.arguments([self._value(one) for one in inputs])
+        called = self.graph.call_module(call.path, args, kwargs)
+        called.meta = dict(node.meta)
+        return [self._item(called, keys) for keys in call.result_paths()]
+
+    def _item(self, called: fx.Node, keys: tuple[Any, ...]) -> fx.Node:
+        node = called
+        for key in keys:
+            node = self.graph.call_function(operator.getitem, (node, key))
+            node.meta = dict(called.meta)
+        return node
+
+    def _output(self, node: fx.Node) -> fx.Node:
+        (outputs,) = node.args
+        assert isinstance(outputs, tuple | list)  # noqa: S101 - torch.export gives a flat tuple
+        leaves = [self._value(one) for one in outputs]
+        return self.graph.output(_plain(pytree.tree_unflatten(leaves, self.spec.out_spec)))
+
+
+def _plain(tree: Any) -> Any:
+    """A result in containers that a graph may return; classes of other kinds become dicts."""
+    if isinstance(tree, Mapping):
+        return {key: _plain(one) for key, one in tree.items()}
+    if isinstance(tree, tuple | list):
+        return type(tree)(map(_plain, tree)) if type(tree) in {tuple, list} else tuple(map(_plain, tree))
+    return tree
+
+
+def _check_inputs(spec: Any) -> None:
+    """Hold that every input is a tensor or a constant.
+
+    Raises:
+        CaptureError: One is a container.
+    """
+    for side in spec.children():
+        if any(not child.is_leaf() for child in side.children()):
+            raise CaptureError(
+                "an input of the model is a container; write a wrapper whose forward() takes its "
+                "tensors one by one"
+            )
+
+
+def _export_error(model: nn.Module, error: Exception) -> CaptureError:
+    reason = str(error).strip().splitlines()
+    return CaptureError(
+        f"torch.export can not take {type(model).__name__}: "
+        f"{reason[0] if reason else type(error).__name__}{source_line(error)}\n"
+        "What to try: capture a submodule without this line, other example inputs, or "
+        "dynamic_shapes that the model's code allows"
+    )

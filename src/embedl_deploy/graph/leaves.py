@@ -1,0 +1,112 @@
+"""Modules kept whole while `torch.export` looks through the rest.
+
+`torch.export` turns a model into ATen operations, a `Conv2d` like everything else. While it
+runs, the modules that symbolic tracing keeps as one node are called through one opaque operator,
+which computes nothing but shapes. Afterwards each of its calls is that of a module again, with
+the arguments the model gave it. So both ways of capture see the same modules.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+_HOLE = object()
+"""Stands in a recorded argument or result for a tensor."""
+
+
+@dataclass
+class LeafCall:
+    """One call of a module: its arguments with holes for tensors, and the form of its result."""
+
+    path: str
+    forward: Callable[..., Any]
+    leaves: list[Any]
+    spec: pytree.TreeSpec
+    result: list[Any] = field(default_factory=list)
+    result_spec: pytree.TreeSpec | None = None
+
+    def arguments(self, tensors: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments with `tensors`, or nodes, in the holes."""
+        args, kwargs = _filled(self.leaves, tensors, self.spec)
+        return args, kwargs
+
+    def run(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Call the module on fake tensors; the tensors of its result, none of them an input."""
+        args, kwargs = self.arguments(tensors)
+        leaves, self.result_spec = pytree.tree_flatten(self.forward(*args, **kwargs))
+        self.result = [_HOLE if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        return [leaf.clone() for leaf in leaves if isinstance(leaf, Tensor)]
+
+    def result_paths(self) -> list[tuple[Any, ...]]:
+        """How to get from the result to each of its tensors: indices and keys."""
+        assert self.result_spec is not None  # noqa: S101 - run() was called
+        tree = pytree.tree_unflatten(self.result, self.result_spec)
+        named = pytree.tree_flatten_with_path(tree)[0]
+        steps = [keys for keys, leaf in named if leaf is _HOLE]
+        return [tuple(getattr(key, "idx", getattr(key, "key", None)) for key in keys) for keys in steps]
+
+    def rebuilt(self, tensors: Any) -> Any:
+        """The result with `tensors`, or nodes, in the holes."""
+        assert self.result_spec is not None  # noqa: S101 - run() was called
+        return _filled(self.result, tensors, self.result_spec)
+
+
+def _filled(leaves: list[Any], tensors: Any, spec: pytree.TreeSpec) -> Any:
+    rest = iter(tensors)
+    return pytree.tree_unflatten([next(rest) if leaf is _HOLE else leaf for leaf in leaves], spec)
+
+
+class Leaves:
+    """Records the calls of modules that are kept whole."""
+
+    def __init__(self) -> None:
+        self.calls: list[LeafCall] = []
+
+    @contextmanager
+    def kept(self, modules: dict[str, nn.Module]) -> Iterator[None]:
+        """While this holds, calls of `modules` go through the operator."""
+        global _recording  # noqa: PLW0603 - a registered operator has no other way to its state
+        before, _recording = _recording, self.calls
+        try:
+            for path, module in modules.items():
+                module.forward = self._recorder(path, module.forward)  # type: ignore[method-assign]
+            yield
+        finally:
+            _recording = before
+            for module in modules.values():
+                del module.forward
+
+    def _recorder(self, path: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def record(*args: Any, **kwargs: Any) -> Any:
+            leaves, spec = pytree.tree_flatten((args, kwargs))
+            tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+            if not tensors or any(isinstance(leaf, torch.SymInt) for leaf in leaves):
+                return forward(*args, **kwargs)
+            holed = [_HOLE if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            call = LeafCall(path, forward, holed, spec)
+            self.calls.append(call)
+            results = torch.ops.embedl_deploy.leaf(tensors, len(self.calls) - 1)
+            return call.rebuilt(results)
+
+        return record
+
+    def call(self, node: fx.Node) -> LeafCall | None:
+        """The call that a node of the exported graph stands for, if it is one."""
+        if node.target is not torch.ops.embedl_deploy.leaf.default:
+            return None
+        return self.calls[int(node.args[1])]  # type: ignore[arg-type]
+
+
+_recording: list[LeafCall] = []
+_library = torch.library.Library("embedl_deploy", "DEF")  # noqa: TOR901 - lives as long as the process
+_library.define("leaf(Tensor[] inputs, int call) -> Tensor[]")
+
+
+@torch.library.register_fake("embedl_deploy::leaf", lib=_library)
+def _fake(inputs: list[Tensor], call: int) -> list[Tensor]:
+    return _recording[call].run(inputs)
