@@ -1,6 +1,7 @@
 """From a model to the canonical graph."""
 
 import copy
+import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -31,7 +32,8 @@ def capture(
     Args:
         model: The source model.
         args: Example positional inputs; with them every node gets the shape of its value
-            (`node.meta["val"]`), computed without running the model.
+            (`node.meta["val"]`), computed without running the model. An input that has a
+            default and no example takes the default, and the graph does not have it.
         kwargs: Example keyword inputs.
         method: `"trace"` is symbolic tracing with `torch.fx`; `"auto"` picks a way that works.
         copy: Whether the graph gets tensors of its own. Without, it shares the model's.
@@ -42,12 +44,32 @@ def capture(
     if method not in {"auto", "trace"}:
         message = f"capture method {method!r} is not known; use 'auto' or 'trace'"
         raise CaptureError(message)
+    if args is not None and not isinstance(args, Sequence):
+        message = f"args is a {type(args).__name__}; pass the inputs as a tuple: (example,)"
+        raise CaptureError(message)
     own = _copied(model, share=not copy)
-    graph = canonicalize(own, trace(own))
-    if args is not None or kwargs:
+    given = args is not None or bool(kwargs)
+    omitted = _omitted(own, args or (), kwargs or {}) if given else ()
+    graph = canonicalize(own, trace(own, omitted))
+    if given:
         propagate(graph, tuple(args or ()), dict(kwargs or {}))
     _logger.debug("captured %s: %d nodes", type(model).__name__, len(graph.graph.nodes))
     return graph
+
+
+def _omitted(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> frozenset[str]:
+    """Names of inputs that have a default and no example."""
+    try:
+        signature = inspect.signature(model.forward)
+        given = signature.bind_partial(*args, **kwargs).arguments
+    except (TypeError, ValueError):  # propagate() says what does not fit
+        return frozenset()
+    parameters = signature.parameters.values()
+    return frozenset(
+        one.name
+        for one in parameters
+        if one.name not in given and one.default is not inspect.Parameter.empty
+    )
 
 
 def _copied(model: nn.Module, *, share: bool) -> nn.Module:
