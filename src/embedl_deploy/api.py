@@ -1,11 +1,12 @@
 """The entry points, with TensorRT as the default target."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
 from embedl_deploy.graph import capture
+from embedl_deploy.graph.capture import Method
 from embedl_deploy.rewrite import (
     Patterns,
     Result,
@@ -22,7 +23,8 @@ def get_transformation_plan(
     kwargs: Mapping[str, Any] | None = None,
     *,
     patterns: Patterns = TENSORRT_PATTERNS,
-    method: Literal["auto", "trace"] = "auto",
+    method: Method = "auto",
+    dynamic_shapes: Any = None,
     copy: bool = True,
 ) -> TransformationPlan:
     """Find what `patterns` would do to `model`, without doing it.
@@ -33,13 +35,17 @@ def get_transformation_plan(
         kwargs: Example keyword inputs.
         patterns: Pattern classes or instances; earlier ones take precedence.
         method: How to capture the model; see `capture`.
+        dynamic_shapes: Which dimensions may vary, for capture by `torch.export`; see `capture`.
         copy: Whether the result gets tensors of its own or shares the model's.
 
     Raises:
         CaptureError: The model can not be captured, or the example inputs do not fit it.
         PatternError: A pattern is written in a way that can not work.
     """
-    return find_plan(capture(model, args, kwargs, method=method, copy=copy), patterns)
+    return find_plan(
+        capture(model, args, kwargs, method=method, dynamic_shapes=dynamic_shapes, copy=copy),
+        patterns,
+    )
 
 
 def transform(
@@ -48,7 +54,8 @@ def transform(
     kwargs: Mapping[str, Any] | None = None,
     *,
     patterns: Patterns = TENSORRT_PATTERNS,
-    method: Literal["auto", "trace"] = "auto",
+    method: Method = "auto",
+    dynamic_shapes: Any = None,
     copy: bool = True,
 ) -> Result:
     """Apply `patterns` to `model`: conversions until none fits, then fusions.
@@ -56,5 +63,13 @@ def transform(
     The result computes what the model computes, and trains as it does. For the arguments and
     errors see `get_transformation_plan`.
     """
-    plan = get_transformation_plan(model, args, kwargs, patterns=patterns, method=method, copy=copy)
+    plan = get_transformation_plan(
+        model,
+        args,
+        kwargs,
+        patterns=patterns,
+        method=method,
+        dynamic_shapes=dynamic_shapes,
+        copy=copy,
+    )
     return apply_transformation_plan(plan)

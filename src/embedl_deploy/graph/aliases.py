@@ -3,16 +3,25 @@
 from torch import fx, nn
 
 from embedl_deploy.errors import CaptureError
+from embedl_deploy.graph.tracer import RANDOM_DEPTH
 
 VIEWS = frozenset(
     {
-        *("chunk", "contiguous", "detach", "diagonal", "expand", "expand_as", "flatten"),
-        *("getattr", "getitem", "movedim", "narrow", "permute", "ravel", "reshape", "select"),
-        *("split", "squeeze", "swapaxes", "t", "transpose", "unbind", "unflatten", "unfold"),
-        *("unsqueeze", "view", "view_as"),
+        *("as_strided", "atleast_1d", "atleast_2d", "atleast_3d", "bfloat16", "broadcast_tensors"),
+        *("broadcast_to", "chunk", "contiguous", "cpu", "cuda", "detach", "diagonal", "double"),
+        *("expand", "expand_as", "flatten", "float", "getitem", "half", "hsplit"),
+        *("imag", "moveaxis", "movedim", "narrow", "permute", "positive", "ravel", "real"),
+        *("requires_grad_", "reshape", "reshape_as", "select", "split", "split_with_sizes"),
+        *("squeeze", "swapaxes", "swapdims", "t", "tensor_split", "to", "transpose", "type"),
+        *("type_as", "unbind", "unflatten", "unfold", "unsqueeze", "view", "view_as", "vsplit"),
+        # In eval mode these give their input back.
+        *("alpha_dropout", "dropout", "dropout1d", "dropout2d", "dropout3d"),
+        *("feature_alpha_dropout", "feature_dropout", "stochastic_depth", "drop_path"),
     }
 )
 """Names of functions and methods whose result may share memory with their first argument."""
+
+VIEW_ATTRIBUTES = frozenset({"H", "T", "data", "imag", "mH", "mT", "real"})
 
 VIEW_MODULES = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd)  # noqa: SLF001 - the base of all dropouts, which pass their input on in eval mode
 
@@ -25,14 +34,15 @@ class Aliases:
         self._groups: dict[fx.Node, set[fx.Node]] = {}
         modules = dict(root.named_modules(remove_duplicate=False))
         for node in graph.nodes:
-            if _is_view(node, modules) and isinstance(node.args[0], fx.Node):
-                self.join(node, node.args[0])
+            if _is_view(node, modules) and node.all_input_nodes:
+                self.join(node, node.all_input_nodes[0])
 
     def join(self, node: fx.Node, source: fx.Node) -> None:
         """Hold that `node` shares the memory of `source`."""
         group = self._groups.setdefault(source, {source})
-        group.add(node)
-        self._groups[node] = group
+        for one in self._groups.get(node, {node}) - group:
+            group.add(one)
+            self._groups[one] = group
 
     def check_write(self, node: fx.Node, written: object) -> None:
         """Hold that taking the in-place write `node` out of place changes no other value.
@@ -64,9 +74,12 @@ class Aliases:
 def _is_view(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     match node.op:
         case "call_module":
-            return isinstance(modules[str(node.target)], VIEW_MODULES)
+            module = modules[str(node.target)]
+            return isinstance(module, VIEW_MODULES) or type(module).__name__ in RANDOM_DEPTH
         case "call_method":
             return node.target in VIEWS
+        case "call_function" if node.target is getattr:
+            return node.args[1] in VIEW_ATTRIBUTES
         case "call_function":
             return getattr(node.target, "__name__", "") in VIEWS
     return False

@@ -5,29 +5,22 @@ is read after it is what it returned.
 """
 
 import copy
-from collections.abc import Callable
+import inspect
+import operator
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from embedl_deploy.errors import CaptureError
 from embedl_deploy.graph.aliases import Aliases
 from embedl_deploy.graph.ops import TABLE
 from embedl_deploy.graph.paths import Paths, graph_module, join, parent
-from embedl_deploy.graph.rows import FunctionRow, ModuleRow, Row, signature
-from embedl_deploy.graph.tracer import plain_base
-
-_DROPOUTS: dict[Any, Callable[[float], nn.Module]] = {
-    F.dropout: nn.Dropout,
-    F.dropout1d: nn.Dropout1d,
-    F.dropout2d: nn.Dropout2d,
-    F.dropout3d: nn.Dropout3d,
-    F.alpha_dropout: nn.AlphaDropout,
-}
-_DROPOUT_ARGUMENTS = signature("input, p=0.5, training=True, inplace=False")
+from embedl_deploy.graph.rows import FunctionRow, ModuleRow, Row
+from embedl_deploy.graph.tracer import is_hooked, plain_base
+from embedl_deploy.graph.writes import without_write
 
 
 def canonicalize(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
@@ -57,9 +50,10 @@ class _Writer:
         self.modules = dict(root.named_modules(remove_duplicate=False))
         self.objects: dict[str, Any] = {}
         self.current: dict[fx.Node, Any] = {}
+        self.items: dict[tuple[Any, int], fx.Node] = {}
         self.aliases = Aliases(root, traced)
-        called = {str(node.target) for node in traced.nodes if node.op == "call_module"}
-        self.paths = Paths(called)
+        named = [node for node in traced.nodes if node.op in {"call_module", "get_attr"}]
+        self.paths = Paths({str(node.target) for node in named})
 
     def write(self) -> fx.GraphModule:
         for node in self.traced.nodes:
@@ -87,12 +81,13 @@ class _Writer:
     def _write_module(self, node: fx.Node) -> Any:
         module = self.modules[str(node.target)]
         base = plain_base(module)
-        if base is nn.Identity:
+        if base is nn.Identity and not is_hooked(module):
             return self.current[node.all_input_nodes[0]]
-        if base is nn.Flatten and not node.kwargs:
-            flatten = (node.args[0], module.start_dim, module.end_dim)
+        if base is nn.Flatten and not is_hooked(module):
+            flatten = (node.all_input_nodes[0], module.start_dim, module.end_dim)
             return self._emit(node, torch.flatten, flatten)
         copied = self._copy(node)
+        copied.args, copied.kwargs = _positional(module, copied.args, copied.kwargs)
         copied.target = self._own_module(str(node.target), module, base)
         if getattr(module, "inplace", False) is True:
             self._written(node, node.all_input_nodes[0], copied)
@@ -114,17 +109,39 @@ class _Writer:
         return path
 
     def _write_operation(self, node: fx.Node) -> Any:
-        if node.op == "call_function" and node.target in _DROPOUTS:
-            return self._write_dropout(node)
+        if node.target is operator.getitem:
+            return self._write_item(node)
         row = TABLE.find(node.target)
         bound = row.bind(node.args, node.kwargs) if row else None
         written = self._write_row(node, row, bound) if row and bound else None
-        if row is None or bound is None or written is None:
-            _refuse_unknown_write(node)
-            return self._copy(node)
+        if bound is None or written is None:
+            return self._write_other(node)
         if TABLE.writes(node.target) or getattr(bound, "inplace", False) is True:
             self._written(node, next(iter(vars(bound).values())), written)
         return written
+
+    def _write_item(self, node: fx.Node) -> fx.Node:
+        """An item that is read twice is one node, so that patterns see how often it is used."""
+        source, index = node.args
+        if not isinstance(source, fx.Node) or type(index) is not int:
+            return self._copy(node)
+        key = (self.current[source], index)
+        if key not in self.items:
+            self.items[key] = self._copy(node)
+        return self.items[key]
+
+    def _write_other(self, node: fx.Node) -> Any:
+        """An operation that the table does not have; it keeps its spelling, but never writes."""
+        if _is_batch_count(node, self.modules):
+            return self.current[node.all_input_nodes[0]]
+        plain = without_write(node)
+        copied = self._copy(node)
+        if plain is not None:
+            target, args, kwargs = plain
+            copied.target = target
+            copied.args, copied.kwargs = fx.map_arg((args, kwargs), self.current.__getitem__)
+            self._written(node, node.args[0] if node.args else node.kwargs["input"], copied)
+        return copied
 
     def _write_row(self, node: fx.Node, row: Row, bound: SimpleNamespace) -> fx.Node | None:
         match row:
@@ -133,7 +150,7 @@ class _Writer:
                 return None if args is None else self._emit(node, row.target, args)
             case ModuleRow():
                 tensors = {name: self._tensor(value) for name, value in vars(bound).items()}
-                module = row.make(SimpleNamespace(**tensors))
+                module = row.make(SimpleNamespace(**tensors, owner=self._owner(node)))
                 return None if module is None else self._emit_module(node, row, bound, module)
         return None
 
@@ -147,7 +164,7 @@ class _Writer:
     ) -> fx.Node:
         weight = getattr(bound, "weight", None)
         stem = _weight_stem(weight) if isinstance(weight, fx.Node) else join(_scope(node), row.name)
-        path = self._raised_path(stem, module)
+        path = self._raised_path(stem, module, self._owner(node).training)
         inputs = list(vars(bound).values())[: row.inputs]
         while inputs[-1] is None:
             inputs.pop()
@@ -156,31 +173,19 @@ class _Writer:
         emitted.meta = {"scope": _scope(node)}
         return emitted
 
-    def _raised_path(self, stem: str, module: nn.Module) -> str:
+    def _owner(self, node: fx.Node) -> nn.Module:
+        """The module whose `forward` made a node."""
+        return self.modules.get(_scope(node), self.root)
+
+    def _raised_path(self, stem: str, module: nn.Module, training: bool) -> str:  # noqa: FBT001
         """A path for a raised module; a second use of the same parameters is the same module."""
         known = self.objects.get(stem)
         if isinstance(known, nn.Module) and _same(known, module):
             return stem
         path = self.paths.fresh(stem)
-        module.training = self.modules.get(parent(path), self.root).training
+        module.training = training
         self.objects[path] = module
         return path
-
-    def _write_dropout(self, node: fx.Node) -> fx.Node:
-        """Functional dropout becomes a module where it follows the mode of the model."""
-        bound = _DROPOUT_ARGUMENTS.bind(*node.args, **node.kwargs)
-        bound.apply_defaults()
-        a = SimpleNamespace(**bound.arguments)
-        owner = self.modules.get(_scope(node), self.root)
-        if a.training is not owner.training or not isinstance(a.p, float | int):
-            copied = self._copy(node)
-        else:
-            row = ModuleRow("dropout", "input", (), make=lambda _: None)
-            module = _DROPOUTS[node.target](a.p)
-            copied = self._emit_module(node, row, SimpleNamespace(input=a.input), module)
-        if a.inplace:
-            self._written(node, a.input, copied)
-        return copied
 
     def _tensor(self, value: object) -> object:
         if isinstance(value, fx.Node) and value.op == "get_attr":
@@ -204,6 +209,28 @@ def _scope(node: fx.Node) -> str:
         return ""
     path = str(next(reversed(stack.values()))[0])
     return parent(path) if node.op == "call_module" and path == node.target else path
+
+
+def _positional(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A module's arguments by position as far as they go: `conv(input=x)` as `conv(x)`."""
+    if not kwargs or is_hooked(module):
+        return args, kwargs
+    try:
+        bound = inspect.signature(module.forward).bind(*args, **kwargs)
+    except TypeError:
+        return args, kwargs
+    return bound.args, bound.kwargs
+
+
+def _is_batch_count(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether a subclass of a batch norm counts its batches; the plain class does so itself."""
+    counter = node.args[0] if node.args else None
+    if node.target != "add_" or not isinstance(counter, fx.Node) or counter.op != "get_attr":
+        return False
+    path, _, leaf = str(counter.target).rpartition(".")
+    return leaf == "num_batches_tracked" and isinstance(modules.get(path), _BatchNorm)
 
 
 def _weight_stem(weight: fx.Node) -> str:
@@ -236,16 +263,3 @@ def _same(one: nn.Module, other: nn.Module) -> bool:
         return False
     mine, its = ([id(tensor) for tensor in module.parameters()] for module in (one, other))
     return bool(mine) and mine == its
-
-
-def _refuse_unknown_write(node: fx.Node) -> None:
-    """In-place operations without a row can not be told from their out-of-place form.
-
-    Raises:
-        CaptureError: `node` is one.
-    """
-    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
-    name = str(name)
-    if name.endswith("_") and not name.endswith("__") and name != "requires_grad_":
-        message = f"the in-place operation '{name}' ('{node}') is not supported; use '{name[:-1]}'"
-        raise CaptureError(message)

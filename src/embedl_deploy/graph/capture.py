@@ -1,17 +1,20 @@
 """From a model to the canonical graph."""
 
 import copy
+import inspect
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import Tensor, fx, nn
 
 from embedl_deploy.errors import CaptureError
 from embedl_deploy.graph.canonical import canonicalize
+from embedl_deploy.graph.exported import Inputs, export
 from embedl_deploy.graph.shapes import propagate
-from embedl_deploy.graph.exported import export
 from embedl_deploy.graph.tracer import trace
+
+Method = Literal["auto", "trace", "export"]
 
 _logger = logging.getLogger(__name__)
 
@@ -21,7 +24,8 @@ def capture(
     args: Sequence[Any] | None = None,
     kwargs: Mapping[str, Any] | None = None,
     *,
-    method: Literal["auto", "trace"] = "auto",
+    method: Method = "auto",
+    dynamic_shapes: Any = None,
     copy: bool = True,
 ) -> fx.GraphModule:
     """Capture `model` as a canonical graph; the model itself is never changed.
@@ -32,24 +36,69 @@ def capture(
     Args:
         model: The source model.
         args: Example positional inputs; with them every node gets the shape of its value
-            (`node.meta["val"]`), computed without running the model.
+            (`node.meta["val"]`), computed without running the model. An input that has a
+            default and no example takes the default, and the graph does not have it.
         kwargs: Example keyword inputs.
-        method: `"trace"` is symbolic tracing with `torch.fx`; `"auto"` picks a way that works.
+        method: `"trace"` is symbolic tracing with `torch.fx`, which needs no example inputs.
+            `"export"` is `torch.export`, which takes models whose code depends on shapes; it
+            keeps modules whole all the same. `"auto"` tries the first and falls back to the
+            second, and logs that it did.
+        dynamic_shapes: For `torch.export`, in its own form: which dimensions may vary. By
+            default the first one of every input, where the model's code allows it.
         copy: Whether the graph gets tensors of its own. Without, it shares the model's.
 
     Raises:
         CaptureError: The model can not be traced, or the example inputs do not fit it.
     """
-    if method == "export":
-        own = _copied(model, share=not copy)
-        graph = canonicalize(*export(own, tuple(args), dict(kwargs or {}), None))
-    else:
-        own = _copied(model, share=not copy)
-        graph = canonicalize(own, trace(own))
-    if args is not None or kwargs:
+    if method not in get_args(Method):
+        raise CaptureError(f"capture method {method!r} is not known; use one of {get_args(Method)}")
+    if args is not None and not isinstance(args, Sequence):
+        raise CaptureError(
+            f"args is a {type(args).__name__}; pass the inputs as a tuple: (example,)"
+        )
+    own = _copied(model, share=not copy)
+    given = args is not None or bool(kwargs)
+    inputs = Inputs(tuple(args or ()), dict(kwargs or {}), dynamic_shapes) if given else None
+    graph = _captured(own, inputs, method)
+    if given:
         propagate(graph, tuple(args or ()), dict(kwargs or {}))
     _logger.debug("captured %s: %d nodes", type(model).__name__, len(graph.graph.nodes))
     return graph
+
+
+def _captured(model: nn.Module, inputs: Inputs | None, method: Method) -> fx.GraphModule:
+    """The canonical graph of `model`, whose modules it takes over."""
+    if method == "export" or (method == "auto" and inputs and inputs.dynamic_shapes is not None):
+        return _exported(model, inputs)
+    omitted = _omitted(model, inputs.args, inputs.kwargs) if inputs else ()
+    try:
+        return canonicalize(model, trace(model, omitted))
+    except CaptureError as error:
+        if method == "trace" or inputs is None:
+            raise
+        _logger.info("%s; torch.export is tried", str(error).partition("\n")[0])
+        return _exported(model, inputs)
+
+
+def _exported(model: nn.Module, inputs: Inputs | None) -> fx.GraphModule:
+    if inputs is None:
+        raise CaptureError("capture by torch.export needs example inputs; pass args or kwargs")
+    return canonicalize(model, export(model, inputs))
+
+
+def _omitted(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> frozenset[str]:
+    """Names of inputs that have a default and no example."""
+    try:
+        signature = inspect.signature(model.forward)
+        given = signature.bind_partial(*args, **kwargs).arguments
+    except (TypeError, ValueError):  # propagate() says what does not fit
+        return frozenset()
+    parameters = signature.parameters.values()
+    return frozenset(
+        one.name
+        for one in parameters
+        if one.name not in given and one.default is not inspect.Parameter.empty
+    )
 
 
 def _copied(model: nn.Module, *, share: bool) -> nn.Module:

@@ -1,17 +1,19 @@
 """Capture by `torch.export`: for models whose Python code depends on shapes or values."""
 
+import inspect
 import operator
 from collections.abc import Mapping
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from embedl_deploy.errors import CaptureError
 from embedl_deploy.graph.leaves import LeafCall, Leaves
-from embedl_deploy.graph.respell import respell
+from embedl_deploy.graph.respell import respell, spelling_of
 from embedl_deploy.graph.tracer import Tracer, source_line
 
 _OPENED = (nn.Identity, nn.Flatten)
@@ -33,29 +35,101 @@ _DROPPED = frozenset({_ATEN._assert_tensor_metadata.default})  # noqa: SLF001 - 
 """Operations that only check what the example inputs showed."""
 
 
-def export(
-    model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    dynamic_shapes: Any = None,
-) -> tuple[nn.Module, fx.Graph]:
-    """The graph of `model`, as `torch.export` sees it, and the module whose tensors it names.
+@dataclass(frozen=True)
+class Inputs:
+    """Example inputs, and which of their dimensions may vary.
+
+    Attributes:
+        args: Positional inputs.
+        kwargs: Inputs by name.
+        dynamic_shapes: As `torch.export.export` takes it; `None` lets the first dimension of
+            every tensor vary where the model's code allows it.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    dynamic_shapes: Any = None
+
+
+def export(model: nn.Module, inputs: Inputs) -> fx.Graph:
+    """The graph of `model`, as `torch.export` sees it, with modules kept whole.
+
+    Constants that the model's code makes become buffers of `model`.
 
     Raises:
         CaptureError: `torch.export` can not take the model.
     """
     leaves = Leaves()
-    try:
-        with leaves.kept(_leaf_modules(model)):
-            program = torch.export.export(
-                model, args, dict(kwargs), dynamic_shapes=dynamic_shapes, strict=False
-            )
-    except Exception as error:  # torch raises what it likes
-        raise _export_error(model, error) from error
+    with leaves.kept(_leaf_modules(model)):
+        program = _functional(_program(model, inputs))
     unlifted = program.module(check_guards=False)
     graph = _Reader(leaves, program).read(unlifted.graph)
     _adopt_constants(model, unlifted, graph)
-    return model, graph
+    return graph
+
+
+def _program(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
+    if inputs.dynamic_shapes is None and (program := _any_batch(model, inputs)) is not None:
+        return program
+    try:
+        return _export(model, inputs)
+    except Exception as error:  # torch raises what it likes
+        raise _export_error(model, error) from error
+
+
+def _functional(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The program without in-place operations that the operations table does not have.
+
+    Writes to parts of a tensor, above all: what else has that memory is known to torch alone.
+    """
+    writes = [node for node in program.graph.nodes if _writes(node)]
+    return program.run_decompositions({}) if writes else program
+
+
+def _writes(node: fx.Node) -> bool:
+    if not isinstance(node.target, torch._ops.OpOverload):  # noqa: SLF001 - has no public name
+        return False
+    known = node.target in _SAME_VALUE or spelling_of(node.target) is not None
+    return node.target._schema.is_mutable and not known  # noqa: SLF001 - the only way to ask
+
+
+def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
+    args, kwargs, dynamic_shapes = inputs.args, inputs.kwargs, inputs.dynamic_shapes
+    return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+
+
+def _any_batch(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram | None:
+    """The program for batches of any size, or `None` where the model's code fixes the size."""
+    tree = (inputs.args, inputs.kwargs)
+    tensors = [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+    sizes = {leaf.shape[0] if leaf.dim() else None for leaf in tensors}
+    if len(sizes) != 1 or None in sizes:
+        return None
+    args, kwargs = pytree.tree_map_only(Tensor, _two_or_more, tree)
+    shapes = pytree.tree_map(lambda leaf: _first_varies if isinstance(leaf, Tensor) else None, tree)
+    dynamic = (*shapes[0],) if not kwargs else _named(model, shapes)
+    try:
+        program = _export(model, Inputs(args, kwargs, dynamic))
+    except Exception:  # noqa: BLE001 - torch raises what it likes; the export with the sizes given says why
+        return None
+    found = [
+        node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs
+    ]
+    values = [node.meta["val"] for node in found if isinstance(node.meta.get("val"), Tensor)]
+    return program if all(isinstance(one.shape[0], torch.SymInt) for one in values) else None
+
+
+def _two_or_more(tensor: Tensor) -> Tensor:
+    """torch.export takes a size of one for a constant."""
+    return tensor if tensor.shape[0] > 1 else tensor.repeat(2, *[1] * (tensor.dim() - 1))
+
+
+_first_varies = {0: torch.export.Dim.AUTO}
+
+
+def _named(model: nn.Module, shapes: Any) -> dict[str, Any]:
+    names = tuple(inspect.signature(model.forward).parameters)
+    return dict(zip(names, shapes[0], strict=False)) | shapes[1]
 
 
 def _leaf_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -152,7 +226,11 @@ def _plain(tree: Any) -> Any:
     if isinstance(tree, Mapping):
         return {key: _plain(one) for key, one in tree.items()}
     if isinstance(tree, tuple | list):
-        return type(tree)(map(_plain, tree)) if type(tree) in {tuple, list} else tuple(map(_plain, tree))
+        return (
+            type(tree)(map(_plain, tree))
+            if type(tree) in {tuple, list}
+            else tuple(map(_plain, tree))
+        )
     return tree
 
 

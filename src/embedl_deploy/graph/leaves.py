@@ -48,7 +48,9 @@ class LeafCall:
         tree = pytree.tree_unflatten(self.result, self.result_spec)
         named = pytree.tree_flatten_with_path(tree)[0]
         steps = [keys for keys, leaf in named if leaf is _HOLE]
-        return [tuple(getattr(key, "idx", getattr(key, "key", None)) for key in keys) for keys in steps]
+        return [
+            tuple(getattr(key, "idx", getattr(key, "key", None)) for key in keys) for keys in steps
+        ]
 
     def rebuilt(self, tensors: Any) -> Any:
         """The result with `tensors`, or nodes, in the holes."""
@@ -74,7 +76,7 @@ class Leaves:
         before, _recording = _recording, self.calls
         try:
             for path, module in modules.items():
-                module.forward = self._recorder(path, module.forward)  # type: ignore[method-assign]
+                module.forward = self._recorder(path, module.forward)
             yield
         finally:
             _recording = before
@@ -103,10 +105,10 @@ class Leaves:
 
 
 _recording: list[LeafCall] = []
-_library = torch.library.Library("embedl_deploy", "DEF")  # noqa: TOR901 - lives as long as the process
+_library = torch.library.Library("embedl_deploy", "DEF")
 _library.define("leaf(Tensor[] inputs, int call) -> Tensor[]")
 
 
-@torch.library.register_fake("embedl_deploy::leaf", lib=_library)
+@torch.library.register_fake("embedl_deploy::leaf", lib=_library)  # type: ignore[untyped-decorator]
 def _fake(inputs: list[Tensor], call: int) -> list[Tensor]:
     return _recording[call].run(inputs)

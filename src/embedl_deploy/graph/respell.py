@@ -19,24 +19,28 @@ def respell(node: fx.Node) -> None:
     Most ATen operations take the arguments of the function of the same name in `torch` or
     `torch.nn.functional`; those that do not are in `_ARGUMENTS`.
     """
-    name = node.target.__name__.partition(".")[0]  # type: ignore[union-attr]
-    args, kwargs = _ARGUMENTS.get(name.removesuffix("_"), _as_they_are)(node.args, node.kwargs)
-    spelling = _spelling(name)
+    spelling = spelling_of(node.target)
     if spelling is None:
         return
-    node.args, node.kwargs = args, kwargs
+    adapt = _ARGUMENTS.get(_name(node.target).removesuffix("_"))
+    if adapt is not None:
+        node.args, node.kwargs = adapt(node.args, node.kwargs)
     if isinstance(spelling, str):
         node.op = "call_method"
     node.target = spelling
 
 
-def _spelling(name: str) -> Spelling | None:
+def _name(target: Any) -> str:
+    """`add_` of `aten.add_.Tensor`."""
+    name: str = target.__name__.partition(".")[0]
+    return name
+
+
+def spelling_of(target: Any) -> Spelling | None:
+    """The spelling that the operations table has for an ATen operation."""
+    name = _name(target)
     candidates = (getattr(torch, name, None), getattr(F, name, None), name)
     return next((one for one in candidates if one is not None and TABLE.find(one)), None)
-
-
-def _as_they_are(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
-    return args, kwargs
 
 
 def _pooling(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
@@ -46,7 +50,7 @@ def _pooling(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
     return args, kwargs
 
 
-def _dropout(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+def _dropout(args: tuple[Any, ...], _: dict[str, Any]) -> Arguments:
     return args[:2], {"training": args[2]}
 
 

@@ -58,7 +58,8 @@ class ModuleRow(Row):
 
     Attributes:
         make: Builds the module from the bound arguments, get-attribute nodes replaced by
-            their tensors; `None` when this use has no module form.
+            their tensors, and `owner`, the module whose `forward` makes the call; `None` when
+            this use has no module form.
         inputs: How many leading arguments the module is called with.
     """
 

@@ -158,10 +158,15 @@ def _bind(
         CaptureError: Too many, too few or unknown inputs.
     """
     nodes = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    if nodes and str(nodes[-1].target).startswith("*") and len(args) >= len(nodes):
+        args = (*args[: len(nodes) - 1], args[len(nodes) - 1 :])
     if len(args) > len(nodes):
         message = f"the model takes {len(nodes)} inputs, {len(args)} example inputs were given"
         raise CaptureError(message)
     named = {str(node.target): node for node in nodes}
+    twice = [str(node.target) for node in nodes[: len(args)] if node.target in kwargs]
+    if twice:
+        raise CaptureError(f"the input {twice[0]!r} is given by position and by name")
     if unknown := sorted(set(kwargs) - set(named)):
         message = f"the model has no input {unknown[0]!r}; it has {sorted(named)}"
         raise CaptureError(message)

@@ -1,7 +1,7 @@
 """Symbolic tracing that keeps fused modules whole and says where it had to stop."""
 
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from embedl_deploy.errors import CaptureError
+from embedl_deploy.graph.proxies import TensorProxy, ValueProxy
 from embedl_deploy.modules import LeafModule
 
 RANDOM_DEPTH = ("StochasticDepth", "DropPath")
@@ -16,11 +17,16 @@ RANDOM_DEPTH = ("StochasticDepth", "DropPath")
 
 
 class Tracer(fx.Tracer):
-    """`torch.fx`'s tracer with the library's leaves; tensors are looked up in constant time."""
+    """`torch.fx`'s tracer with the library's leaves; tensors are looked up in constant time.
 
-    def __init__(self) -> None:
+    Args:
+        omitted: Inputs that take their default value; the graph does not have them.
+    """
+
+    def __init__(self, omitted: Collection[str] = ()) -> None:
         super().__init__(autowrap_functions=())
         self._names: dict[int, str] = {}
+        self._omitted = omitted
 
     def trace(
         self,
@@ -39,11 +45,31 @@ class Tracer(fx.Tracer):
             return True
         return plain_base(m) is not None or super().is_leaf_module(m, module_qualified_name)
 
+    def create_args_for_root(
+        self,
+        root_fn: Callable[..., Any],
+        is_module: bool,  # noqa: FBT001 - torch's signature
+        concrete_args: Any = None,
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        """The arguments of the model, with defaults for those that are omitted."""
+        function, args = super().create_args_for_root(root_fn, is_module, concrete_args)
+        return function, [self._given(argument) for argument in args]
+
+    def _given(self, argument: Any) -> Any:
+        if not isinstance(argument, fx.Proxy) or argument.node.target not in self._omitted:
+            return argument
+        self.graph.erase_node(argument.node)
+        return argument.node.args[0]
+
     def create_arg(self, a: Any) -> Any:
         """A node argument for `a`; a parameter or buffer becomes a get-attribute node."""
         if isinstance(a, Tensor) and (name := self._names.get(id(a))):
             return self.create_node("get_attr", name, (), {})
         return super().create_arg(a)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """The stand-in for a value while the model's code runs."""
+        return ValueProxy(node, self)
 
     def getattr(
         self,
@@ -51,12 +77,14 @@ class Tracer(fx.Tracer):
         attr_val: Any,
         parameter_proxy_cache: dict[str, Any],
     ) -> Any:
-        """A module attribute; a parameter becomes one get-attribute node, however often read."""
-        if not isinstance(attr_val, nn.Parameter) or id(attr_val) not in self._names:
+        """A module attribute; a tensor becomes one get-attribute node, however often read."""
+        if not isinstance(attr_val, Tensor) or id(attr_val) not in self._names:
             return attr_val
         name = self._names[id(attr_val)]
         if name not in parameter_proxy_cache:
-            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+            make = lambda node: TensorProxy(node, self, attr_val)  # noqa: E731
+            proxy = self.create_proxy("get_attr", name, (), {}, proxy_factory_fn=make)
+            parameter_proxy_cache[name] = proxy
         return parameter_proxy_cache[name]
 
 
@@ -92,8 +120,23 @@ def plain_base(module: nn.Module) -> type[nn.Module] | None:
     return None
 
 
-def trace(model: nn.Module) -> fx.Graph:
+def is_hooked(module: nn.Module) -> bool:
+    """Whether calling a module runs code besides the `forward` of its class."""
+    hooks = (
+        module._forward_hooks,  # noqa: SLF001 - torch has no public way to ask
+        module._forward_pre_hooks,  # noqa: SLF001
+        module._backward_hooks,  # noqa: SLF001
+        module._backward_pre_hooks,  # noqa: SLF001
+    )
+    return any(hooks) or "forward" in vars(module)
+
+
+def trace(model: nn.Module, omitted: Collection[str] = ()) -> fx.Graph:
     """The graph of `model`, as `torch.fx` traces it; of a graph module, the one it has.
+
+    Args:
+        model: What to trace.
+        omitted: Inputs that take their default value.
 
     Raises:
         CaptureError: The model's Python code depends on tensor values or shapes.
@@ -101,7 +144,7 @@ def trace(model: nn.Module) -> fx.Graph:
     if isinstance(model, fx.GraphModule):
         return model.graph
     try:
-        return Tracer().trace(model)
+        return Tracer(omitted).trace(model)
     except CaptureError:
         raise
     except Exception as error:

@@ -112,7 +112,16 @@ Tree = Op | Fork | Chain
 
 
 def op(name: str, *kinds: type[nn.Module] | Callable[..., Any] | str, **options: Any) -> Op:
-    """An operation of one of `kinds`, bound to `name`; see `Op` for the options."""
+    """An operation of one of `kinds`, bound to `name`; see `Op` for the options.
+
+    Raises:
+        PatternError: There is no kind, or one is neither a module class nor a function.
+    """
+    if not kinds:
+        raise PatternError(f"op({name!r}) names no module class and no function")
+    for kind in kinds:
+        if not callable(kind) and not isinstance(kind, str):
+            raise PatternError(f"op({name!r}) takes module classes and functions, not {kind!r}")
     return Op(name, kinds, **options)
 
 
@@ -122,17 +131,33 @@ def hole(name: str) -> Hole:
 
 
 def optional(operation: Op) -> Optional:
-    """An operation that may be missing."""
+    """An operation that may be missing.
+
+    Raises:
+        PatternError: It is no operation.
+    """
+    _check("optional()", (operation,), Op)
     return Optional(operation)
 
 
 def wildcard(name: str, *ops: Op) -> Wildcard:
-    """Any run of the listed operations."""
+    """Any run of the listed operations.
+
+    Raises:
+        PatternError: The list is empty or holds something else.
+    """
+    _check(f"wildcard({name!r})", ops, Op)
     return Wildcard(name, ops)
 
 
 def fork(operation: Op, *inputs: Tree | Hole) -> Fork:
-    """An operation with several inputs."""
+    """An operation with several inputs.
+
+    Raises:
+        PatternError: It has no inputs, or one that is neither a tree nor a hole.
+    """
+    _check("fork()", (operation,), Op)
+    _check("fork()", inputs, Op | Fork | Chain | Hole)
     return Fork(operation, inputs)
 
 
@@ -140,16 +165,54 @@ def chain(*steps: Op | Optional | Wildcard | Fork) -> Chain:
     """A sequence of operations.
 
     Raises:
-        PatternError: It is empty, a fork stands elsewhere than first, or it begins or ends
-            with a wildcard.
+        PatternError: It is empty, a fork stands elsewhere than first, or a wildcard does not
+            stand between two operations.
     """
-    if not steps or all(isinstance(step, Optional | Wildcard) for step in steps):
+    _check("chain()", steps, Op | Optional | Wildcard | Fork)
+    if all(isinstance(step, Optional | Wildcard) for step in steps):
         raise PatternError("a chain needs at least one operation that is always there")
     if any(isinstance(step, Fork) for step in steps[1:]):
         raise PatternError("a fork has its inputs within itself; it can only begin a chain")
-    if isinstance(steps[0], Wildcard) or isinstance(steps[-1], Wildcard):
-        raise PatternError("a wildcard stands between two operations, not at the end of a chain")
+    for index, step in enumerate(steps):
+        if isinstance(step, Wildcard):
+            _check_between(steps[:index], steps[index + 1 :])
     return Chain(steps)
+
+
+def _check(word: str, given: tuple[object, ...], kinds: Any) -> None:
+    wrong = [one for one in given if not isinstance(one, kinds)]
+    if not given or wrong:
+        what = repr(wrong[0]) if wrong else "nothing"
+        known = " or ".join(kind.__name__ for kind in getattr(kinds, "__args__", (kinds,)))
+        raise PatternError(f"{word} is given {what}; it takes {known}")
+
+
+def _check_between(before: tuple[object, ...], behind: tuple[object, ...]) -> None:
+    """What stands before a wildcard is always there, and so is something behind it."""
+    always = any(isinstance(step, Op) for step in behind)
+    if not before or not isinstance(before[-1], Op | Fork) or not always:
+        raise PatternError(
+            "a wildcard stands between two operations that are always there, not at an end of a "
+            "chain nor beside a word for something that may be missing"
+        )
+
+
+def operations(tree: Tree | Hole | Optional | Wildcard) -> Iterator[Op]:
+    """Every operation of a tree, in order."""
+    match tree:
+        case Op():
+            yield tree
+        case Optional():
+            yield tree.op
+        case Wildcard():
+            yield from tree.ops
+        case Fork():
+            for source in tree.inputs:
+                yield from operations(source)
+            yield tree.op
+        case Chain():
+            for step in tree.steps:
+                yield from operations(step)
 
 
 def names(tree: Tree | Hole | Optional | Wildcard) -> Iterator[str]:

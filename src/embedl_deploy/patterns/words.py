@@ -39,6 +39,6 @@ def item(index: int) -> Op:
     """One item of an operation that returns several."""
 
     def is_item(call: Any) -> bool:
-        return isinstance(call, Call) and call.args[1:] == (index,)
+        return isinstance(call, Call) and type(call.args[1]) is int and call.args[1] == index
 
     return op("item", operator.getitem, predicate=is_item)

@@ -1,7 +1,7 @@
 """Applying matches to a draft."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import fx, nn
@@ -30,7 +30,7 @@ def fuse(draft: Draft, match: Match, bound: Mapping[str, Any], calls: Counter[st
     _check_fused(match.pattern, module)
     module.qdq_points = match.qdq_points
     head, root = match.binding.all_nodes()[0], match.binding.all_nodes()[-1]
-    module.training = _mode(draft, match.binding)
+    module.training = _mode(draft, match.binding.all_nodes())
     path = match.path
     if head.op != "call_module" or calls[path] > 1:
         path = draft.paths.fresh(path)
@@ -55,7 +55,7 @@ def convert(
     module: nn.Module = call(match.pattern, match.pattern.build, bound)
     if not isinstance(module, nn.Module):
         raise PatternError(f"{match.pattern.name}.build() returned {module!r}, which is no module")
-    module.train(_mode(draft, match.binding))
+    _set_mode(module, draft, match.binding)
     args, kwargs = _arguments(match.binding)
     inputs = tuple(dict.fromkeys(_nodes((args, kwargs))))
     inner = canonicalize(module, trace_call(module, inputs, args, kwargs))
@@ -85,9 +85,22 @@ def _check_fused(pattern: Pattern, module: object) -> None:
             )
 
 
-def _mode(draft: Draft, binding: Binding) -> bool:
-    modules = [node for node in binding.all_nodes() if node.op == "call_module"]
-    return draft.module(modules[0]).training if modules else draft.source.training
+def _set_mode(module: nn.Module, draft: Draft, binding: Binding) -> None:
+    """Train or eval mode for what a conversion made; the model's own modules keep theirs."""
+    matched = [draft.module(node) for node in binding.all_nodes() if node.op == "call_module"]
+    own = {id(part) for one in matched for part in one.modules()}
+    mode = _mode(draft, binding.all_nodes()[::-1])
+    for part in module.modules():
+        if id(part) not in own:
+            part.training = mode
+
+
+def _mode(draft: Draft, nodes: Sequence[fx.Node]) -> bool:
+    """The mode of the first of the modules, or of the module that makes the first call."""
+    modules = [node for node in nodes if node.op == "call_module"]
+    if modules:
+        return draft.module(modules[0]).training
+    return draft.mode(str(nodes[0].meta.get("scope", "")))
 
 
 def _arguments(binding: Binding) -> tuple[tuple[Any, ...], dict[str, Any]]:

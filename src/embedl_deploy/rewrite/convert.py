@@ -58,6 +58,7 @@ class _Worklist:
             self.queued.discard(node)
             if node not in self.dead:
                 self._visit(node)
+        self.finder.explain(self.patterns)
         return tuple(self.done), self.finder.refusals
 
     def _visit(self, node: fx.Node) -> None:
@@ -71,20 +72,25 @@ class _Worklist:
 
     def _apply(self, match: Match) -> None:
         old = match.binding.all_nodes()
-        trail = max((self.trails.get(node, ()) for node in old), key=len)
-        trail = (*trail, match.pattern.name)
+        trail = (*self._trail(old), match.pattern.name)
         _check_trail(trail, match)
         new = convert(self.draft, match, self.finder.arguments(match), self.calls)
         self.dead.update(old)
         for node in new:
             self.trails[node] = trail
-            self._push(node)
-            for user in node.users:
-                self._push(user)
+            for touched in (node, *node.users):
+                self._push(touched)
+
+    def _trail(self, nodes: Sequence[fx.Node]) -> tuple[str, ...]:
+        """The conversions that led here; with each of the model's own nodes it begins anew."""
+        if any(node not in self.trails for node in nodes):
+            return ()
+        return max((self.trails[node] for node in nodes), key=len)
 
     def _push(self, node: fx.Node) -> None:
+        """Put a node in front, so that what never ends shows before the graph has grown."""
         if node not in self.queued and self._may_match(node):
-            self.pending.append(node)
+            self.pending.appendleft(node)
             self.queued.add(node)
 
     def _may_match(self, node: fx.Node) -> bool:

@@ -8,7 +8,7 @@ from torch import fx, nn
 
 from embedl_deploy.graph.canonical import remove_dead
 from embedl_deploy.graph.facts import Facts
-from embedl_deploy.graph.paths import Paths, graph_module
+from embedl_deploy.graph.paths import Paths, graph_module, parent
 from embedl_deploy.graph.shapes import targets
 
 
@@ -43,6 +43,13 @@ class Draft:
         found: nn.Module = self.objects[str(node.target)]
         return found
 
+    def mode(self, scope: str) -> bool:
+        """Whether the module at `scope` in the source is in train mode."""
+        try:
+            return self.source.get_submodule(scope).training
+        except AttributeError:  # it has no parameters and no modules in the graph
+            return self.source.training
+
     def is_shared(self, module: nn.Module) -> bool:
         """Whether a parameter of `module` is used at more than one place."""
         if self._uses is None:
@@ -60,8 +67,14 @@ class Draft:
         return ()
 
     def calls(self) -> Counter[str]:
-        """How often each module is called."""
-        return Counter(str(node.target) for node in self.graph.nodes if node.op == "call_module")
+        """How often each module is called, or read: `conv.weight` reads `conv`."""
+        used: Counter[str] = Counter()
+        for node in self.graph.nodes:
+            if node.op == "call_module":
+                used[str(node.target)] += 1
+            elif node.op == "get_attr":
+                used[parent(str(node.target))] += 1
+        return used
 
     def finish(self) -> fx.GraphModule:
         """The graph module of the draft as it is now; the draft is spent."""

@@ -9,8 +9,9 @@ from torch import fx
 
 from embedl_deploy.errors import PatternError
 from embedl_deploy.graph.paths import join
+from embedl_deploy.graph.tracer import is_hooked
 from embedl_deploy.patterns import Pattern
-from embedl_deploy.patterns.tree import names
+from embedl_deploy.patterns.tree import Op, names, operations
 from embedl_deploy.rewrite.draft import Draft
 from embedl_deploy.rewrite.matcher import Binding, Matcher, escapes, keys
 from embedl_deploy.rewrite.plan import Match, Refusal
@@ -29,6 +30,7 @@ class Finder:
         self._matcher = Matcher(draft.objects, _depths(draft.graph))
         self._claimed: set[fx.Node] = set()
         self._refused: dict[tuple[str, fx.Node, str], Refusal] = {}
+        self._fitted: set[fx.Node] = set()
 
     @property
     def refusals(self) -> tuple[Refusal, ...]:
@@ -49,7 +51,23 @@ class Finder:
             for node in _candidates(variant, index, order)
             if (match := self._claim(pattern, variant, node))
         ]
+        self.explain(patterns)
         return tuple(sorted(found, key=lambda match: order[match.binding.all_nodes()[0]]))
+
+    def explain(self, patterns: Sequence[Pattern]) -> None:
+        """Refuse operations that fit no tree because all uses of their value are outside it."""
+        for pattern in patterns:
+            escaping = [one for one in operations(pattern.tree) if one.escape]
+            for node in self._draft.graph.nodes if escaping else ():
+                if node in self._fitted:
+                    continue
+                for operation in escaping:
+                    self._explain(pattern, operation, node)
+
+    def _explain(self, pattern: Pattern, operation: Op, node: fx.Node) -> None:
+        if operation.escape and self._matcher.fits(operation, node):
+            refusal = Refusal(pattern.name, node_path(node), operation.escape)
+            self._refused[pattern.name, node, refusal.reason] = refusal
 
     def at(self, pattern: Pattern, node: fx.Node) -> Match | None:
         """A match of `pattern` whose last operation is `node`."""
@@ -65,16 +83,33 @@ class Finder:
         return match
 
     def _try(self, pattern: Pattern, variant: Variant, node: fx.Node) -> Match | None:
-        binding = self._matcher.match(variant, node)
-        if binding is None or not self._claimed.isdisjoint(binding.all_nodes()):
-            return None
-        match = Match(pattern, self._path(binding), self._paths(binding), binding)
-        reason = self._escape_reason(variant, binding) or self._refusal(match)
-        if reason is None:
-            return match
-        refusal = Refusal(pattern.name, match.path, reason)
-        self._refused[pattern.name, node, reason] = refusal
+        declined: list[Refusal] = []
+        for binding in self._matcher.match(variant, node):
+            if not self._claimed.isdisjoint(binding.all_nodes()):
+                continue
+            self._fitted.update(binding.all_nodes())
+            match = Match(pattern, self._path(binding), self._paths(binding), binding)
+            reason = self._reason(variant, match)
+            if reason is None:
+                return match
+            declined.append(Refusal(pattern.name, match.path, reason))
+        for refusal in declined:
+            self._refused[pattern.name, node, refusal.reason] = refusal
         return None
+
+    def _reason(self, variant: Variant, match: Match) -> str | None:
+        """Why a match can not be used, if it can not."""
+        binding = match.binding
+        hooked = self._hook_reason(binding)
+        return self._escape_reason(variant, binding) or hooked or self._refusal(match)
+
+    def _hook_reason(self, binding: Binding) -> str | None:
+        """A fused kernel runs no Python code; a hook could change what it computes."""
+        nodes = [node for node in binding.all_nodes() if node.op == "call_module"]
+        hooked = [node for node in nodes if is_hooked(self._draft.module(node))]
+        if not hooked:
+            return None
+        return f"'{node_path(hooked[0])}' has hooks; remove them from the model before"
 
     def _refusal(self, match: Match) -> str | None:
         pattern = match.pattern

@@ -65,9 +65,9 @@ class Matcher:
         self._objects = objects
         self._depths = depths
 
-    def match(self, variant: Variant, node: fx.Node) -> Binding | None:
-        """Where the variant's operations are when its root is `node`, or `None`."""
-        return next(self._step(variant.root, node), None)
+    def match(self, variant: Variant, node: fx.Node) -> Iterator[Binding]:
+        """The ways in which the variant's operations can lie when its root is `node`."""
+        return self._step(variant.root, node)
 
     def bound(self, node: fx.Node) -> nn.Module | Call:
         """What a pattern gets to see of a node."""
@@ -82,7 +82,8 @@ class Matcher:
             return tensor
         return Value(shape(node))
 
-    def _fits(self, operation: Op, node: object) -> bool:
+    def fits(self, operation: Op, node: object) -> bool:
+        """Whether a node is the operation, whatever stands around it."""
         if not isinstance(node, fx.Node) or node.op not in {"call_module", "call_function"}:
             return False
         if not any(key in operation.kinds for key in keys(node, self._objects)):
@@ -90,9 +91,9 @@ class Matcher:
         return operation.predicate is None or operation.accepts(self.bound(node))
 
     def _step(self, step: Step, node: object) -> Iterator[Binding]:
-        if not self._fits(step.op, node):
+        if not self.fits(step.op, node):
             return
-        assert isinstance(node, fx.Node)  # noqa: S101 - _fits says so
+        assert isinstance(node, fx.Node)  # noqa: S101 - fits() says so
         own = Binding({step.op.name: node})
         if not step.sources:
             yield Binding({step.op.name: node}, (node,))
@@ -125,8 +126,8 @@ class Matcher:
         """The longest run first; it is collected in a loop, however long it is."""
         found: list[fx.Node] = []
         ends = [node]
-        while any(self._fits(operation, ends[-1]) for operation in run.wildcard.ops):
-            assert isinstance(ends[-1], fx.Node)  # noqa: S101 - _fits says so
+        while any(self.fits(operation, ends[-1]) for operation in run.wildcard.ops):
+            assert isinstance(ends[-1], fx.Node)  # noqa: S101 - fits() says so
             found.append(ends[-1])
             ends.append(ends[-1].args[0] if ends[-1].args else None)
         for count in range(len(found), -1, -1):

@@ -37,7 +37,7 @@ class Match:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """What tells this match from all others of the same model and patterns."""
+        """What the match is, in words; matches of one shared module have the same."""
         return (self.pattern.name, *self.operations)
 
 

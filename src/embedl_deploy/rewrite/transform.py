@@ -1,6 +1,7 @@
 """The two stages in one place: conversions, then fusions."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from torch import fx
@@ -56,8 +57,8 @@ def apply_transformation_plan(plan: TransformationPlan) -> Result:
     """
     if plan._converted is None:  # noqa: SLF001 - the plan is of this module
         raise PlanError("this plan was applied before; get a new one for a second result")
-    off = frozenset(match.key for match in plan.matches if not match.apply)
-    if any(match.key in off and match.pattern.stage is Stage.CONVERSION for match in plan.matches):
+    off = frozenset(key for key, match in _keyed(plan.matches) if not match.apply)
+    if any(not match.apply and match.pattern.stage is Stage.CONVERSION for match in plan.matches):
         plan_now = _find(plan._captured, plan._patterns, off)  # noqa: SLF001
     else:
         plan_now = plan
@@ -70,11 +71,11 @@ def apply_transformation_plan(plan: TransformationPlan) -> Result:
 def _instances(patterns: Patterns) -> tuple[Pattern, ...]:
     if isinstance(patterns, str) or not isinstance(patterns, Sequence):
         raise PatternError(f"patterns is a {type(patterns).__name__}; pass a list or a tuple")
-    made = tuple(one() if isinstance(one, type) else one for one in patterns)
-    for one in made:
-        if not isinstance(one, Pattern) or not hasattr(one, "tree"):
+    for one in patterns:
+        kind = one if isinstance(one, type) else type(one)
+        if not issubclass(kind, Pattern) or not hasattr(kind, "tree"):
             raise PatternError(f"{one!r} in the list of patterns is no Pattern with a tree")
-    return made
+    return tuple(one() if isinstance(one, type) else one for one in patterns)
 
 
 def _find(
@@ -90,8 +91,17 @@ def _find(
     return TransformationPlan((*converted, *found), refusals, captured, patterns, draft)
 
 
+def _keyed(matches: Sequence[Match]) -> Iterator[tuple[tuple[str, ...], Match]]:
+    """Matches with what tells each from all others: one of a shared module also its number."""
+    seen: Counter[tuple[str, ...]] = Counter()
+    for match in matches:
+        number = seen[match.key]
+        seen[match.key] += 1
+        yield (*match.key, str(number)) if number else match.key, match
+
+
 def _fuse_all(draft: Draft, plan: TransformationPlan, off: frozenset[tuple[str, ...]]) -> Result:
-    applied = tuple(match for match in plan.matches if match.key not in off)
+    applied = tuple(match for key, match in _keyed(plan.matches) if key not in off)
     finder, calls = Finder(draft), draft.calls()
     bound = [
         (match, finder.arguments(match)) for match in applied if match.pattern.stage is Stage.FUSION

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from embedl_deploy.modules import AttentionMask, MHAInProjection, ScaledDotProductAttention
-from embedl_deploy.patterns import MULTIHEAD_ATTENTION, ConversionPattern, Site, chain, item
+from embedl_deploy.patterns import MULTIHEAD_ATTENTION, ConversionPattern, chain, item
 
 _WEIGHTS_USED = "the model uses the attention weights, which a fused kernel does not give"
 
@@ -15,12 +15,9 @@ class DecomposeMultiheadAttentionPattern(ConversionPattern):
 
     tree = chain(MULTIHEAD_ATTENTION.named("mha").escaping(_WEIGHTS_USED), item(0))
 
-    def refuse(self, mha: nn.MultiheadAttention, site: Site) -> str | None:
+    def refuse(self, mha: nn.MultiheadAttention) -> str | None:
         if mha.bias_k is not None or mha.add_zero_attn:
             return "it adds a bias or a zero to keys and values (add_bias_kv, add_zero_attn)"
-        shape = site.input_shape("mha")
-        if not mha.batch_first and shape is not None and len(shape) == 2:
-            return "its input has no batch dimension; use batch_first=True"
         return None
 
     def build(self, mha: nn.MultiheadAttention) -> nn.Module:
@@ -55,5 +52,5 @@ class DecomposedAttention(nn.Module):
         if attn_mask is not None or key_padding_mask is not None:
             merged = self.mask(q, attn_mask, key_padding_mask)
         output = self.attention(q, k, v, merged)
-        output = self.out_proj(output.transpose(-3, -2).flatten(-2))
-        return output if self.batch_first else output.transpose(0, 1)
+        output = output.transpose(-3, -2) if self.batch_first else output.movedim(-2, 0)
+        return self.out_proj(output.flatten(-2))
