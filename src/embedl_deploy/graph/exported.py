@@ -2,6 +2,7 @@
 
 import inspect
 import operator
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import attrgetter
@@ -95,7 +96,10 @@ def _writes(node: fx.Node) -> bool:
 
 def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     args, kwargs, dynamic_shapes = inputs.args, inputs.kwargs, inputs.dynamic_shapes
-    return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+    with warnings.catch_warnings():
+        # A recurrent layer sets up its list of weights again (torch 2.13); torch takes that back.
+        warnings.filterwarnings("ignore", "The tensor attributes .* were assigned during export")
+        return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
 
 
 def _any_batch(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram | None:

@@ -1,0 +1,230 @@
+"""Capture by torch.export: the same graph as by tracing, and models that tracing refuses."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from embedl_deploy import capture, transform
+from embedl_deploy.errors import CaptureError
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, padding=1)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 8, 3, padding=1)
+        self.bn2 = nn.BatchNorm2d(8)
+        self.relu = nn.ReLU(inplace=True)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(x))
+        out += x
+        x = F.relu(out)
+        return self.head(F.dropout(x.mean((2, 3)), 0.5, self.training))
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(16)
+        self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        x = x + self.attention(y, y, y, need_weights=False)[0]
+        return x + self.mlp(x)
+
+
+class Functional(nn.Module):
+    """Weights of its own, functions in place of modules, a convolution padded to "same"."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 3, 3, 3))
+        self.scale = nn.Parameter(torch.rand(4))
+        self.shift = nn.Parameter(torch.rand(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.gelu(F.conv2d(x, self.weight, padding="same"))
+        x = F.layer_norm(x.permute(0, 2, 3, 1), (4,), self.scale, self.shift)
+        x = F.max_pool2d(x.permute(0, 3, 1, 2), 2)
+        return F.hardtanh(x, 0.0, 6.0) + F.avg_pool2d(x, 3, 1, 1)
+
+
+class Pair(nn.Module):
+    """Two inputs, results in a dict, one of them a constant of the code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 6)
+        self.lstm = nn.LSTM(6, 4, batch_first=True)
+
+    def forward(self, x: Tensor, other: Tensor) -> dict[str, Any]:
+        out, (hidden, _) = self.lstm(self.linear(x) + other)
+        return {"out": out, "hidden": [hidden * torch.tensor([2.0])], "none": None}
+
+
+class WritesSlices(nn.Module):
+    """Writes to parts of a tensor, which tracing can not express."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        base = torch.zeros_like(y)
+        base[:, :2] = y[:, 2:]
+        view = base[:, 2:]
+        view += 1.0
+        return base * y
+
+
+class Branches(nn.Module):
+    """Python code that depends on the shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] % 2:
+            x = F.pad(x, (0, 1))
+        for _ in range(len(x.shape) - 2):
+            x = self.conv(x)[:, :3]
+        return x
+
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...]]] = {
+    "residual": (Residual, (torch.randn(2, 3, 8, 8),)),
+    "attention": (Attention, (torch.randn(2, 5, 16),)),
+    "functional": (Functional, (torch.randn(2, 3, 8, 8),)),
+    "pair": (Pair, (torch.randn(2, 3, 6), torch.randn(2, 3, 6))),
+}
+UNTRACEABLE: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...]]] = {
+    "writes slices": (WritesSlices, (torch.randn(2, 3, 8, 8),)),
+    "branches": (Branches, (torch.randn(2, 3, 8, 7),)),
+}
+
+
+def assert_same(expected: Any, actual: Any) -> None:
+    left, right = pytree.tree_leaves(expected), pytree.tree_leaves(actual)
+    assert len(left) == len(right)
+    for one, other in zip(left, right, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_both_ways_give_the_same_matches(name: str) -> None:
+    make, args = MODELS[name]
+    model = make().eval()
+    traced = transform(model, args, method="trace")
+    exported = transform(model, args, method="export")
+    assert exported.fused == traced.fused
+    assert exported.fused
+    found = [(match.pattern.name, match.path) for match in exported.matches]
+    assert found == [(match.pattern.name, match.path) for match in traced.matches]
+    assert_same(model(*args), exported.model(*args))
+
+
+@pytest.mark.parametrize("name", {**MODELS, **UNTRACEABLE})
+def test_the_exported_graph_computes_the_same_at_other_batch_sizes(name: str) -> None:
+    make, args = {**MODELS, **UNTRACEABLE}[name]
+    model = make().eval()
+    graph = capture(model, tuple(one[:1] for one in args), method="export")
+    for size in (1, 2, 5):
+        batch = tuple(torch.cat([one] * 3)[:size] for one in args)
+        assert_same(model(*batch), graph(*batch))
+
+
+@pytest.mark.parametrize("name", UNTRACEABLE)
+def test_auto_falls_back_to_export_and_says_so(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    make, args = UNTRACEABLE[name]
+    model = make().eval()
+    with pytest.raises(CaptureError):
+        capture(model, args, method="trace")
+    with caplog.at_level(logging.INFO, logger="embedl_deploy"):
+        result = transform(model, args)
+    assert "torch.export is tried" in caplog.text
+    assert result.fused["FusedConvBN"] >= 1
+    assert_same(model(*args), result.model(*args))
+
+
+def test_parameters_are_the_models_own_under_their_paths() -> None:
+    model = Residual()
+    graph = capture(model, (torch.randn(2, 3, 8, 8),), method="export", copy=False)
+    own = dict(model.named_parameters())
+    assert {name: id(one) for name, one in graph.named_parameters()} == {
+        name: id(one) for name, one in own.items()
+    }
+
+
+def test_training_goes_on_as_in_the_source() -> None:
+    model = Residual().train()
+    graph = capture(model, (torch.randn(2, 3, 8, 8),), method="export")
+    assert graph.training
+    x = torch.randn(4, 3, 8, 8)
+    torch.manual_seed(1)
+    expected = model(x)
+    torch.manual_seed(1)
+    torch.testing.assert_close(graph(x), expected)
+    torch.testing.assert_close(graph.bn1.running_mean, model.bn1.running_mean)
+    assert not torch.equal(graph(x), graph(x))
+
+
+def test_the_source_model_is_left_as_it_was() -> None:
+    model = Attention().train()
+    before = {name: one.clone() for name, one in model.state_dict().items()}
+    capture(model, (torch.randn(2, 5, 16),), method="export")
+    assert model.training
+    assert all("forward" not in vars(module) for module in model.modules())
+    assert all(torch.equal(one, before[name]) for name, one in model.state_dict().items())
+
+
+def test_a_recurrent_layer_stays_whole() -> None:
+    make, args = MODELS["pair"]
+    graph = capture(make(), args, method="export")
+    assert any(isinstance(module, nn.LSTM) for module in graph.modules())
+
+
+def test_dynamic_shapes_are_those_asked_for() -> None:
+    height = torch.export.Dim("height", min=4, max=64)
+    graph = capture(
+        Functional().eval(), (torch.randn(1, 3, 8, 8),), dynamic_shapes=({2: 2 * height},)
+    )
+    assert graph(torch.randn(1, 3, 16, 8)).shape[2] == 8
+
+
+def test_export_needs_inputs() -> None:
+    with pytest.raises(CaptureError, match="needs example inputs"):
+        capture(Residual(), method="export")
+
+
+def test_a_model_that_no_way_takes_names_its_line() -> None:
+    class Impossible(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if float(x.sum()) > 0:  # the line
+                return x
+            return -x
+
+    with pytest.raises(CaptureError, match=r"if float\(x.sum\(\)\) > 0"):
+        capture(Impossible(), (torch.randn(2, 3),))
+
+
+def test_an_input_that_is_a_container_is_refused() -> None:
+    class Listed(nn.Module):
+        def forward(self, xs: list[Tensor]) -> Tensor:
+            return xs[0] + xs[1]
+
+    with pytest.raises(CaptureError, match="container"):
+        capture(Listed(), ([torch.randn(2), torch.randn(2)],), method="export")
