@@ -110,3 +110,15 @@ def in_fresh_process(function: Callable[..., Any], *args: Any) -> Any:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(function, *args).result()
+
+
+def resident(key: str) -> float:
+    """Resident memory of this process in MiB, now (VmRSS) or at its peak (VmHWM).
+
+    Not from `getrusage`, whose peak a new process inherits from the one that started it.
+    """
+    status = Path("/proc/self/status")
+    if not status.exists():
+        raise SystemExit("peak memory is read from /proc/self/status, which Linux has")
+    line = next(line for line in status.read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1]) / 1024

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from _bars import Figure, finish, in_fresh_process, median, say, seconds, show, spread
+from _bars import Figure, finish, in_fresh_process, median, resident, say, seconds, show, spread
 from _chains import CHAINS
 from torch import nn
 
@@ -148,25 +148,13 @@ def memory() -> list[Figure]:
 def peak_memory(name: str, copy: bool) -> tuple[float, float]:  # noqa: FBT001
     """MiB that building and transforming a model adds at its peak, and MiB of its tensors."""
     import_torchvision()
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     model = load_model(f"torchvision:{name}")
     result = transform(model, (torch.zeros(_EXAMPLE),), copy=copy)
-    peak = _resident("VmHWM")
+    peak = resident("VmHWM")
     assert result.matches
     tensors = (*model.parameters(), *model.buffers())
     return peak - before, sum(tensor.nbytes for tensor in tensors) / MIB
-
-
-def _resident(key: str) -> float:
-    """Resident memory of this process in MiB, now (VmRSS) or at its peak (VmHWM).
-
-    Not from `getrusage`, whose peak a new process inherits from the one that started it.
-    """
-    status = Path("/proc/self/status")
-    if not status.exists():
-        raise SystemExit("peak memory is read from /proc/self/status, which Linux has")
-    line = next(line for line in status.read_text().splitlines() if line.startswith(key))
-    return int(line.split()[1]) / 1024
 
 
 if __name__ == "__main__":

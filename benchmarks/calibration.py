@@ -1,0 +1,125 @@
+"""How fast calibration is beside the plain forward of the model, and whether memory grows.
+
+Run it on a machine with nothing else to do: python benchmarks/calibration.py
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from _bars import Figure, finish, in_fresh_process, median, resident, say, seconds, show, spread
+from torch import Tensor, fx
+
+from embedl_deploy import transform
+from embedl_deploy.cli.models import load_model
+from embedl_deploy.quantize import (
+    MinMaxObserver,
+    PercentileObserver,
+    QuantConfig,
+    QuantStub,
+    TensorQuantConfig,
+    calibrate,
+    insert_qdq,
+)
+
+MODELS = ("resnet50", "mobilenet_v2", "vit_b_16")
+OBSERVERS = {"min-max": MinMaxObserver, "percentile": partial(PercentileObserver, 99.99)}
+THROUGHPUT = {"min-max": 0.8}
+MEMORY_MODEL = "mobilenet_v2"
+_SHAPE = (3, 224, 224)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print and write; gives 1 where a bar is missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here too")
+    parser.add_argument("--models", nargs="+", default=MODELS, help="models of torchvision")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each (default: 5)")
+    parser.add_argument("--batches", type=int, default=3, help="batches in a run (default: 3)")
+    parser.add_argument("--batch-size", type=int, default=4)
+    options = parser.parse_args(arguments)
+    figures = []
+    for name in options.models:
+        say(f"{name}, calibration beside the plain forward")
+        sizes = (options.rounds, options.batches, options.batch_size)
+        figures += in_fresh_process(throughput, name, *sizes)
+    show("Throughput of calibration, plain forward of the fused model = 1", figures)
+    grown = []
+    for observer in OBSERVERS:
+        say(f"{MEMORY_MODEL}, memory with {observer}")
+        grown.append(in_fresh_process(growth, observer, 30, options.batch_size))
+    show(f"Memory that {MEMORY_MODEL} gathers while it is calibrated", grown)
+    return finish([*figures, *grown], options.json)
+
+
+def throughput(name: str, rounds: int, batches: int, batch_size: int) -> list[Figure]:
+    """How many samples a second, over those of the plain forward, by observer."""
+    fused, data = _fused(name), list(_data(batches, batch_size))
+    models = {observer: _with_stubs(fused, observer) for observer in OBSERVERS}
+    _forward(fused, data[:1])
+    for model in models.values():
+        calibrate(model, data[:1])
+    plain: list[float] = []
+    taken: dict[str, list[float]] = {observer: [] for observer in OBSERVERS}
+    for _ in range(rounds):  # interleaved, so that a slow minute of the machine slows all
+        plain.append(seconds(lambda: _forward(fused, data)))
+        for observer, model in models.items():
+            taken[observer].append(seconds(partial(calibrate, model, data)))
+    figures = []
+    for observer, runs in taken.items():
+        shares = [one / other for one, other in zip(plain, runs, strict=True)]
+        rate = batches * batch_size / median(runs)
+        details = f"{rate:.1f} samples/s, {spread(shares)}"
+        bar = THROUGHPUT.get(observer)
+        figures.append(
+            Figure(f"{name}, {observer}", median(shares), "×", bar, "higher", details=details)
+        )
+    return figures
+
+
+def growth(observer: str, batches: int, batch_size: int) -> Figure:
+    """MiB by which the process grows from a third of the batches to the last."""
+    model = _with_stubs(_fused(MEMORY_MODEL), observer)
+    seen: list[float] = []
+    data = _data(batches, batch_size)
+    calibrate(model, data, progress=lambda *_: seen.append(resident("VmRSS")))
+    first = batches // 3
+    grown = max(seen[first:]) - max(seen[:first])
+    bar = _observed_mib(model) * batch_size
+    details = f"over {batches - first} batches; bar: what the stubs see of one batch"
+    return Figure(f"{observer}, growth", max(0.0, grown), "MiB", bar, details=details)
+
+
+def _observed_mib(model: fx.GraphModule) -> float:
+    """MiB of the activations that reach stubs, for one sample: what an observer might keep."""
+    stubs = {path for path, module in model.named_modules() if isinstance(module, QuantStub)}
+    nodes = [node for node in model.graph.nodes if node.target in stubs]
+    assert len(nodes) == len(stubs)
+    return sum(node.meta["val"].nbytes for node in nodes) / 2**20
+
+
+def _fused(name: str) -> fx.GraphModule:
+    return transform(load_model(f"torchvision:{name}"), (torch.zeros(1, *_SHAPE),)).model
+
+
+def _with_stubs(fused: fx.GraphModule, observer: str) -> fx.GraphModule:
+    return insert_qdq(fused, QuantConfig(TensorQuantConfig(observer=OBSERVERS[observer])))
+
+
+def _data(batches: int, batch_size: int) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(batches):
+        yield torch.randn(batch_size, *_SHAPE, generator=generator)
+
+
+def _forward(model: fx.GraphModule, data: Sequence[Tensor]) -> None:
+    with torch.no_grad():
+        for batch in data:
+            model(batch)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
