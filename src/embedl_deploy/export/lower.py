@@ -10,6 +10,7 @@ import copy
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from embedl_deploy.errors import ExportError
@@ -114,7 +115,9 @@ class GlobalAveragePool(nn.Module):
     """Average over height and width as the one ONNX operator that TensorRT has a kernel for."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
-        """Pool. Shapes: (N, C, H, W) to (N, C, 1, 1)."""
+        """Pool. Shapes: (N, C, H, W) to (N, C, 1, 1); without N, the operator would read it."""
+        if input.dim() != 4:
+            return F.adaptive_avg_pool2d(input, 1)
         shape = (*input.shape[:-2], 1, 1)
         return torch.onnx.ops.symbolic(
             "GlobalAveragePool", (input,), dtype=input.dtype, shape=shape

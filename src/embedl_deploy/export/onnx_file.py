@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from embedl_deploy.errors import ExportError, MissingExtraError
+from embedl_deploy.errors import ExportError
 from embedl_deploy.export.files import written_beside
 from embedl_deploy.export.lower import lower
+from embedl_deploy.export.runtime import require
+from embedl_deploy.quantize.calibrate import first_line
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -28,7 +30,7 @@ _logger = logging.getLogger(__name__)
 
 def export_onnx(
     model: fx.GraphModule,
-    args: Sequence[Any],
+    args: Sequence[Any] | Tensor,
     path: str | Path,
     *,
     dynamic_batch: bool = False,
@@ -43,7 +45,7 @@ def export_onnx(
 
     Args:
         model: The model of a transform result, or what `quantize` made of it.
-        args: Example inputs.
+        args: Example inputs; a single tensor may stand by itself.
         path: The file. A model above 2 GiB puts its weights into `path` + `.data`.
         dynamic_batch: Whether the first dimension of every input may vary.
         input_names: Names of the inputs; by default those of the model's `forward`.
@@ -58,24 +60,18 @@ def export_onnx(
         MissingExtraError: The packages of the `onnx` extra are not installed.
     """
     target = Path(path)
-    _require_onnx()
+    for package in ("onnx", "onnxscript", "onnx_ir"):
+        require(package, "ONNX export")
     if not isinstance(model, fx.GraphModule):
         raise ExportError(f"export_onnx takes a transformed model, not a {type(model).__name__}")
     lowered = lower(model)
+    inputs = (args,) if isinstance(args, Tensor) else tuple(args)
     with written_beside(target) as beside:
-        proto = _export(lowered, tuple(args), dynamic_batch=dynamic_batch)
+        proto = _export(lowered, inputs, dynamic_batch=dynamic_batch)
         _rename(proto, input_names, output_names)
         _save(proto, beside)
         _check(beside)
     return target
-
-
-def _require_onnx() -> None:
-    for package in ("onnx", "onnxscript", "onnx_ir"):
-        try:
-            __import__(package)
-        except ImportError:
-            raise MissingExtraError(package, "onnx", "ONNX export") from None
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], *, dynamic_batch: bool) -> "onnx_ir.Model":
@@ -83,7 +79,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], *, dynamic_batch: bool) -> 
     if dynamic_batch:
         args = pytree.tree_map_only(Tensor, _two, args)
         batch = torch.export.Dim("batch")
-        dynamic_shapes = pytree.tree_map_only(Tensor, lambda _: {0: batch}, args)
+        dynamic_shapes = pytree.tree_map(lambda one: {0: batch} if _has_rows(one) else None, args)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -101,16 +97,21 @@ def _export(model: nn.Module, args: tuple[Any, ...], *, dynamic_batch: bool) -> 
     return program.model
 
 
+def _has_rows(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0
+
+
 def _two(tensor: Tensor) -> Tensor:
     """At least two rows: torch.export takes a size of one for a constant."""
-    return tensor if tensor.shape[0] > 1 else tensor.repeat(2, *[1] * (tensor.dim() - 1))
+    single = _has_rows(tensor) and tensor.shape[0] == 1
+    return tensor.repeat(2, *[1] * (tensor.dim() - 1)) if single else tensor
 
 
 def _reason(error: BaseException) -> str:
     """The innermost cause in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _rename(

@@ -1,5 +1,6 @@
 """Running ONNX files with ONNX Runtime on the CPU."""
 
+import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,9 @@ class OnnxModel:
     """
 
     def __init__(self, model: str | Path | bytes, *, threads: int | None = None) -> None:
-        ort = _onnxruntime()
+        require("onnxruntime", "running ONNX files")
+        import onnxruntime as ort
+
         options = ort.SessionOptions()
         options.add_session_config_entry("session.disable_quant_qdq", "1")
         options.log_severity_level = 3
@@ -54,7 +57,8 @@ class OnnxModel:
     @property
     def batch_size(self) -> int | None:
         """The first dimension of the first input, where the file fixes it."""
-        size = self._session.get_inputs()[0].shape[0]
+        shapes = [one.shape for one in self._session.get_inputs()]
+        size = shapes[0][0] if shapes and shapes[0] else None
         return size if isinstance(size, int) else None
 
     def __call__(self, *args: Tensor, **kwargs: Tensor) -> dict[str, Tensor]:
@@ -82,9 +86,13 @@ class OnnxModel:
         return {name: tensor.detach().cpu().numpy() for name, tensor in named.items()}
 
 
-def _onnxruntime() -> Any:
+def require(package: str, purpose: str) -> None:
+    """Hold that a package of the `onnx` extra is installed.
+
+    Raises:
+        MissingExtraError: It is not.
+    """
     try:
-        import onnxruntime as ort
+        importlib.import_module(package)
     except ImportError:
-        raise MissingExtraError("onnxruntime", "onnx", "running ONNX files") from None
-    return ort
+        raise MissingExtraError(package, "onnx", purpose) from None

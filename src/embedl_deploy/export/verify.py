@@ -7,9 +7,10 @@ integers that the file computed, and a difference is that of the layers since th
 """
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from operator import itemgetter
+from functools import partial
+from operator import length_hint
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,17 @@ from torch.utils.hooks import RemovableHandle
 
 from embedl_deploy.errors import VerificationError
 from embedl_deploy.export.parity import Parity, StubParity
-from embedl_deploy.export.runtime import OnnxModel
+from embedl_deploy.export.runtime import OnnxModel, require
 from embedl_deploy.quantize import QuantStub
-from embedl_deploy.quantize.calibrate import Progress, call_arguments
+from embedl_deploy.quantize.calibrate import (
+    Progress,
+    call_arguments,
+    check_batches,
+    device_of,
+    first_line,
+    moved,
+)
+from embedl_deploy.quantize.rounding import in_steps
 
 _MARK = "/integers"
 """Ends the names of the outputs that are added to see a stub's integers."""
@@ -51,9 +60,10 @@ def verify_onnx(
             is no data.
         MissingExtraError: ONNX Runtime is not installed.
     """
-    total = len(data) if isinstance(data, Sized) else None
+    total = length_hint(data) or None
+    check_batches(data)
     with _runtime(Path(path), stubs=stubs) as runtime, _eval(model):
-        comparison = _Comparison(model, runtime)
+        comparison = _Comparison(model, runtime, stubs=stubs)
         for done, batch in enumerate(data, 1):
             comparison.add(batch)
             if progress is not None:
@@ -66,47 +76,65 @@ def verify_onnx(
 class _Comparison:
     """Runs batches through both and collects the differences."""
 
-    def __init__(self, model: fx.GraphModule, runtime: OnnxModel) -> None:
+    def __init__(self, model: fx.GraphModule, runtime: OnnxModel, *, stubs: bool) -> None:
         self.model = model
         self.runtime = runtime
         self.parity = Parity()
-        self.inputs = sum(node.op == "placeholder" for node in model.graph.nodes)
+        self.inputs = [str(node.target) for node in model.graph.nodes if node.op == "placeholder"]
+        self.device = device_of(model)
         named = model.named_modules()
         self.stubs = {path: one for path, one in named if isinstance(one, QuantStub)}
+        self.compare_stubs = stubs
 
     def add(self, batch: Any) -> None:
-        args, kwargs = call_arguments(batch, self.inputs)
-        for piece, named in _pieces(args, kwargs, self.runtime.batch_size):
-            computed = self.runtime(*piece, **named)
+        args, kwargs = call_arguments(batch, len(self.inputs))
+        ordered = {name: kwargs[name] for name in self.inputs if name in kwargs} | kwargs
+        for piece, named in _pieces(args, ordered, self.runtime.batch_size):
+            computed = self.runtime(*_tensors((piece, named)))
             marked = [name for name in computed if name.endswith(_MARK)]
             integers = {name.removesuffix(_MARK): computed.pop(name) for name in marked}
-            with torch.no_grad():
-                self._compare_outputs(self.model(*piece, **named), computed)
-                self._compare_stubs(piece, named, integers)
+            for one, other in self._pairs(self._simulate(piece, named), computed):
+                self.parity.add(one, other)
+            if self.compare_stubs:
+                self._compare_stubs(piece, named, integers, computed)
 
-    def _compare_outputs(self, simulated: Any, computed: Mapping[str, Tensor]) -> None:
-        tensors = [one for one in pytree.tree_leaves(simulated) if isinstance(one, Tensor)]
-        if len(tensors) != len(computed):
+    def _simulate(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+        with torch.no_grad():
+            output = self.model(*moved(args, self.device), **moved(kwargs, self.device))
+        return [one.cpu() for one in _tensors(output)]
+
+    def _pairs(
+        self, simulated: Sequence[Tensor], computed: Mapping[str, Tensor]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        if len(simulated) != len(computed):
             raise VerificationError(
-                f"the model has {len(tensors)} outputs and the file {len(computed)}: it was not "
+                f"the model has {len(simulated)} outputs and the file {len(computed)}: it was not "
                 "exported from this model"
             )
-        for one, (name, other) in zip(tensors, computed.items(), strict=True):
+        for one, (name, other) in zip(simulated, computed.items(), strict=True):
             if one.shape != other.shape:
                 raise VerificationError(
                     f"output '{name}' has shape {tuple(other.shape)} in the file and "
                     f"{tuple(one.shape)} in the model"
                 )
-            self.parity.add(one, other)
+            yield one, other
 
     def _compare_stubs(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], integers: Mapping[str, Tensor]
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        integers: Mapping[str, Tensor],
+        computed: Mapping[str, Tensor],
     ) -> None:
-        if not integers:
-            return
-        hooks = [self._follow(path, computed) for path, computed in integers.items()]
+        if self.stubs and not integers:
+            raise VerificationError(
+                f"the model has {len(self.stubs)} stubs and the file quantizes nothing: it was not "
+                "exported from this model"
+            )
+        hooks = [self._follow(path, values) for path, values in integers.items()]
         try:
-            self.model(*args, **kwargs)
+            for one, other in self._pairs(self._simulate(args, kwargs), computed):
+                self.parity.add_rounding(one, other)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -118,11 +146,21 @@ class _Comparison:
             raise VerificationError(f"the file quantizes at '{path}', where the model has no stub")
         parity = self.parity.stubs.setdefault(path, StubParity(path))
 
-        def follow(stub: QuantStub, _: object, output: Tensor) -> Tensor:
-            parity.add((output / stub.scale).round(), computed)
-            return computed.to(output) * stub.scale.to(output)
+        def follow(stub: QuantStub, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+            steps = in_steps(inputs[0], stub.scale).clamp(stub.lowest, stub.highest)
+            if steps.shape != computed.shape:
+                raise VerificationError(
+                    f"'{path}' has shape {tuple(computed.shape)} in the file and "
+                    f"{tuple(steps.shape)} in the model"
+                )
+            parity.add(steps.cpu(), computed)
+            return (computed.to(steps) * stub.scale).to(output)
 
         return stub.register_forward_hook(follow)
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [one for one in pytree.tree_leaves(tree) if isinstance(one, Tensor)]
 
 
 @contextmanager
@@ -140,9 +178,13 @@ def _runtime(path: Path, *, stubs: bool) -> Iterator[OnnxModel]:
 
 
 def _write_with_integers(path: Path, copy: Path) -> None:
+    require("onnx_ir", "verification")
     import onnx_ir
 
-    model = onnx_ir.load(path)
+    try:
+        model = onnx_ir.load(path)
+    except Exception as error:  # protobuf raises what it likes
+        raise VerificationError(f"'{path}' is not an ONNX file: {first_line(error)}") from error
     for node in model.graph:
         if node.op_type == "QuantizeLinear" and node.name:
             output = node.outputs[0]
@@ -157,12 +199,18 @@ def _pieces(
 ) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
     """A batch in pieces of the size that the file fixes; whole where it fixes none."""
     tree = (args, dict(kwargs))
-    tensors = [one for one in pytree.tree_leaves(tree) if isinstance(one, Tensor)]
-    if size is None or not tensors or tensors[0].dim() == 0:
+    rows = next((one.shape[0] for one in _tensors(tree)[:1] if one.dim()), None)
+    if size is None or rows is None or rows == size:
         yield tree
         return
-    for start in range(0, tensors[0].shape[0] - size + 1, size):
-        yield pytree.tree_map_only(Tensor, itemgetter(slice(start, start + size)), tree)
+    for start in range(0, rows - size + 1, size):
+        yield pytree.tree_map_only(Tensor, partial(_cut, rows, start, size), tree)
+
+
+def _cut(rows: int, start: int, size: int, tensor: Tensor) -> Tensor:
+    """A piece of what goes with the batch; a tensor of another size is for all of it."""
+    along = tensor.dim() > 0 and tensor.shape[0] == rows
+    return tensor[start : start + size] if along else tensor
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from embedl_deploy.graph.aliases import Aliases
 from embedl_deploy.graph.ops import TABLE
 from embedl_deploy.graph.paths import Paths, graph_module, join, parent
+from embedl_deploy.graph.proxies import is_rank
 from embedl_deploy.graph.rows import FunctionRow, ModuleRow, Row
 from embedl_deploy.graph.tracer import is_hooked, plain_base
 from embedl_deploy.graph.writes import without_write
@@ -109,8 +110,13 @@ class _Writer:
         return path
 
     def _write_operation(self, node: fx.Node) -> Any:
+        """Write a call; an assertion of a number of dimensions would only hide what it asks."""
         if node.target is operator.getitem:
             return self._write_item(node)
+        if node.target is torch._assert and is_rank(node.args[0]):  # noqa: SLF001 - as above
+            return None
+        if _is_batch_count(node, self.modules):
+            return self.current[node.all_input_nodes[0]]
         row = TABLE.find(node.target)
         bound = row.bind(node.args, node.kwargs) if row else None
         written = self._write_row(node, row, bound) if row and bound else None
@@ -132,8 +138,6 @@ class _Writer:
 
     def _write_other(self, node: fx.Node) -> Any:
         """An operation that the table does not have; it keeps its spelling, but never writes."""
-        if _is_batch_count(node, self.modules):
-            return self.current[node.all_input_nodes[0]]
         plain = without_write(node)
         copied = self._copy(node)
         if plain is not None:

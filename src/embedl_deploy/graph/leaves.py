@@ -74,14 +74,17 @@ class Leaves:
         """While this holds, calls of `modules` go through the operator."""
         global _recording  # noqa: PLW0603 - a registered operator has no other way to its state
         before, _recording = _recording, self.calls
+        own = {path: vars(module).get("forward") for path, module in modules.items()}
         try:
             for path, module in modules.items():
                 module.forward = self._recorder(path, module.forward)
             yield
         finally:
             _recording = before
-            for module in modules.values():
-                del module.forward
+            for path, module in modules.items():
+                vars(module).pop("forward", None)
+                if own[path] is not None:
+                    module.forward = own[path]
 
     def _recorder(self, path: str, forward: Callable[..., Any]) -> Callable[..., Any]:
         def record(*args: Any, **kwargs: Any) -> Any:

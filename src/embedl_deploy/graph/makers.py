@@ -86,8 +86,10 @@ def layer_norm(a: SimpleNamespace) -> nn.Module | None:
 
 
 def attention(a: SimpleNamespace) -> nn.Module | None:
-    """Attention; masks stay inputs."""
+    """Attention; masks stay inputs. What drops weights in eval mode stays a function."""
     if not _constant(a.dropout_p, a.is_causal, a.scale, a.enable_gqa):
+        return None
+    if a.dropout_p and not a.owner.training:
         return None
     return ScaledDotProductAttention(
         dropout=a.dropout_p, is_causal=a.is_causal, scale=a.scale, enable_gqa=a.enable_gqa

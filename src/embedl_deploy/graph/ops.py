@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import fx, nn
 
 from embedl_deploy.graph import makers
 from embedl_deploy.graph.rows import FunctionRow, ModuleRow, Spelling, Table
@@ -155,8 +155,13 @@ _LAYERS = (
 )
 
 
-def _varargs(a: SimpleNamespace) -> tuple[Any, ...]:
-    """`x.permute(0, 2, 1)` and `torch.permute(x, (0, 2, 1))` alike as `(x, (0, 2, 1))`."""
+def _varargs(a: SimpleNamespace) -> tuple[Any, ...] | None:
+    """`x.permute(0, 2, 1)` and `torch.permute(x, (0, 2, 1))` alike as `(x, (0, 2, 1))`.
+
+    A single computed size may be a number or all sizes: such a call keeps its spelling.
+    """
+    if len(a.sizes) == 1 and isinstance(a.sizes[0], fx.Node):
+        return None
     sizes = a.sizes[0] if len(a.sizes) == 1 and isinstance(a.sizes[0], (tuple, list)) else a.sizes
     return (a.input, tuple(sizes))
 

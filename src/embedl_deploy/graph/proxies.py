@@ -67,6 +67,20 @@ def is_size(value: object) -> bool:
     return False
 
 
+def is_rank(value: object) -> bool:
+    """Whether a value follows from numbers of dimensions alone, as `x.ndim == 4` does."""
+    if not isinstance(value, fx.Node):
+        return isinstance(value, int | str)
+    if value.op == "call_method":
+        return value.target in {"dim", "ndimension"}
+    if value.op != "call_function":
+        return False
+    if value.target is getattr:
+        return value.args[1] == "ndim"
+    of_python = getattr(value.target, "__module__", "") == "_operator"
+    return of_python and all(is_rank(argument) for argument in value.args)
+
+
 def _augmented(function: Callable[..., Any], inplace: Callable[..., Any]) -> Callable[..., Any]:
     def assign(self: ValueProxy, other: Any) -> Any:
         target = function if is_size(self.node) else inplace

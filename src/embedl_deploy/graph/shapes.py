@@ -6,7 +6,8 @@ dtypes alone. That is what a fake tensor does as well, at about a tenth of the t
 not run, because it names a device or mixes in constants, goes through `FakeTensorMode`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -110,7 +111,8 @@ class _ShapePass:
                 return self.moved(self.objects[str(node.target)])
             case "call_module":
                 module = self.objects[str(node.target)]
-                return torch.func.functional_call(module, self._state(module), args, kwargs)
+                with _eval_mode(module):
+                    return torch.func.functional_call(module, self._state(module), args, kwargs)
             case "call_method":
                 return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         with torch.device(self.device or "cpu"):
@@ -126,6 +128,19 @@ class _ShapePass:
             return tree
         make = lambda tensor: torch.empty_like(tensor, device=self.device)  # noqa: E731
         return pytree.tree_map_only(Tensor, make, tree)
+
+
+@contextmanager
+def _eval_mode(module: nn.Module) -> Iterator[None]:
+    """Shapes are the same in both modes, and batch norm trains on no single value."""
+    trained = [part for part in module.modules() if part.training]
+    for part in trained:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in trained:
+            part.training = True
 
 
 def _fake(graph: fx.GraphModule, objects: Mapping[str, Any], inputs: Mapping[fx.Node, Any]) -> None:

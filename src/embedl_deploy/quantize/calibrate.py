@@ -1,7 +1,8 @@
 """Calibration: representative data gives every stub its scale."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from operator import length_hint
 from typing import Any
 
 import torch
@@ -35,8 +36,10 @@ def calibrate(
     Raises:
         CalibrationError: There is no data, a batch does not fit the model, or a stub saw no
             data or values that are not finite.
+        QuantizationError: The model has no stubs.
     """
     stubs = stubs_of(model)
+    check_batches(data)
     with _observing(model, stubs):
         count = _run(model, data, progress)
         if not count:
@@ -74,15 +77,35 @@ def quantize(
 
 
 def stubs_of(model: fx.GraphModule) -> dict[str, QuantStub]:
-    """The stubs of a model by path.
+    """The stubs of a model by path, in the order in which they run.
 
     Raises:
         QuantizationError: It has none.
     """
-    stubs = {path: one for path, one in model.named_modules() if isinstance(one, QuantStub)}
+    if not isinstance(model, fx.GraphModule):
+        raise QuantizationError(
+            f"a model from insert_qdq() is needed, not a {type(model).__name__}"
+        )
+    modules = dict(model.named_modules(remove_duplicate=False))
+    called = [str(node.target) for node in model.graph.nodes if node.op == "call_module"]
+    stubs = {path: one for path in called if isinstance(one := modules[path], QuantStub)}
     if not stubs:
         raise QuantizationError("the model has no stubs; put them in with insert_qdq()")
     return stubs
+
+
+def check_batches(data: Iterable[Any]) -> None:
+    """Hold that data is several batches, not one: iterating a tensor would give its rows.
+
+    Raises:
+        CalibrationError: It is a tensor or a dict, or nothing to iterate.
+    """
+    iterable = hasattr(data, "__iter__") or hasattr(data, "__getitem__")
+    if isinstance(data, Tensor | Mapping) or not iterable:
+        raise CalibrationError(
+            f"the data is a {type(data).__name__}; pass a list of batches, a DataLoader or another "
+            "iterable of batches"
+        )
 
 
 @contextmanager
@@ -108,20 +131,19 @@ def _observing(model: fx.GraphModule, stubs: Mapping[str, QuantStub]) -> Iterato
 
 
 def _run(model: fx.GraphModule, data: Iterable[Any], progress: Progress | None) -> int:
-    total = len(data) if isinstance(data, Sized) else None
+    total = length_hint(data) or None
     inputs = sum(node.op == "placeholder" for node in model.graph.nodes)
-    device = next((tensor.device for tensor in model.parameters()), None)
+    device = device_of(model)
     count = 0
     for batch in data:
         args, kwargs = call_arguments(batch, inputs)
         try:
             with torch.no_grad():
-                model(*_moved(args, device), **_moved(kwargs, device))
-        except RuntimeError as error:
-            what = str(error).splitlines()[0]
+                model(*moved(args, device), **moved(kwargs, device))
+        except Exception as error:  # layers raise what they like
             raise CalibrationError(
                 f"calibration batch {count} with {_shapes(args, kwargs)} does not fit the model: "
-                f"{what}"
+                f"{first_line(error)}"
             ) from error
         count += 1
         if progress is not None:
@@ -139,7 +161,18 @@ def call_arguments(batch: Any, inputs: int) -> tuple[tuple[Any, ...], dict[str, 
     return (batch,), {}
 
 
-def _moved(tree: Any, device: torch.device | None) -> Any:
+def device_of(model: fx.GraphModule) -> torch.device | None:
+    """The device of a model's first parameter."""
+    return next((tensor.device for tensor in model.parameters()), None)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; its class where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def moved(tree: Any, device: torch.device | None) -> Any:
+    """The tree with all its tensors on the device."""
     return pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device), tree)
 
 
@@ -158,7 +191,7 @@ def _range(path: str, stub: QuantStub) -> Tensor:
     if not torch.isfinite(largest):
         raise CalibrationError(
             f"values that are not finite (NaN or infinite) reach '{path}' "
-            f"({', '.join(stub.points)}); look for the first such stub in the model's order, and "
-            "check the calibration data and the model's weights"
+            f"({', '.join(stub.points)}), the first such stub in the model's order; check the "
+            "calibration data, and the weights of the layers before it"
         )
     return largest

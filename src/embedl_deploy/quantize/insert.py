@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
+import torch
 from torch import fx
 
 from embedl_deploy.errors import QuantizationError
@@ -30,7 +31,8 @@ def insert_qdq(
         copy: Whether to leave the given model as it is and work on a copy.
 
     Raises:
-        QuantizationError: The model has stubs already, or no Q/DQ point.
+        QuantizationError: The model has stubs already, no Q/DQ point, or a weight to quantize
+            that is not finite.
     """
     model = result.model if isinstance(result, Result) else result
     if not isinstance(model, fx.GraphModule):
@@ -39,12 +41,25 @@ def insert_qdq(
         )
     if any(isinstance(module, QuantStub) for module in model.modules()):
         raise QuantizationError("the model has stubs already; start again from transform()")
+    _check_weights(model)
     model = copying.deepcopy(model) if copy else model
     if not _insert(model, config or QuantConfig()):
         raise QuantizationError(
             "the model has no Q/DQ point: no match declares one; print the result of transform()"
         )
     return model
+
+
+def _check_weights(model: fx.GraphModule) -> None:
+    for path, module in model.named_modules():
+        if not isinstance(module, FusedModule) or QDQPoint.INPUT not in module.qdq_points:
+            continue
+        for weight in module.quantizable_weights():
+            if not torch.isfinite(attrgetter(weight)(module)).all():
+                raise QuantizationError(
+                    f"the weight '{path}.{weight}' has values that are not finite (NaN or "
+                    "infinite); no scale fits it"
+                )
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,19 @@
 They keep no activations, so memory does not grow with the data.
 """
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
 
 from embedl_deploy.errors import QuantizationError
+
+_COUNTABLE = 2**24
+"""How far float32, in which torch.histc counts, knows all integers."""
+
+_SMALLEST = 2.0**-100
+"""Magnitudes below count as zero; the width of a bin stays a normal float32."""
 
 
 class Observer(ABC):
@@ -50,8 +57,9 @@ class MinMaxObserver(Observer):
 class PercentileObserver(Observer):
     """The magnitude that a given share of all values stays below.
 
-    Magnitudes are counted in a histogram. When a batch exceeds its range, the range is doubled
-    by merging neighbouring bins, which loses no count; the result is exact to one bin.
+    Magnitudes are counted in a histogram up to a power of two. When a batch exceeds it, it is
+    doubled by merging neighbouring bins, which loses no count. So the order of the batches does
+    not matter, and the result is exact to one bin.
 
     Args:
         percentile: Share of the values to represent, in percent.
@@ -81,20 +89,24 @@ class PercentileObserver(Observer):
         if not torch.isfinite(self._largest):
             return
         self._grow(self._largest.item())
-        counts = torch.histc(magnitudes, self.bins, 0, self._limit)
-        self._counts = counts.double() if self._counts is None else self._counts + counts.double()
+        limit = min(self._limit, torch.finfo(torch.float32).max)
+        for part in magnitudes.split(_COUNTABLE):
+            counts = torch.histc(part, self.bins, 0, limit).double()
+            self._counts = counts if self._counts is None else self._counts + counts
 
     def _grow(self, largest: float) -> None:
-        if self._limit == 0:
-            self._limit = largest
-        while self._limit < largest:
+        """Raise the limit to the power of two above `largest`."""
+        limit = 2.0 ** math.frexp(max(largest, _SMALLEST))[1]
+        if self._counts is None:
+            self._limit = limit
+            return
+        while self._limit < limit:
             self._limit *= 2
-            if self._counts is not None:
-                merged = self._counts.view(-1, 2).sum(1)
-                self._counts = torch.cat((merged, torch.zeros_like(merged)))
+            merged = self._counts.view(-1, 2).sum(1)
+            self._counts = torch.cat((merged, torch.zeros_like(merged)))
 
     def compute(self) -> Tensor | None:
-        if self._largest is None or self._counts is None:
+        if self._largest is None or self._counts is None or not torch.isfinite(self._largest):
             return self._largest
         reached = self._counts.cumsum(0) >= self._counts.sum() * (self.percentile / 100)
         index = int(reached.int().argmax())

@@ -20,11 +20,16 @@ def fake_quantize(tensor: Tensor, scale: Tensor, lowest: int, highest: int) -> T
         lowest: Smallest integer.
         highest: Largest integer.
     """
-    steps = (tensor / scale).clamp(lowest, highest)
+    steps = in_steps(tensor, scale).clamp(lowest, highest)
     rounded = steps.round()
     if torch.is_grad_enabled():
         rounded = steps + (rounded - steps).detach()
-    return rounded * scale
+    return (rounded * scale).to(tensor.dtype)
+
+
+def in_steps(tensor: Tensor, scale: Tensor) -> Tensor:
+    """`tensor / scale`, at least in float32: a quotient in half precision rounds twice."""
+    return tensor.to(torch.promote_types(tensor.dtype, scale.dtype)) / scale
 
 
 def scale_of(largest: Tensor, highest: int) -> Tensor:

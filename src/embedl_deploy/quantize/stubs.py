@@ -1,6 +1,7 @@
 """The quantizers: one module for activations, one for weights."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +10,23 @@ from embedl_deploy.errors import QuantizationError
 from embedl_deploy.modules import LeafModule
 from embedl_deploy.quantize.config import TensorQuantConfig
 from embedl_deploy.quantize.observers import Observer
-from embedl_deploy.quantize.rounding import fake_quantize, scale_of
+from embedl_deploy.quantize.rounding import fake_quantize, in_steps, scale_of
 
 
-class QuantStub(LeafModule):
+class _Quantizer(nn.Module):
+    """What has a scale. It stays in float32 when the model is cast: half precision has no 1e-8."""
+
+    scale: Tensor
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # noqa: FBT001, FBT002 - torch's signature
+        kept = self.scale
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.scale.dtype != kept.dtype:
+            self.scale = kept.to(self.scale.device)
+        return self
+
+
+class QuantStub(_Quantizer, LeafModule):
     """The activation quantizer of one tensor.
 
     Before calibration it has no scale and refuses to run. While an observer is attached it
@@ -26,8 +40,6 @@ class QuantStub(LeafModule):
         scale: Scalar; not a number before calibration.
         observer: Set while calibrating.
     """
-
-    scale: Tensor
 
     def __init__(self, config: TensorQuantConfig, points: tuple[str, ...] = ()) -> None:
         super().__init__()
@@ -52,7 +64,7 @@ class QuantStub(LeafModule):
             raise QuantizationError(
                 f"the stub at {', '.join(self.points)} has no scale yet; calibrate the model first"
             )
-        return fake_quantize(input, self.scale.to(input.dtype), self.lowest, self.highest)
+        return fake_quantize(input, self.scale, self.lowest, self.highest)
 
     def set_range(self, largest: Tensor) -> None:
         """Set the scale so that the largest integer stands for `largest`."""
@@ -68,7 +80,7 @@ class QuantStub(LeafModule):
         return f"bits={self.config.bits}, scale={scale}, at {', '.join(self.points)}"
 
 
-class WeightFakeQuantize(nn.Module):
+class WeightFakeQuantize(_Quantizer):
     """The quantizer of a weight: symmetric, one scale per output channel (dimension 0).
 
     The range is symmetric, −127 to 127 for 8 bits, so that negating a channel negates its
@@ -83,8 +95,6 @@ class WeightFakeQuantize(nn.Module):
         scale: Shape (channels).
         enabled: Whether to quantize; off while activations are calibrated.
     """
-
-    scale: Tensor
 
     def __init__(self, config: TensorQuantConfig, weight: Tensor) -> None:
         super().__init__()
@@ -108,12 +118,12 @@ class WeightFakeQuantize(nn.Module):
         return fake_quantize(weight, self.scale_for(weight), -self.highest, self.highest)
 
     def scale_for(self, weight: Tensor) -> Tensor:
-        """The scales in the weight's dtype, shaped to broadcast against it."""
-        return self.scale.to(weight.dtype).view(-1, *[1] * (weight.dim() - 1))
+        """The scales, shaped to broadcast against the weight."""
+        return self.scale.view(-1, *[1] * (weight.dim() - 1))
 
     def integers(self, weight: Tensor) -> Tensor:
         """The int8 tensor that stands for a weight; its value times the scale is `forward`'s."""
-        steps = (weight.detach() / self.scale_for(weight)).round()
+        steps = in_steps(weight.detach(), self.scale_for(weight)).round()
         return steps.clamp(-self.highest, self.highest).to(torch.int8)
 
     def extra_repr(self) -> str:

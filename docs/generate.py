@@ -1,0 +1,210 @@
+"""Write the generated parts of the pages in this folder anew: `make docs`.
+
+`reference.md` is generated as a whole. In other pages, what stands between
+`<!-- generated: NAME -->` and `<!-- end -->` is.
+"""
+
+import argparse
+import importlib
+import inspect
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch
+
+from docs._surface import (
+    PACKAGES,
+    describe,
+    exports,
+    first_line,
+    members,
+    tree_text,
+)
+from embedl_deploy import transform
+from embedl_deploy.cli.torchvision_ops import import_torchvision
+from embedl_deploy.patterns import ACTIVATIONS, Pattern, Stage
+from embedl_deploy.tensorrt import (
+    TENSORRT_CONVERSION_PATTERNS,
+    TENSORRT_FUSION_PATTERNS,
+    TENSORRT_MIXED_PRECISION_PATTERNS,
+    TENSORRT_PATTERNS,
+    TENSORRT_SMART_PATTERNS,
+)
+
+FOLDER = Path(__file__).parent
+COUNTED = ("resnet50", "convnext_tiny", "convnext_base", "convnext_large", "vit_b_16")
+_BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write every page; with `--check`, write nothing and give 1 where one is out of date."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="only say what is out of date")
+    check = parser.parse_args(arguments).check
+    stale = {path: text for path, text in pages().items() if _read(path) != text}
+    for path, text in stale.items():
+        print(f"{path.name} is out of date" if check else f"wrote {path.name}")
+        if not check:
+            path.write_text(text, encoding="utf-8")
+    return 1 if check and stale else 0
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def pages() -> dict[Path, str]:
+    """Every page with generated parts, as it should be."""
+    found = {FOLDER / "reference.md": reference()}
+    for path in sorted(FOLDER.glob("*.md")):
+        text = _read(path)
+        if path not in found and _BLOCK.search(text):
+            found[path] = _BLOCK.sub(lambda match: match[1] + BLOCKS[match[2]]() + match[3], text)
+    return found
+
+
+# --- tables ------------------------------------------------------------------------------------
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def code(text: str) -> str:
+    """`text` as code; a bar would end the cell of a table."""
+    return f"`{text}`".replace("|", "\\|") if text else ""
+
+
+def fusions() -> str:
+    """The fusions of TensorRT."""
+    return _pattern_table(TENSORRT_FUSION_PATTERNS)
+
+
+def conversions() -> str:
+    """The conversions of TensorRT."""
+    return _pattern_table(TENSORRT_CONVERSION_PATTERNS)
+
+
+def smart() -> str:
+    """What the smart list has that the full one has not."""
+    return _pattern_table(_added(TENSORRT_SMART_PATTERNS))
+
+
+def mixed() -> str:
+    """What the mixed-precision list has that the smart one has not."""
+    smart_ones = set(TENSORRT_SMART_PATTERNS)
+    added = [one for one in _added(TENSORRT_MIXED_PRECISION_PATTERNS) if one not in smart_ones]
+    return _pattern_table(added)
+
+
+def activations() -> str:
+    """What an activation is."""
+    return ", ".join(code(kind.__name__) for kind in ACTIVATIONS) + "\n"
+
+
+def _added(patterns: Sequence[type[Pattern]]) -> list[type[Pattern]]:
+    known = set(TENSORRT_PATTERNS)
+    return [one for one in patterns if one not in known]
+
+
+def _pattern_table(patterns: Sequence[type[Pattern]]) -> str:
+    if all(one.stage is Stage.CONVERSION for one in patterns):
+        return table(
+            ("Pattern", "Tree", "What it does"),
+            [(code(one.__name__), code(tree_text(one.tree)), first_line(one)) for one in patterns],
+        )
+    header = ("Pattern", "Tree", "Produces", "Q/DQ points", "What it is")
+    return table(header, [_fusion_row(one) for one in patterns])
+
+
+def _fusion_row(pattern: type[Pattern]) -> tuple[str, ...]:
+    produced = inspect.signature(pattern.build).return_annotation.__name__
+    points = ", ".join(code(point.name) for point in pattern.qdq_points)
+    tree = code(tree_text(pattern.tree))
+    return code(pattern.__name__), tree, code(produced), points or "none", first_line(pattern)
+
+
+def counts() -> str:
+    """Fused modules of each model with all patterns."""
+    return _count_table(TENSORRT_PATTERNS)
+
+
+def counts_of_fusions() -> str:
+    """Fused modules of each model with the fusions alone."""
+    return _count_table(TENSORRT_FUSION_PATTERNS)
+
+
+def _count_table(patterns: Sequence[type[Pattern]]) -> str:
+    found = {name: _count(name, patterns) for name in COUNTED}
+    order = [inspect.signature(one.build).return_annotation for one in TENSORRT_FUSION_PATTERNS]
+    kinds = dict.fromkeys(kind.__name__ for kind in order)
+    rows = [
+        (code(kind), *(str(found[name][kind] or "–") for name in COUNTED))
+        for kind in kinds
+        if any(found[name][kind] for name in COUNTED)
+    ]
+    sums = [str(found[name].total()) for name in COUNTED]
+    return table(("", *map(code, COUNTED)), [*rows, ("all", *sums)])
+
+
+def _count(name: str, patterns: Sequence[type[Pattern]]) -> Counter[str]:
+    """On the meta device: the figures need shapes, not weights."""
+    models = importlib.import_module("torchvision.models")
+    with torch.device("meta"):
+        model = models.get_model(name).eval()
+        example = torch.empty(1, 3, 224, 224)
+    return transform(model, (example,), patterns=patterns, copy=False).fused
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    block.__name__: block
+    for block in (fusions, conversions, smart, mixed, activations, counts, counts_of_fusions)
+}
+
+# --- reference ---------------------------------------------------------------------------------
+
+
+def reference() -> str:
+    """The page of names, signatures and first lines of docstrings."""
+    return "".join(_reference_lines())
+
+
+def _reference_lines() -> Iterator[str]:
+    yield "# Reference\n\n"
+    yield "<!-- This page is written by docs/generate.py; run `make docs` to write it anew. -->\n\n"
+    yield "What each package exports: name, signature and the first line of the docstring. The\n"
+    yield "rest of a docstring is in `help(name)`. A base class stands behind `<`.\n\n"
+    for package in PACKAGES:
+        yield f"- [`{package}`](#{package.replace('.', '')})\n"
+    for package in PACKAGES:
+        yield f"\n## `{package}`\n\n{first_line(importlib.import_module(package))}\n"
+        for name, one in exports(package).items():
+            yield from _entry(name, one)
+
+
+def _entry(name: str, one: object) -> Iterator[str]:
+    yield f"\n```text\n{describe(name, one)}\n```\n"
+    told = isinstance(one, type) or inspect.isfunction(one)
+    if told and (line := first_line(one)):
+        yield f"\n{line}\n"
+    if isinstance(one, type):
+        lines = [_member(text, member) for text, member in members(one)]
+        if lines:
+            yield "\n" + "".join(lines)
+
+
+def _member(text: str, member: object) -> str:
+    line = first_line(member) if member is not None else ""
+    return f"- `{text}`" + (f": {line}" if line else "") + "\n"
+
+
+if __name__ == "__main__":
+    import_torchvision()
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""Linear layers and kernels of one operation."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from embedl_deploy.patterns import ACTIVATIONS, QDQPoint
+from embedl_deploy.tensorrt.fusions.linear import LinearPattern, LinearReLUPattern
+from embedl_deploy.tensorrt.fusions.simple import AdaptiveAvgPoolPattern, LayerNormPattern
+from embedl_deploy.tensorrt.precision import FloatAdaptiveAvgPoolPattern
+from tests.cases.case import Case, DoubledLinear, Near, hooked, rand
+from tests.helpers import net
+
+INPUT = (QDQPoint.INPUT,)
+TOKENS = rand((2, 5, 6))
+MAP = rand((2, 3, 8, 8))
+
+
+def weight(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.randn(shape))
+
+
+LINEAR = (
+    *(
+        Case(
+            LinearReLUPattern,
+            lambda kind=kind: nn.Sequential(nn.Linear(6, 4), kind()),  # type: ignore[misc]
+            TOKENS,
+            INPUT,
+            "FusedLinearReLU",
+        )
+        for kind in ACTIVATIONS
+    ),
+    Case(
+        LinearReLUPattern,
+        lambda: nn.Sequential(nn.Linear(6, 4, bias=False), nn.GELU(), nn.Linear(4, 3), nn.ReLU()),
+        rand((7, 6)),
+        INPUT,
+        "FusedLinearReLU",
+        count=2,
+        near=(
+            Near(lambda: nn.Sequential(nn.Linear(6, 4))),
+            Near(lambda: nn.Sequential(nn.Linear(6, 4), nn.Sigmoid())),
+            Near(lambda: nn.Sequential(nn.Linear(6, 4), nn.LayerNorm(4), nn.ReLU())),
+            Near(lambda: nn.Sequential(DoubledLinear(6, 4), nn.ReLU())),
+            Near(lambda: nn.Sequential(hooked(nn.Linear(6, 4)), nn.ReLU()), "'0' has hooks"),
+            Near(
+                lambda: net(lambda m, x: F.gelu(y := m.linear(x)) * y, linear=nn.Linear(6, 4)),
+                "the output of its linear 'linear' is also used by 'mul'",
+            ),
+        ),
+    ),
+    Case(
+        LinearPattern,
+        lambda: net(
+            lambda m, x: F.linear(m.linear(x), m.weight).softmax(-1),
+            linear=nn.Linear(6, 4),
+            weight=weight(3, 4),
+        ),
+        TOKENS,
+        INPUT,
+        "FusedLinear",
+        count=2,
+        near=(
+            Near(lambda: nn.Sequential(DoubledLinear(6, 4))),
+            Near(lambda: nn.Sequential(nn.Conv1d(5, 4, 1))),
+            Near(lambda: net(lambda m, x: x @ m.weight, weight=weight(6, 4))),
+            Near(lambda: nn.Sequential(hooked(nn.Linear(6, 4))), "'0' has hooks"),
+        ),
+    ),
+)
+
+NORM = (
+    Case(
+        LayerNormPattern,
+        lambda: net(
+            lambda m, x: F.layer_norm(m.norm(x), (6,), m.weight, m.shift),
+            norm=nn.LayerNorm((5, 6), eps=0.1),
+            weight=weight(6),
+            shift=weight(6),
+        ),
+        TOKENS,
+        (),
+        "FusedLayerNorm",
+        count=2,
+        near=(
+            Near(lambda: nn.Sequential(nn.GroupNorm(5, 5))),
+            Near(lambda: nn.Sequential(nn.RMSNorm(6))),
+            Near(lambda: net(lambda m, x: F.layer_norm(x, (6,), m.weight * 2), weight=weight(6))),
+            Near(lambda: net(lambda m, x: F.layer_norm(x, (6,), None, m.shift), shift=weight(6))),
+        ),
+    ),
+    Case(
+        LayerNormPattern,
+        lambda: nn.Sequential(
+            nn.LayerNorm(6, elementwise_affine=False), nn.LayerNorm(6, bias=False)
+        ),
+        TOKENS,
+        (),
+        "FusedLayerNorm",
+        count=2,
+    ),
+)
+
+POOL = (
+    Case(
+        AdaptiveAvgPoolPattern,
+        lambda: net(
+            lambda m, x: (
+                m.pool(x),
+                F.adaptive_avg_pool2d(x, 2),
+                F.adaptive_avg_pool2d(x, (None, 3)),
+            ),
+            pool=nn.AdaptiveAvgPool2d((1, 2)),
+        ),
+        MAP,
+        (QDQPoint.INPUT, QDQPoint.OUTPUT),
+        "FusedAdaptiveAvgPool2d",
+        count=3,
+        near=(
+            Near(lambda: nn.Sequential(nn.AdaptiveMaxPool2d(1))),
+            Near(lambda: nn.Sequential(nn.AvgPool2d(8))),
+            Near(lambda: nn.Sequential(nn.AdaptiveAvgPool1d(1)), inputs=rand((2, 3, 8))),
+            Near(lambda: net(lambda _, x: F.adaptive_avg_pool2d(x, x.shape[2] // 2))),
+        ),
+    ),
+    Case(
+        FloatAdaptiveAvgPoolPattern,
+        lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1)),
+        MAP,
+        (),
+        "FusedAdaptiveAvgPool2d",
+    ),
+)
+
+CASES = (*LINEAR, *NORM, *POOL)
