@@ -74,7 +74,11 @@ class Leaves:
         """While this holds, calls of `modules` go through the operator."""
         global _recording  # noqa: PLW0603 - a registered operator has no other way to its state
         before, _recording = _recording, self.calls
-        own = {path: vars(module).get("forward") for path, module in modules.items()}
+        own = {
+            path: vars(module)["forward"]
+            for path, module in modules.items()
+            if "forward" in vars(module)
+        }
         try:
             for path, module in modules.items():
                 module.forward = self._recorder(path, module.forward)
@@ -83,7 +87,7 @@ class Leaves:
             _recording = before
             for path, module in modules.items():
                 vars(module).pop("forward", None)
-                if own[path] is not None:
+                if path in own:
                     module.forward = own[path]
 
     def _recorder(self, path: str, forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,5 +1,6 @@
 """Find, plan, apply: the one driver of all patterns."""
 
+from embedl_deploy.rewrite.coverage import Coverage
 from embedl_deploy.rewrite.plan import Match, Refusal, Result, Unfused
 from embedl_deploy.rewrite.transform import (
     Patterns,
@@ -9,6 +10,7 @@ from embedl_deploy.rewrite.transform import (
 )
 
 __all__ = [
+    "Coverage",
     "Match",
     "Patterns",
     "Refusal",

@@ -9,6 +9,7 @@ from torch import fx
 
 from embedl_deploy.modules import FusedModule, QDQPoint
 from embedl_deploy.patterns import Pattern, Stage
+from embedl_deploy.rewrite.coverage import Coverage
 from embedl_deploy.rewrite.matcher import Binding
 from embedl_deploy.rewrite.table import table
 
@@ -79,11 +80,13 @@ class Result:
         model: The graph, with fused modules in place of the operations they combine.
         matches: What was applied: conversions in the order of application, then fusions.
         refusals: What was declined, with reasons.
+        coverage: How much of the arithmetic is in fused modules; `None` without example inputs.
     """
 
     model: fx.GraphModule
     matches: tuple[Match, ...]
     refusals: tuple[Refusal, ...]
+    coverage: Coverage | None = None
 
     @property
     def fused(self) -> Counter[str]:
@@ -99,7 +102,8 @@ class Result:
         return unfused(self.model, self.refusals)
 
     def __str__(self) -> str:
-        return summary(self.matches, self.refusals, self.unfused)
+        tables = summary(self.matches, self.refusals, self.unfused)
+        return tables if self.coverage is None else f"{tables}\n\n{self.coverage}"
 
 
 def unfused(model: fx.GraphModule, refusals: Sequence[Refusal]) -> tuple[Unfused, ...]:

@@ -10,6 +10,7 @@ from embedl_deploy.errors import PatternError, PlanError
 from embedl_deploy.patterns import Pattern, Stage
 from embedl_deploy.rewrite.apply import fuse
 from embedl_deploy.rewrite.convert import run_conversions
+from embedl_deploy.rewrite.coverage import coverage
 from embedl_deploy.rewrite.draft import Draft
 from embedl_deploy.rewrite.find import Finder
 from embedl_deploy.rewrite.plan import Match, Refusal, Result, summary
@@ -106,6 +107,8 @@ def _fuse_all(draft: Draft, plan: TransformationPlan, off: frozenset[tuple[str, 
     bound = [
         (match, finder.arguments(match)) for match in applied if match.pattern.stage is Stage.FUSION
     ]
+    fused = [node for match, _ in bound for node in match.binding.all_nodes()]
+    covered = coverage(draft.graph.nodes, fused, draft.objects)
     for match, arguments in bound:
         fuse(draft, match, arguments, calls)
-    return Result(draft.finish(), applied, plan.refusals)
+    return Result(draft.finish(), applied, plan.refusals, covered)

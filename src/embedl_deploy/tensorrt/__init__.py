@@ -22,7 +22,40 @@ from embedl_deploy.tensorrt.fusions.conv import (
 )
 from embedl_deploy.tensorrt.fusions.linear import LinearPattern, LinearReLUPattern
 from embedl_deploy.tensorrt.fusions.simple import AdaptiveAvgPoolPattern, LayerNormPattern
-from embedl_deploy.tensorrt.precision import MIXED, SMART
+from embedl_deploy.tensorrt.precision import (
+    MIXED,
+    SMART,
+    FloatAdaptiveAvgPoolPattern,
+    FloatDepthwiseConvBNAddReLUPattern,
+    FloatDepthwiseConvBNPattern,
+    FloatDepthwiseConvBNReLUPattern,
+)
+
+__all__ = [
+    "TENSORRT_CONVERSION_PATTERNS",
+    "TENSORRT_FUSION_PATTERNS",
+    "TENSORRT_MIXED_PRECISION_PATTERNS",
+    "TENSORRT_PATTERNS",
+    "TENSORRT_SMART_PATTERNS",
+    "AdaptiveAvgPoolPattern",
+    "ConvBNAddReLUPattern",
+    "ConvBNPattern",
+    "ConvBNReLUPattern",
+    "DecomposeMultiheadAttentionPattern",
+    "DecomposeShiftedWindowAttentionPattern",
+    "FlattenLinearToConv1x1Pattern",
+    "FloatAdaptiveAvgPoolPattern",
+    "FloatDepthwiseConvBNAddReLUPattern",
+    "FloatDepthwiseConvBNPattern",
+    "FloatDepthwiseConvBNReLUPattern",
+    "LayerNormPattern",
+    "LinearPattern",
+    "LinearReLUPattern",
+    "MHAInProjectionPattern",
+    "RemoveIdentityAdaptiveAvgPoolPattern",
+    "ScaledDotProductAttentionPattern",
+    "StemConvBNReLUMaxPoolPattern",
+]
 
 TENSORRT_CONVERSION_PATTERNS: tuple[type[Pattern], ...] = (
     RemoveIdentityAdaptiveAvgPoolPattern,
