@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -163,9 +164,44 @@ def _count(name: str, patterns: Sequence[type[Pattern]]) -> Counter[str]:
     return transform(model, (example,), patterns=patterns, copy=False).fused
 
 
+def inspect_options() -> str:
+    """The options of `embedl-deploy inspect`."""
+    return _options("inspect")
+
+
+def deploy_options() -> str:
+    """The options of `embedl-deploy deploy`."""
+    return _options("deploy")
+
+
+def _options(name: str) -> str:
+    import typer
+
+    from embedl_deploy.cli.app import app
+
+    group: Any = typer.main.get_command(app)
+    rows = []
+    for one in group.commands[name].params:
+        is_option = one.opts[0].startswith("-")
+        words = f"{one.opts[0]} {one.metavar or ''}" if is_option else one.metavar
+        default = str(one.default) if one.show_default and not one.is_flag else ""
+        rows.append((code(words.strip()), one.help, code(default)))
+    return table(("option", "what it says", "default"), rows)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     block.__name__: block
-    for block in (fusions, conversions, smart, mixed, activations, counts, counts_of_fusions)
+    for block in (
+        fusions,
+        conversions,
+        smart,
+        mixed,
+        activations,
+        counts,
+        counts_of_fusions,
+        inspect_options,
+        deploy_options,
+    )
 }
 
 # --- reference ---------------------------------------------------------------------------------

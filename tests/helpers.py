@@ -14,7 +14,7 @@ from embedl_deploy import Result
 RELATIVE = 1e-5
 
 
-def net(forward: Callable[..., Any], **parts: object) -> nn.Module:
+def net(forward: Callable[..., Any], **parts: object) -> Any:
     """A module with this `forward(self, …)`; tensors among its parts become buffers."""
     module = type("Net", (nn.Module,), {"forward": forward})()
     for name, part in parts.items():

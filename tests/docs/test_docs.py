@@ -1,6 +1,7 @@
 """What the pages say runs, prints what they say, and links to what is there."""
 
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -9,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from docs import generate
 from docs._surface import PACKAGES, exports
+from embedl_deploy.cli.app import app
 
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -122,6 +125,22 @@ def commands(page: Path) -> Iterator[str]:
             whole = block.text.replace("\\\n", " ")
             found = re.findall(r"^\$ (.*)$", whole, re.MULTILINE)
             yield from (line.partition(" #")[0].strip() for line in found)
+
+
+OURS = sorted({line for page in PAGES for line in commands(page) if line.startswith("embedl-")})
+
+
+@pytest.mark.parametrize("command", OURS)
+def test_the_command_line_knows_what_pages_show(command: str) -> None:
+    group: Any = typer.main.get_command(app)
+    words = shlex.split(command)[1:]
+    with group.make_context("embedl-deploy", list(words), resilient_parsing=True) as context:
+        if words[0].startswith("-"):
+            known = {word for one in group.get_params(context) for word in one.opts}
+            assert words[0] in known
+            return
+        name, chosen, rest = group.resolve_command(context, words)
+        chosen.make_context(name, rest, parent=context)
 
 
 MADE = sorted({line for page in PAGES for line in commands(page) if line.startswith("make ")})

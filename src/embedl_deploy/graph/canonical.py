@@ -53,8 +53,11 @@ class _Writer:
         self.current: dict[fx.Node, Any] = {}
         self.items: dict[tuple[Any, int], fx.Node] = {}
         self.aliases = Aliases(root, traced)
-        named = [node for node in traced.nodes if node.op in {"call_module", "get_attr"}]
-        self.paths = Paths({str(node.target) for node in named})
+        called, read = (
+            {str(node.target) for node in traced.nodes if node.op == op}
+            for op in ("call_module", "get_attr")
+        )
+        self.paths = Paths(called, read)
 
     def write(self) -> fx.GraphModule:
         for node in self.traced.nodes:

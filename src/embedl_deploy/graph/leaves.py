@@ -74,11 +74,7 @@ class Leaves:
         """While this holds, calls of `modules` go through the operator."""
         global _recording  # noqa: PLW0603 - a registered operator has no other way to its state
         before, _recording = _recording, self.calls
-        own = {
-            path: vars(module)["forward"]
-            for path, module in modules.items()
-            if "forward" in vars(module)
-        }
+        own: dict[str, Any] = {path: vars(one).get("forward") for path, one in modules.items()}
         try:
             for path, module in modules.items():
                 module.forward = self._recorder(path, module.forward)

@@ -17,10 +17,15 @@ def join(scope: str, name: str) -> str:
 
 
 class Paths:
-    """Paths in use, and fresh ones in constant time."""
+    """Paths in use, and fresh ones in constant time.
 
-    def __init__(self, reserved: set[str] | None = None) -> None:
-        self._leaves: set[str] = set()
+    Args:
+        reserved: Paths of modules.
+        tensors: Paths of tensors; a module may take the place of what holds them.
+    """
+
+    def __init__(self, reserved: set[str] | None = None, tensors: set[str] | None = None) -> None:
+        self._leaves: set[str] = set(tensors or ())
         self._containers: set[str] = set()
         self._counts: Counter[str] = Counter()
         for path in reserved or ():

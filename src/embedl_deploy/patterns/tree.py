@@ -188,13 +188,18 @@ def _check(word: str, given: tuple[object, ...], kinds: Any) -> None:
 
 
 def _check_between(before: tuple[object, ...], behind: tuple[object, ...]) -> None:
-    """What stands before a wildcard is always there, and so is something behind it."""
-    always = any(isinstance(step, Op) for step in behind)
-    if not before or not isinstance(before[-1], Op | Fork) or not always:
-        raise PatternError(
-            "a wildcard stands between two operations that are always there, not at an end of a "
-            "chain nor beside a word for something that may be missing"
-        )
+    """Before a wildcard, and behind it, is an operation that is always there."""
+    always = [step for step in before if not isinstance(step, Optional)]
+    if (
+        always
+        and not isinstance(always[-1], Wildcard)
+        and any(isinstance(one, Op) for one in behind)
+    ):
+        return
+    raise PatternError(
+        "a wildcard stands between two operations that are always there, not at the end of a chain "
+        "nor beside another wildcard"
+    )
 
 
 def operations(tree: Tree | Hole | Optional | Wildcard) -> Iterator[Op]:

@@ -30,7 +30,7 @@ def fuse(draft: Draft, match: Match, bound: Mapping[str, Any], calls: Counter[st
     _check_fused(match.pattern, module)
     module.qdq_points = match.qdq_points
     head, root = match.binding.all_nodes()[0], match.binding.all_nodes()[-1]
-    module.training = _mode(draft, match.binding.all_nodes())
+    _set_mode(module, _mode(draft, match.binding.all_nodes()), draft, match.binding)
     path = match.path
     if head.op != "call_module" or calls[path] > 1:
         path = draft.paths.fresh(path)
@@ -55,7 +55,7 @@ def convert(
     module: nn.Module = call(match.pattern, match.pattern.build, bound)
     if not isinstance(module, nn.Module):
         raise PatternError(f"{match.pattern.name}.build() returned {module!r}, which is no module")
-    _set_mode(module, draft, match.binding)
+    _set_mode(module, _mode(draft, match.binding.all_nodes()[::-1]), draft, match.binding)
     args, kwargs = _arguments(match.binding)
     inputs = tuple(dict.fromkeys(_nodes((args, kwargs))))
     inner = canonicalize(module, trace_call(module, inputs, args, kwargs))
@@ -85,11 +85,10 @@ def _check_fused(pattern: Pattern, module: object) -> None:
             )
 
 
-def _set_mode(module: nn.Module, draft: Draft, binding: Binding) -> None:
-    """Train or eval mode for what a conversion made; the model's own modules keep theirs."""
+def _set_mode(module: nn.Module, mode: bool, draft: Draft, binding: Binding) -> None:  # noqa: FBT001
+    """Train or eval mode for what a pattern made; the model's own modules keep theirs."""
     matched = [draft.module(node) for node in binding.all_nodes() if node.op == "call_module"]
     own = {id(part) for one in matched for part in one.modules()}
-    mode = _mode(draft, binding.all_nodes()[::-1])
     for part in module.modules():
         if id(part) not in own:
             part.training = mode

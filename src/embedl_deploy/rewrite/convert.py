@@ -98,12 +98,14 @@ class _Worklist:
 
 
 def _check_trail(trail: tuple[str, ...], match: Match) -> None:
-    if len(trail) > _TRAIL_LIMIT:
-        names = " and ".join(sorted(set(trail[-8:])))
-        raise PatternError(
-            f"conversions at '{match.path}' never end: {names} make what the other takes back; "
-            "leave one of them out of the list"
-        )
+    if len(trail) <= _TRAIL_LIMIT:
+        return
+    names = sorted(set(trail[-8:]))
+    if len(names) == 1:
+        why = f"{names[0]} matches what it makes; let it refuse that"
+    else:
+        why = f"{' and '.join(names)} undo each other; leave one of them out of the list"
+    raise PatternError(f"conversions at '{match.path}' never end: {why}")
 
 
 def root_kinds(pattern: Pattern) -> set[object]:

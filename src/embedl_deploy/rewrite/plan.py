@@ -131,7 +131,8 @@ def summary(
     if refusals:
         counted = Counter(_kind(refusal) for refusal in refusals)
         first = {_kind(refusal): refusal for refusal in reversed(refusals)}
-        rows = [(r.pattern, r.path, str(counted[kind]), r.reason) for kind, r in first.items()]
+        kinds = [(first[kind], count) for kind, count in counted.items()]
+        rows = [(one.pattern, one.path, str(count), one.reason) for one, count in kinds]
         parts.append(table(("Refused pattern", "First at", "Count", "Reason at the first"), rows))
     if left:
         counts = Counter((one.kind, one.reason) for one in left)

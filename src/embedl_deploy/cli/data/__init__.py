@@ -8,10 +8,18 @@ from pathlib import Path
 from embedl_deploy.cli.data.arrays import from_npz
 from embedl_deploy.cli.data.batches import Batch, Batches, SizedBatches
 from embedl_deploy.cli.data.given import from_callable
-from embedl_deploy.cli.data.images import IMAGENET, Normalization, from_folder
+from embedl_deploy.cli.data.images import IMAGENET, Normalization, from_folder, normalization_of
 from embedl_deploy.errors import LoadError
 
-__all__ = ["IMAGENET", "Batch", "Batches", "Normalization", "SizedBatches", "load_data"]
+__all__ = [
+    "IMAGENET",
+    "Batch",
+    "Batches",
+    "Normalization",
+    "SizedBatches",
+    "load_data",
+    "normalization_of",
+]
 
 _CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _FORMS = "a folder of images, an .npz file, or module:callable"

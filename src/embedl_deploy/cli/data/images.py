@@ -1,6 +1,6 @@
 """A folder of images becomes batches of normalised tensors."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from embedl_deploy.errors import LoadError, MissingExtraError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["IMAGENET", "Normalization", "from_folder"]
+__all__ = ["IMAGENET", "Normalization", "from_folder", "normalization_of"]
 
 _SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -46,6 +46,14 @@ class Normalization:
 
 IMAGENET = Normalization()
 """What models trained on ImageNet expect."""
+
+
+def normalization_of(model: object) -> Normalization:
+    """What a model of timm says that it expects; for others, that of ImageNet."""
+    config = getattr(model, "pretrained_cfg", None)
+    if not isinstance(config, Mapping) or not (config.get("mean") and config.get("std")):
+        return IMAGENET
+    return Normalization(tuple(config["mean"]), tuple(config["std"]))
 
 
 def from_folder(

@@ -1,0 +1,41 @@
+"""The commands in one place."""
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from embedl_deploy.cli.commands.deploy import deploy
+from embedl_deploy.cli.commands.inspect import inspect
+from embedl_deploy.cli.texts import ABOUT, DEPLOY, INSPECT
+
+app = typer.Typer(
+    name="embedl-deploy",
+    help=ABOUT,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("inspect", help=INSPECT, no_args_is_help=True)(inspect)
+app.command("deploy", help=DEPLOY, no_args_is_help=True)(deploy)
+
+
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it by position
+    if wanted:
+        typer.echo(f"embedl-deploy {version('embedl_deploy')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    *,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and stop."
+        ),
+    ] = False,
+) -> None:
+    """Take the options that belong to no command."""

@@ -1,0 +1,163 @@
+"""`embedl-deploy deploy`: from a model to a checked INT8 file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.filesize import decimal
+
+from embedl_deploy.cli.commands.journey import Deployed, Job, ObserverChoice, travel
+from embedl_deploy.cli.options import (
+    DebugOption,
+    JsonOption,
+    ModelArgument,
+    Numbers,
+    PatternChoice,
+    PatternsOption,
+    Shape,
+    ShapeOption,
+    WeightsOption,
+    origin,
+    parse_numbers,
+)
+from embedl_deploy.cli.output import Steps, answering
+from embedl_deploy.report.tables import figures_table
+
+
+def deploy(  # noqa: PLR0913 - one argument for each option
+    model: ModelArgument,
+    output: Annotated[
+        Path,
+        typer.Argument(metavar="OUTPUT.onnx", help="The file to write.", show_default=False),
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="SOURCE",
+            help="Representative data: a folder of images, an .npz file, or module:callable.",
+            show_default=False,
+        ),
+    ],
+    weights: WeightsOption = None,
+    shape: ShapeOption = None,
+    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Batch that the file takes.")] = 1,
+    *,
+    dynamic_batch: Annotated[
+        bool, typer.Option("--dynamic-batch", help="The file takes any batch.")
+    ] = False,
+    patterns: PatternsOption = PatternChoice.FULL,
+    observer: Annotated[
+        ObserverChoice,
+        typer.Option(help="minmax: the whole range; percentile: without outliers."),
+    ] = ObserverChoice.MINMAX,
+    percentile: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=100.0,
+            help="Share of the values that the range holds (99.99).",
+            show_default=False,
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Samples in a calibration batch.")
+    ] = 32,
+    limit: Annotated[
+        int,
+        typer.Option(min=1, metavar="N", help="Samples at most; of a folder, evenly spaced."),
+    ] = 512,
+    mean: Annotated[
+        Numbers | None,
+        typer.Option(
+            metavar="M,M,M",
+            parser=parse_numbers,
+            help="Mean of each channel of an image; by default the model's, or ImageNet's.",
+            show_default=False,
+        ),
+    ] = None,
+    std: Annotated[
+        Numbers | None,
+        typer.Option(
+            metavar="S,S,S",
+            parser=parse_numbers,
+            help="Standard deviation likewise; pixels are in 0..1.",
+            show_default=False,
+        ),
+    ] = None,
+    no_normalization: Annotated[
+        bool, typer.Option("--no-normalization", help="Leave pixels in 0..1.")
+    ] = False,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Write the file without running it.")
+    ] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Transform, quantize, export and verify a model."""
+    if no_normalization and (mean is not None or std is not None):
+        raise typer.BadParameter("--no-normalization contradicts --mean and --std")
+    if percentile is not None and observer is not ObserverChoice.PERCENTILE:
+        raise typer.BadParameter("--percentile needs --observer percentile")
+    job = Job(
+        model=model,
+        output=output,
+        data=data,
+        weights=weights,
+        shape=shape,
+        batch=batch,
+        dynamic_batch=dynamic_batch,
+        patterns=patterns,
+        observer=observer,
+        percentile=99.99 if percentile is None else percentile,
+        batch_size=batch_size,
+        limit=limit,
+        mean=mean,
+        std=std,
+        normalize=not no_normalization,
+        verify=not no_verify,
+    )
+    with answering(as_json=as_json, debug=debug) as answer:
+        with Steps() as steps:
+            deployed = travel(job, steps)
+        answer.values = deployed.as_dict()
+        answer.tables = [figures_table(_figures(deployed))]
+
+
+def _figures(deployed: Deployed) -> list[tuple[str, str]]:
+    job, summary = deployed.job, deployed.summary
+    shape = Shape(deployed.input_shape)
+    kinds = ", ".join(f"{count} {kind}" for kind, count in summary.fused.items())
+    figures = [
+        ("Model", origin(job.model, job.weights)),
+        ("Fused", f"{len(summary.fusions)} modules: {kinds}"),
+        ("Quantized", _quantized(deployed)),
+        ("Calibrated", f"{deployed.batches} batches of {job.data}, {_observed(job)}"),
+        ("Written", f"{job.output}, {_sizes(deployed)}"),
+        ("Takes", f"{shape}, any batch" if job.dynamic_batch else str(shape)),
+        ("Verified", _verified(deployed)),
+    ]
+    if summary.unfused:
+        left = f"{len(summary.unfused)} layers with weights, in floating point; inspect says why"
+        figures.insert(2, ("Not fused", left))
+    return figures
+
+
+def _quantized(deployed: Deployed) -> str:
+    return f"{deployed.quantized_tensors} tensors and {deployed.quantized_weights} weights to INT8"
+
+
+def _observed(job: Job) -> str:
+    by_percentile = job.observer is ObserverChoice.PERCENTILE
+    return f"percentile {job.percentile:g}" if by_percentile else "min-max"
+
+
+def _sizes(deployed: Deployed) -> str:
+    return (
+        f"{decimal(deployed.file_bytes)}; the model's tensors have {decimal(deployed.model_bytes)}"
+    )
+
+
+def _verified(deployed: Deployed) -> str:
+    if deployed.parity is None:
+        return "no; verification was switched off"
+    return f"ONNX Runtime computes what was simulated: {deployed.parity}"

@@ -1,0 +1,97 @@
+"""`embedl-deploy inspect`: a dry run."""
+
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+from torch import fx
+
+from embedl_deploy import transform
+from embedl_deploy.cli.models import example_shape, load_model
+from embedl_deploy.cli.options import (
+    BatchOption,
+    DebugOption,
+    JsonOption,
+    ModelArgument,
+    PatternChoice,
+    PatternsOption,
+    Shape,
+    ShapeOption,
+    WeightsOption,
+    example,
+    origin,
+)
+from embedl_deploy.cli.output import Steps, answering
+from embedl_deploy.errors import QuantizationError
+from embedl_deploy.quantize import insert_qdq
+from embedl_deploy.report.summary import Summary, quantizers, summarize
+from embedl_deploy.report.tables import figures_table, summary_tables
+
+_NO_EXAMPLE = (
+    "none: a few conversions need shapes and are declined without; --shape C,H,W gives them"
+)
+
+
+def inspect(
+    model: ModelArgument,
+    weights: WeightsOption = None,
+    shape: ShapeOption = None,
+    batch: BatchOption = 1,
+    *,
+    no_example: Annotated[
+        bool, typer.Option("--no-example", help="Use no example input, so no shapes.")
+    ] = False,
+    patterns: PatternsOption = PatternChoice.FULL,
+    every: Annotated[
+        bool, typer.Option("--all", help="List every match and refusal, not groups of them.")
+    ] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show what would fuse in a model, what would not, and why."""
+    if no_example and shape is not None:
+        raise typer.BadParameter("--no-example and --shape contradict each other")
+    with answering(as_json=as_json, debug=debug) as answer:
+        with Steps() as steps:
+            with steps.step("Loading"):
+                source = load_model(model, weights=weights)
+            usual = None if no_example else example_shape(model, source)
+            inputs = example(shape or usual, batch)
+            with steps.step("Transforming"):
+                result = transform(source, inputs, patterns=patterns.patterns, copy=False)
+                summary = summarize(result)
+                tensors, stubbed = _quantized(result.model)
+        values: dict[str, Any] = {
+            "model": model,
+            "weights": None if weights is None else str(weights),
+            "input_shape": None if inputs is None else list(inputs[0].shape),
+            "patterns": patterns.value,
+            "quantized_tensors": tensors,
+            "quantized_weights": stubbed,
+        }
+        answer.values = values | summary.as_dict()
+        head = (
+            ("Model", origin(model, weights)),
+            ("Input", str(Shape(inputs[0].shape)) if inputs else _NO_EXAMPLE),
+            ("Patterns", patterns.value),
+        )
+        tail = (("In all", _in_all(summary, tensors, stubbed)),)
+        tables = summary_tables(summary, every=every)
+        answer.tables = [figures_table(head), *tables, Text(), figures_table(tail)]
+
+
+def _quantized(model: fx.GraphModule) -> tuple[int, int]:
+    """How many tensors and weights would be quantized; the model gets its stubs."""
+    try:
+        return quantizers(insert_qdq(model, copy=False))
+    except QuantizationError:  # no match declares a Q/DQ point
+        return 0, 0
+
+
+def _in_all(summary: Summary, tensors: int, weights: int) -> str:
+    left = len(summary.unfused)
+    layers = f"{left} layers with weights are in none" if left else "they hold all weighted layers"
+    return (
+        f"{len(summary.fusions)} fused modules, {layers}; quantization would put {tensors} tensors "
+        f"and {weights} weights into INT8"
+    )

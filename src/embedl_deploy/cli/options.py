@@ -1,0 +1,131 @@
+"""Options that several commands share, and how their values are read."""
+
+import enum
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from torch import Tensor
+
+from embedl_deploy import tensorrt
+from embedl_deploy.rewrite import Patterns
+
+
+class PatternChoice(enum.StrEnum):
+    """The pattern lists by name."""
+
+    FULL = "full"
+    SMART = "smart"
+    MIXED = "mixed"
+    FUSIONS = "fusions"
+
+    @property
+    def patterns(self) -> Patterns:
+        """The list itself."""
+        match self:
+            case PatternChoice.FULL:
+                return tensorrt.TENSORRT_PATTERNS
+            case PatternChoice.SMART:
+                return tensorrt.TENSORRT_SMART_PATTERNS
+            case PatternChoice.MIXED:
+                return tensorrt.TENSORRT_MIXED_PRECISION_PATTERNS
+            case PatternChoice.FUSIONS:
+                return tensorrt.TENSORRT_FUSION_PATTERNS
+
+
+class Shape(tuple[int, ...]):
+    """Sizes; typer would take a plain tuple for an option with several words."""
+
+    def __str__(self) -> str:
+        return "×".join(map(str, self))
+
+
+class Numbers(tuple[float, ...]):
+    """Numbers; likewise."""
+
+
+def parse_shape(text: str) -> Shape:
+    """`3,224,224` (or with × or x) as sizes.
+
+    Raises:
+        BadParameter: A size is no number above 0.
+    """
+    sizes = text.replace("×", ",").replace("x", ",").split(",")
+    if all(size.strip().isdecimal() and int(size) > 0 for size in sizes):
+        return Shape(map(int, sizes))
+    raise typer.BadParameter(f"'{text}' is no shape: write sizes above 0, such as 3,224,224")
+
+
+def parse_numbers(text: str) -> Numbers:
+    """`0.5,0.5,0.5` as numbers.
+
+    Raises:
+        BadParameter: One is no number.
+    """
+    try:
+        return Numbers(float(part) for part in text.split(","))
+    except ValueError:
+        message = f"'{text}' are no numbers: write one or three, such as 0.5,0.5,0.5"
+        raise typer.BadParameter(message) from None
+
+
+def origin(spec: str, weights: Path | None) -> str:
+    """A model and where its weights are from, in words."""
+    if weights is not None:
+        return f"{spec} with {weights}"
+    if spec.startswith(("torchvision:", "timm:")):
+        return f"{spec} with random weights, which --weights replaces"
+    return spec
+
+
+def example(shape: Sequence[int] | None, batch: int) -> tuple[Tensor, ...] | None:
+    """An example input of a shape without the batch, where there is one."""
+    return None if shape is None else (torch.zeros(batch, *shape),)
+
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="torchvision:NAME, timm:NAME or package.module:factory.",
+        show_default=False,
+    ),
+]
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights",
+        metavar="FILE",
+        help="State dict: .pt, .pth or .safetensors.",
+        show_default=False,
+    ),
+]
+ShapeOption = Annotated[
+    Shape | None,
+    typer.Option(
+        "--shape",
+        metavar="C,H,W",
+        parser=parse_shape,
+        help="Shape of one input, without the batch; by default the model's usual one.",
+        show_default=False,
+    ),
+]
+BatchOption = Annotated[
+    int, typer.Option("--batch", min=1, metavar="N", help="Batch of the example input.")
+]
+PatternsOption = Annotated[
+    PatternChoice,
+    typer.Option(
+        "--patterns",
+        help="full: all; smart: no Q/DQ at global pooling; mixed: nor at depthwise convolutions; "
+        "fusions: all, without conversions.",
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object, and nothing else, on stdout.")
+]
+DebugOption = Annotated[
+    bool, typer.Option("--debug", help="Show tracebacks, warnings and the library's log.")
+]

@@ -1,0 +1,109 @@
+"""What a command says: tables or one JSON object on stdout, errors and progress on stderr."""
+
+import json
+import logging
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from typing import Any, Self
+
+import typer
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from embedl_deploy.errors import DeployError
+
+StepProgress = Callable[[int, int | None], None]
+"""Called with how much is done, and of how much where that is known."""
+
+
+class Answer:
+    """What a command answers, as tables or as JSON."""
+
+    def __init__(self) -> None:
+        self.tables: list[RenderableType] = []
+        self.values: dict[str, Any] = {}
+
+
+@contextmanager
+def answering(*, as_json: bool, debug: bool) -> Iterator[Answer]:
+    """Gives the answer to fill in, and prints it; an error is printed in its place.
+
+    Raises:
+        Exit: With 1, after an error of the library was printed.
+    """
+    answer = Answer()
+    try:
+        with _quiet(debug=debug), redirect_stdout(sys.stderr) if as_json else nullcontext():
+            yield answer
+    except DeployError as error:
+        if debug:
+            traceback.print_exc()
+        _print_error(error, as_json=as_json)
+        raise typer.Exit(1) from None
+    except Exception as error:
+        if as_json and not isinstance(error, typer.Exit | typer.Abort | typer.BadParameter):
+            _print_error(error, as_json=True)
+        raise
+    if as_json:
+        print(json.dumps(answer.values, indent=2))  # noqa: T201 - the command's output
+        return
+    console = Console()
+    for one in answer.tables:
+        console.print(one)
+
+
+@contextmanager
+def _quiet(*, debug: bool) -> Iterator[None]:
+    """Without `debug`, warnings of other libraries about their own code are not shown."""
+    if debug:
+        logging.basicConfig(format="%(name)s: %(message)s")
+        logging.getLogger("embedl_deploy").setLevel(logging.DEBUG)
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _print_error(error: Exception, *, as_json: bool) -> None:
+    typer.secho(f"error: {error}", fg="red", err=True)
+    if as_json:
+        said = {"type": type(error).__name__, "message": str(error)}
+        print(json.dumps({"error": said}, indent=2))  # noqa: T201 - the command's output
+
+
+class Steps:
+    """Shows on stderr, where that is a terminal, what is being done and for how long."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description:<12}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    @contextmanager
+    def step(self, text: str) -> Iterator[StepProgress]:
+        """A bar of its own for a step, which pulses until something calls the progress."""
+        task = self._progress.add_task(text, total=None)
+
+        def update(done: int, total: int | None) -> None:
+            self._progress.update(task, completed=done, total=total)
+
+        yield update
+        self._progress.update(task, total=1, completed=1)

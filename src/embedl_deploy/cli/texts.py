@@ -1,0 +1,66 @@
+"""What `--help` says. Lines of a paragraph stay lines, so they are short enough to stay whole."""
+
+ABOUT = """Make a trained PyTorch model ready for a hardware compiler.
+
+The model's graph is rewritten into the kernels that the compiler runs (TensorRT first), quantized
+to INT8 where these kernels want it, and exported as an ONNX file that computes what was simulated.
+
+Begin with [bold]embedl-deploy inspect torchvision:resnet50[/bold]: it changes nothing, and shows
+what would fuse. Then [bold]embedl-deploy deploy[/bold] does the whole journey.
+"""
+
+_MODELS = """[bold]How to name a model[/bold]
+
+- [cyan]torchvision:resnet50[/cyan] – a model of torchvision
+
+- [cyan]timm:convnext_atto[/cyan] – a model of timm
+
+- [cyan]package.module:factory[/cyan] – your own, from the current folder too: a model, or a
+function without arguments that returns one
+
+Models of torchvision and timm are built with random weights, nothing is downloaded: give yours
+with --weights, a state dict in a .pt, .pth or .safetensors file. No code from that file is run.
+"""
+
+INSPECT = f"""Show what would fuse in a model, what would not, and why. Nothing is written.
+
+{_MODELS}
+
+[bold]Examples[/bold]
+
+[green]embedl-deploy inspect torchvision:resnet50[/green]
+
+The kernels of a ResNet, grouped, with their Q/DQ points: where INT8 begins and ends.
+
+[green]embedl-deploy inspect nets.mine:build --weights mine.pt --shape 1,28,28 --all[/green]
+
+Your model on grey 28×28 images, every match and every refusal by itself.
+"""
+
+DEPLOY = f"""Transform, quantize, export and verify: from a model to a checked INT8 ONNX file.
+
+The scales come from representative data: a few hundred samples of the training set are enough.
+ONNX Runtime then runs the file beside the simulation, and it is written only if the two agree.
+
+{_MODELS}
+
+[bold]How to name data[/bold]
+
+- [cyan]photos/train[/cyan] – a folder of images, searched with all folders in it
+
+- [cyan]samples.npz[/cyan] – one array is the input, several are inputs by name; rows are samples
+
+- [cyan]package.module:loader[/cyan] – your own: an iterable of batches such as a DataLoader, or a
+function without arguments that returns one
+
+[bold]Examples[/bold]
+
+[green]embedl-deploy deploy torchvision:resnet50 r50.onnx --weights r50.pt --data photos[/green]
+
+Images are scaled and cut at the centre to 3×224×224, normalized as for ImageNet.
+
+[green]embedl-deploy deploy nets.mine:build mine.onnx --data nets.mine:batches --patterns mixed
+--observer percentile --dynamic-batch[/green]
+
+Depthwise convolutions stay in floating point, outliers are cut off, the file takes any batch.
+"""

@@ -1,0 +1,123 @@
+"""Tables for the terminal; the one file that needs rich to be imported."""
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import TypeVar
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from embedl_deploy.report.summary import Declined, Rewritten, Summary, grouped, without_numbers
+from embedl_deploy.rewrite import Unfused
+
+T = TypeVar("T")
+
+
+def summary_tables(summary: Summary, *, every: bool = False) -> Iterator[RenderableType]:
+    """What became of a model, section by section; groups, or with `every` each place.
+
+    Args:
+        summary: From `summarize`.
+        every: Whether to list each match and refusal by itself.
+    """
+    if summary.conversions:
+        note = "rewritten first, into operations that fuse"
+        yield from _section("Converted", note, _conversions(summary.conversions, every=every))
+    note = "each one kernel, by the pattern of its name where no other is named"
+    yield from _section("Fused", note, _fusions(summary.fusions, every=every))
+    if summary.unfused:
+        note = "layers with weights in no fused module; they stay in floating point"
+        yield from _section("Not fused", note, _unfused(summary.unfused, every=every))
+    if summary.declined:
+        note = "all operations of a pattern are there, and it does not apply"
+        yield from _section("Declined", note, _declined(summary.declined, every=every))
+    if summary.others:
+        note = "operations that stay as they are"
+        kinds = ", ".join(
+            f"{other.count}\N{NO-BREAK SPACE}{other.kind}" for other in summary.others
+        )
+        yield from _section("Others", note, Text(kinds))
+
+
+def figures_table(figures: Sequence[tuple[str, str]]) -> Table:
+    """Names on the left, what there is to say of each on the right."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, figure in figures:
+        table.add_row(name, Text(figure))
+    return table
+
+
+def _section(title: str, note: str, body: RenderableType) -> Iterator[RenderableType]:
+    yield Text.assemble("\n", (title, "bold"), (f" – {note}", "dim"))
+    yield Padding(body, (0, 0, 0, 2))
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column("Count", justify="right", no_wrap=True)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _conversions(conversions: Sequence[Rewritten], *, every: bool) -> RenderableType:
+    table = _table("Pattern", "At" if every else "First at")
+    for count, first in _groups(conversions, lambda one: one.pattern, every=every):
+        table.add_row(str(count), Text(first.pattern), Text(first.path))
+    return table
+
+
+def _fusions(fusions: Sequence[Rewritten], *, every: bool) -> RenderableType:
+    if not fusions:
+        return Text("nothing", "dim")
+    table = _table("Fused module", "Q/DQ points", "At" if every else "First at")
+    key = lambda one: (one.kind, one.pattern, one.qdq_points)  # noqa: E731
+    for count, first in _groups(fusions, key, every=every):
+        points = "\n".join(first.qdq_points) or "none"
+        table.add_row(str(count), _kind(first), Text(points), Text(first.path))
+    return table
+
+
+def _kind(fusion: Rewritten) -> Text:
+    """The fused module, and its pattern where that has another name."""
+    if fusion.kind.removeprefix("Fused") == fusion.pattern.removesuffix("Pattern"):
+        return Text(fusion.kind)
+    return Text.assemble(fusion.kind, (f"\n  by {fusion.pattern}", "dim"))
+
+
+def _unfused(unfused: Sequence[Unfused], *, every: bool) -> RenderableType:
+    groups = _groups(unfused, lambda one: (one.kind, without_numbers(one.reason)), every=every)
+    return Group(*(_place(n, one.kind, one.path, one.reason) for n, one in groups))
+
+
+def _declined(declined: Sequence[Declined], *, every: bool) -> RenderableType:
+    key = lambda one: (one.pattern, without_numbers(one.reason), one.instead)  # noqa: E731
+    return Group(
+        *(
+            _place(n, one.pattern, one.path, f"{one.reason}; {_taken(one)}")
+            for n, one in _groups(declined, key, every=every)
+        )
+    )
+
+
+def _taken(one: Declined) -> str:
+    return f"taken by {one.instead}" if one.instead else "taken by none"
+
+
+def _place(count: int, what: str, path: str, why: str) -> RenderableType:
+    """What and where in one line, why in the next: reasons are sentences and need the width."""
+    where = f" at {path}" if count == 1 else f", first at {path}"
+    head = Text.assemble(f"{count:>5}  ", what, (where, "dim"))
+    return Group(head, Padding(Text(why), (0, 0, 0, 9)))
+
+
+def _groups(
+    items: Sequence[T], key: Callable[[T], Hashable], *, every: bool
+) -> list[tuple[int, T]]:
+    """How many there are of each kind, and the first of them."""
+    if every:
+        return [(1, item) for item in items]
+    return [(len(group), group[0]) for group in grouped(items, key)]
