@@ -83,7 +83,7 @@ class Leaves:
             _recording = before
             for path, module in modules.items():
                 vars(module).pop("forward", None)
-                if path in own:
+                if own[path] is not None:
                     module.forward = own[path]
 
     def _recorder(self, path: str, forward: Callable[..., Any]) -> Callable[..., Any]:
