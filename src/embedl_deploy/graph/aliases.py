@@ -27,48 +27,60 @@ VIEW_MODULES = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._Dropo
 
 
 class Aliases:
-    """Groups of nodes that may share memory, and the last place where each node is used."""
+    """Groups of nodes that may share memory, and within them those that are one tensor."""
 
     def __init__(self, root: nn.Module, graph: fx.Graph) -> None:
         self._order = {node: index for index, node in enumerate(graph.nodes)}
         self._groups: dict[fx.Node, set[fx.Node]] = {}
+        self._same: dict[fx.Node, set[fx.Node]] = {}
         modules = dict(root.named_modules(remove_duplicate=False))
         for node in graph.nodes:
             if _is_view(node, modules) and node.all_input_nodes:
-                self.join(node, node.all_input_nodes[0])
+                _join(self._groups, node, node.all_input_nodes[0])
+            if node.op == "call_module" and type(modules[str(node.target)]) is nn.Identity:
+                _join(self._same, node, node.all_input_nodes[0])
 
-    def join(self, node: fx.Node, source: fx.Node) -> None:
-        """Hold that `node` shares the memory of `source`."""
-        group = self._groups.setdefault(source, {source})
-        for one in self._groups.get(node, {node}) - group:
-            group.add(one)
-            self._groups[one] = group
+    def write(self, node: fx.Node, written: fx.Node) -> set[fx.Node]:
+        """Take note that the in-place operation `node` writes to `written`, and returns it.
 
-    def check_write(self, node: fx.Node, written: object) -> None:
-        """Hold that taking the in-place write `node` out of place changes no other value.
+        Returns:
+            Every node that is the tensor that was written, `node` among them.
 
         Raises:
-            CaptureError: The written tensor is visible under another name afterwards.
+            CaptureError: The tensor is visible in another form afterwards.
         """
-        if not isinstance(written, fx.Node):
-            return
+        self._check(node, written)
+        _join(self._groups, node, written)
+        _join(self._same, node, written)
+        return self._same[written]
+
+    def _check(self, node: fx.Node, written: fx.Node) -> None:
         if written.op == "get_attr":
-            message = (
+            raise CaptureError(
                 f"the model writes to its own tensor '{written.target}' in forward() ('{node}'); "
                 "keep such state outside the captured part"
             )
-            raise CaptureError(message)
-        for other in self._groups.get(written, ()):
-            if other not in {written, node} and self._is_used_after(other, node):
-                message = (
+        same = self._same.get(written, {written})
+        for other in self._groups.get(written, set()) - same:
+            if other is not node and self._is_seen_after(other, node):
+                raise CaptureError(
                     f"the in-place operation '{node}' writes to '{written}', whose memory "
                     f"'{other}' shares and uses later; use the out-of-place form of it"
                 )
-                raise CaptureError(message)
 
-    def _is_used_after(self, node: fx.Node, write: fx.Node) -> bool:
+    def _is_seen_after(self, node: fx.Node, write: fx.Node) -> bool:
+        """Whether a value is from before a write and used behind it."""
         position = self._order[write]
-        return any(self._order[user] > position for user in node.users)
+        used = any(self._order[user] > position for user in node.users)
+        return used and self._order[node] < position
+
+
+def _join(groups: dict[fx.Node, set[fx.Node]], one: fx.Node, other: fx.Node) -> None:
+    """Make the groups of two nodes one."""
+    group = groups.setdefault(other, {other})
+    for member in groups.get(one, {one}) - group:
+        group.add(member)
+        groups[member] = group
 
 
 def _is_view(node: fx.Node, modules: dict[str, nn.Module]) -> bool:

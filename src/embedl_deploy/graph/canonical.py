@@ -200,11 +200,10 @@ class _Writer:
         return value
 
     def _written(self, node: fx.Node, target: object, result: fx.Node) -> None:
-        """`result` is what `target` holds from now on."""
-        self.aliases.check_write(node, target)
+        """`result` is what `target` holds from now on, under each of its names."""
         if isinstance(target, fx.Node):
-            self.aliases.join(node, target)
-            self.current[target] = result
+            for same in self.aliases.write(node, target):
+                self.current[same] = result
 
 
 def _scope(node: fx.Node) -> str:
