@@ -113,7 +113,6 @@ KEPT = [
         for write in (
             lambda y: y.relu_(),
             lambda y: F.relu(y, inplace=True),
-            lambda y: F.relu_(y),
             torch.relu_,
             lambda y: y.add_(1),
             lambda y: operator.iadd(y, 1),  # type: ignore[no-untyped-call]

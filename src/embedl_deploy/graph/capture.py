@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from embedl_deploy.errors import CaptureError
 from embedl_deploy.graph.canonical import canonicalize
 from embedl_deploy.graph.exported import Inputs, export
+from embedl_deploy.graph.paths import keep_name
 from embedl_deploy.graph.shapes import propagate
 from embedl_deploy.graph.tracer import trace
 
@@ -57,6 +58,7 @@ def capture(
             f"args is a {type(args).__name__}; pass the inputs as a tuple: (example,)"
         )
     own = _copied(model, share=not copy)
+    keep_name(own, model)
     given = args is not None or bool(kwargs)
     inputs = Inputs(tuple(args or ()), dict(kwargs or {}), dynamic_shapes) if given else None
     graph = _captured(own, inputs, method)

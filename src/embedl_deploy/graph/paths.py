@@ -63,6 +63,16 @@ class Paths:
         return path
 
 
+def source_name(module: nn.Module) -> str:
+    """Name of the class of the model that a graph module was captured from."""
+    return str(getattr(module, "_source_name", type(module).__name__))
+
+
+def keep_name(module: nn.Module, source: nn.Module) -> None:
+    """Let `module` be known under the name of `source`; copying a graph module forgets it."""
+    module._source_name = source_name(source)  # type: ignore[assignment]  # noqa: SLF001 - ours
+
+
 def graph_module(objects: dict[str, Any], graph: fx.Graph, source: nn.Module) -> fx.GraphModule:
     """A graph module over `objects` by path, in the train or eval mode of `source`.
 
@@ -71,9 +81,8 @@ def graph_module(objects: dict[str, Any], graph: fx.Graph, source: nn.Module) ->
         graph: The graph; the module takes it over.
         source: Gives class name and mode, module by module where it has the same path.
     """
-    name = getattr(source, "_source_name", type(source).__name__)
-    module = fx.GraphModule(objects, graph, class_name=name)
-    module._source_name = name  # type: ignore[assignment]  # noqa: SLF001 - ours; survives another capture
+    module = fx.GraphModule(objects, graph, class_name=source_name(source))
+    keep_name(module, source)
     known = dict(source.named_modules(remove_duplicate=False))
     for path, container in module.named_modules():
         if type(container) is nn.Module or container is module:
