@@ -38,12 +38,16 @@ class PatternChoice(enum.StrEnum):
 class Shape(tuple[int, ...]):
     """Sizes; typer would take a plain tuple for an option with several words."""
 
+    __slots__ = ()
+
     def __str__(self) -> str:
         return "×".join(map(str, self))
 
 
 class Numbers(tuple[float, ...]):
     """Numbers; likewise."""
+
+    __slots__ = ()
 
 
 def parse_shape(text: str) -> Shape:

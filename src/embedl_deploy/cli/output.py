@@ -6,7 +6,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from typing import Any, Self
 
 import typer
@@ -31,12 +31,14 @@ class Answer:
 def answering(*, as_json: bool, debug: bool) -> Iterator[Answer]:
     """Gives the answer to fill in, and prints it; an error is printed in its place.
 
+    What the user's own modules print meanwhile goes to stderr.
+
     Raises:
         Exit: With 1, after an error of the library was printed.
     """
     answer = Answer()
     try:
-        with _quiet(debug=debug), redirect_stdout(sys.stderr) if as_json else nullcontext():
+        with _quiet(debug=debug), redirect_stdout(sys.stderr):
             yield answer
     except DeployError as error:
         if debug:

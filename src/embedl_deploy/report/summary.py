@@ -59,10 +59,12 @@ class Other:
     Attributes:
         kind: Name of the module class or function.
         count: How many there are.
+        weighted: Whether they read parameters of the model.
     """
 
     kind: str
     count: int
+    weighted: bool
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,11 @@ class Summary:
     def fused(self) -> dict[str, int]:
         """How many fused modules of each kind there are, most frequent first."""
         return dict(Counter(one.kind for one in self.fusions).most_common())
+
+    @property
+    def weighted(self) -> int:
+        """How many operations with weights are in no fused module."""
+        return len(self.unfused) + sum(one.count for one in self.others if one.weighted)
 
     def as_dict(self) -> dict[str, Any]:
         """All of it for JSON."""
@@ -159,16 +166,16 @@ def _declined(refusals: Sequence[Refusal], rewritten: Sequence[Rewritten]) -> tu
 
 def _others(model: fx.GraphModule) -> tuple[Other, ...]:
     modules = dict(model.named_modules())
-    names = []
+    parameters = {path for path, _ in model.named_parameters(remove_duplicate=False)}
+    found: Counter[tuple[str, bool]] = Counter()
     for node in model.graph.nodes:
+        reads = any(str(source.target) in parameters for source in node.all_input_nodes)
         match node.op:
             case "call_module" if not _is_layer(modules[str(node.target)]):
-                names.append(type(modules[str(node.target)]).__name__)
-            case "call_function":
-                names.append(getattr(node.target, "__name__", str(node.target)))
-            case "call_method":
-                names.append(str(node.target))
-    return tuple(Other(kind, count) for kind, count in Counter(names).most_common())
+                found[type(modules[str(node.target)]).__name__, reads] += 1
+            case "call_function" | "call_method":
+                found[getattr(node.target, "__name__", str(node.target)), reads] += 1
+    return tuple(Other(kind, count, reads) for (kind, reads), count in found.most_common())
 
 
 def _is_layer(module: Any) -> bool:

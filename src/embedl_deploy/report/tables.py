@@ -8,7 +8,13 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from embedl_deploy.report.summary import Declined, Rewritten, Summary, grouped, without_numbers
+from embedl_deploy.report.summary import (
+    Declined,
+    Rewritten,
+    Summary,
+    grouped,
+    without_numbers,
+)
 from embedl_deploy.rewrite import Unfused
 
 T = TypeVar("T")
@@ -33,11 +39,10 @@ def summary_tables(summary: Summary, *, every: bool = False) -> Iterator[Rendera
         note = "all operations of a pattern are there, and it does not apply"
         yield from _section("Declined", note, _declined(summary.declined, every=every))
     if summary.others:
-        note = "operations that stay as they are"
-        kinds = ", ".join(
-            f"{other.count}\N{NO-BREAK SPACE}{other.kind}" for other in summary.others
-        )
-        yield from _section("Others", note, Text(kinds))
+        marked = any(other.weighted for other in summary.others)
+        note = "operations that stay as they are" + ("; * reads weights" if marked else "")
+        kinds = [f"{one.count}×{one.kind}{'*' * one.weighted}" for one in summary.others]
+        yield from _section("Others", note, Text("  ".join(kinds)))
 
 
 def figures_table(figures: Sequence[tuple[str, str]]) -> Table:

@@ -89,9 +89,9 @@ def _quantized(model: fx.GraphModule) -> tuple[int, int]:
 
 
 def _in_all(summary: Summary, tensors: int, weights: int) -> str:
-    left = len(summary.unfused)
-    layers = f"{left} layers with weights are in none" if left else "they hold all weighted layers"
+    left = summary.weighted
+    outside = f"{left} operations with weights are in none" if left else "all weights are in them"
     return (
-        f"{len(summary.fusions)} fused modules, {layers}; quantization would put {tensors} tensors "
-        f"and {weights} weights into INT8"
+        f"{len(summary.fusions)} fused modules, {outside}; quantization would put {tensors} "
+        f"tensors and {weights} weights into INT8"
     )

@@ -1,0 +1,66 @@
+"""A current folder with the modules, data and weights of a user."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+NETS = """
+import torch
+from torch import nn
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        self.depthwise = nn.Conv2d(4, 4, 3, groups=4)
+        self.last = nn.Conv2d(4, 4, 1)
+        self.norm = nn.GroupNorm(2, 4)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.depthwise(self.stem(x))
+        return self.head(self.norm(self.last(x)).mean((2, 3)))
+
+class Branches(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+def small():
+    print("a user's module may print")
+    torch.manual_seed(0)
+    return Small()
+
+def branches(): return Branches()
+def plain(): return nn.Sequential(nn.ReLU())
+def labelled(): return [(torch.randn(2, 3, 8, 8), torch.zeros(2)) for _ in range(3)]
+def named(): return [{"x": torch.randn(2, 3, 8, 8)} for _ in range(3)]
+def not_finite(): return [torch.full((2, 3, 8, 8), float("nan"))]
+def misfits(): return [torch.randn(2, 3, 8, 8), torch.randn(2, 5, 8, 8)]
+def nothing(): return []
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current folder: `user_nets.py`, `photos/`, `broken/`, `rows.npz` and `misfit.pt`."""
+    (tmp_path / "user_nets.py").write_text(NETS)
+    for place in ("photos", "broken"):
+        (tmp_path / place).mkdir()
+    Image.new("RGB", (9, 12), "white").save(tmp_path / "photos" / "white.png")
+    for index in range(3):
+        pixels = np.random.default_rng(index).integers(0, 255, (9, 12, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{index}.png")
+    (tmp_path / "broken" / "text.png").write_text("no image")
+    rows = np.random.default_rng(0).normal(size=(6, 3, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "rows.npz", rows)
+    torch.save({"head.weight": torch.zeros(7, 7)}, tmp_path / "misfit.pt")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("COLUMNS", "100")
+    yield tmp_path
+    sys.modules.pop("user_nets", None)

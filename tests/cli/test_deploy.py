@@ -1,0 +1,148 @@
+"""`embedl-deploy deploy` writes a checked file, or an error and nothing else."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from embedl_deploy.cli.commands import journey
+from embedl_deploy.export import OnnxModel, Parity
+from tests.cli.commands import files, run, run_json
+
+SMALL = ("deploy", "user_nets:small", "out.onnx")
+SHAPE = ("--shape", "3,8,8")
+
+
+def test_a_file_is_written_and_the_table_says_how(folder: Path) -> None:
+    result = run(*SMALL, "--data", "photos", *SHAPE, "--batch", "2", "--batch-size", "3")
+    words = " ".join(result.stdout.split())
+    assert "4 modules: 2 FusedConvBN, 1 FusedConvBNReLU, 1 FusedLinear" in words
+    assert "4 tensors and 4 weights to INT8" in words
+    assert "2 batches of photos, min-max" in words
+    assert "ONNX Runtime computes what was simulated" in words
+    assert OnnxModel(folder / "out.onnx").batch_size == 2
+
+
+def test_json_has_the_figures(folder: Path) -> None:
+    options = ("--observer", "percentile", "--percentile", "99", "--patterns", "mixed")
+    found = run_json(*SMALL, "--data", "rows.npz", "--dynamic-batch", "--limit", "5", *options)
+    expected = {
+        "output": "out.onnx",
+        "input_shape": [1, 3, 8, 8],
+        "dynamic_batch": True,
+        "observer": "percentile",
+        "patterns": "mixed",
+        "calibration_batches": 1,
+        "quantized_tensors": 3,
+        "quantized_weights": 3,
+        "file_bytes": (folder / "out.onnx").stat().st_size,
+    }
+    assert {key: found[key] for key in expected} == expected
+    assert found["verification"]["only_ties"] is True
+    assert [one["path"] for one in found["unfused"]] == ["norm"]
+    computed = OnnxModel(folder / "out.onnx")(torch.zeros(5, 3, 8, 8))
+    assert computed["output"].shape == (5, 2)
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("source", ["user_nets:labelled", "user_nets:named"])
+def test_data_from_code_gives_the_shape_and_may_have_labels(source: str) -> None:
+    found = run_json(*SMALL, "--data", source, "--no-verify")
+    assert found["input_shape"] == [1, 3, 8, 8]
+    assert found["calibration_batches"] == 3
+    assert found["verification"] is None
+
+
+def test_nothing_but_the_file_is_left(folder: Path) -> None:
+    before = files(folder)
+    run(*SMALL, "--data", "rows.npz")
+    assert set(files(folder)) - set(before) == {folder / "out.onnx"}
+
+
+# --- bad input ---------------------------------------------------------------------------------
+
+BAD = {
+    "no such model": (("deploy", "torchvision:resnet19", "out.onnx", "--data", "photos"), "resnet"),
+    "no such data": ((*SMALL, "--data", "nowhere"), "'nowhere' does not exist"),
+    "unknown shape": ((*SMALL, "--data", "photos"), "--shape 3,224,224"),
+    "not an image": ((*SMALL, "--data", "broken", *SHAPE), "text.png' is not an image"),
+    "misfit weights": ((*SMALL, "--data", "rows.npz", "--weights", "misfit.pt"), "do not fit"),
+    "misfit shape": ((*SMALL, "--data", "photos", "--shape", "1,8,8"), "stem.0"),
+    "misfit rows": ((*SMALL, "--data", "rows.npz", "--shape", "3,9,9"), "rows.npz"),
+    "misfit batch": ((*SMALL, "--data", "user_nets:misfits"), "batch 1"),
+    "no samples": ((*SMALL, "--data", "user_nets:nothing"), "no samples"),
+    "not finite": ((*SMALL, "--data", "user_nets:not_finite"), "not finite"),
+    "nothing fuses": (
+        ("deploy", "user_nets:plain", "out.onnx", "--data", "rows.npz"),
+        "Q/DQ point",
+    ),
+    "no such folder": (("deploy", *SMALL[1:2], "no/out.onnx", "--data", "rows.npz"), "'no'"),
+    "a folder": (("deploy", *SMALL[1:2], "photos", "--data", "rows.npz"), "is a folder"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD.values(), ids=BAD)
+def test_bad_input_is_one_clear_error_and_leaves_nothing(
+    folder: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    (folder / "out.onnx").write_text("an older file")
+    before = files(folder)
+    result = run(*arguments, "--json", code=1)
+    message = json.loads(result.stdout)["error"]["message"]
+    assert words in message
+    assert f"\n{result.stderr}".count(f"\nerror: {message}\n") == 1
+    assert files(folder) == before
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--data", "rows.npz", "--percentile", "99"),
+        ("--data", "rows.npz", "--observer", "percentile", "--percentile", "101"),
+        ("--data", "photos", "--mean", "half"),
+        ("--data", "photos", "--mean", "0.5", "--no-normalization"),
+        ("--data", "photos", "--limit", "0"),
+        (),
+    ],
+)
+def test_a_wrong_command_line_ends_with_two(arguments: tuple[str, ...]) -> None:
+    run(*SMALL, *arguments, code=2)
+
+
+def test_a_file_that_does_not_compute_what_was_simulated_is_not_written(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = Parity()
+    wrong.add(torch.ones(3), torch.zeros(3))
+    monkeypatch.setattr(journey, "verify_onnx", lambda *_, **__: wrong)
+    before = files(folder)
+    error = run_json(*SMALL, "--data", "rows.npz", code=1)["error"]
+    assert error["type"] == "VerificationError"
+    assert "was not written" in error["message"]
+    assert files(folder) == before
+
+
+# --- normalization -----------------------------------------------------------------------------
+
+
+def scales(*options: str) -> object:
+    """Something that depends on how images are normalized: the first scale in the file."""
+    import onnx_ir
+
+    run(*SMALL, "--data", "photos", *SHAPE, "--no-verify", *options)
+    model = onnx_ir.load("out.onnx")
+    first = next(node for node in model.graph if node.op_type == "QuantizeLinear")
+    scale = first.inputs[1]
+    assert scale is not None
+    assert scale.const_value is not None
+    return scale.const_value.numpy().item()
+
+
+@pytest.mark.usefixtures("folder")
+def test_images_are_normalized_as_asked() -> None:
+    raw = scales("--no-normalization")
+    assert raw == pytest.approx(1 / 127)  # one photo is white
+    assert scales("--mean", "0", "--std", "0.5") == pytest.approx(2 * raw)
+    assert scales() == pytest.approx((1 - 0.406) / 0.225 / 127)

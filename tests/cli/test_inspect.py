@@ -1,0 +1,171 @@
+"""`embedl-deploy inspect` shows what would fuse, what not and why; `--json` says the same."""
+
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.models import resnet18
+from typer.testing import CliRunner
+
+from embedl_deploy import transform
+from embedl_deploy.cli.app import app
+from tests.cli.commands import files, run, run_json
+
+SMALL = "user_nets:small"
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_tables_say_what_fuses_what_not_and_why() -> None:
+    words = run("inspect", SMALL, "--shape", "3,8,8").stdout.split()
+    assert {"1×3×8×8", "full", "FusedConvBNReLU", "FusedConvBN", "FusedLinear"} <= set(words)
+    assert {"GroupNorm", "norm", "1×mean"} <= set(words)
+
+
+def test_nothing_is_written(folder: Path) -> None:
+    before = files(folder)
+    run("inspect", SMALL, "--shape", "3,8,8")
+    assert files(folder) == before
+
+
+@pytest.mark.usefixtures("folder")
+def test_json_has_every_match_and_refusal() -> None:
+    found = run_json("inspect", SMALL, "--shape", "3x8x8", "--batch", "2")
+    assert found["model"] == SMALL
+    assert found["input_shape"] == [2, 3, 8, 8]
+    assert found["fused"] == {"FusedConvBN": 2, "FusedConvBNReLU": 1, "FusedLinear": 1}
+    assert found["fusions"][0] == {
+        "pattern": "ConvBNReLUPattern",
+        "path": "stem.0",
+        "kind": "FusedConvBNReLU",
+        "operations": ["stem.0", "stem.1", "stem.2"],
+        "qdq_points": ["INPUT"],
+    }
+    assert [one["path"] for one in found["unfused"]] == ["norm"]
+    assert found["unfused"][0]["reason"]
+    assert (found["quantized_tensors"], found["quantized_weights"]) == (4, 4)
+
+
+def test_the_counts_are_those_of_transform() -> None:
+    found = run_json("inspect", "torchvision:resnet18")
+    result = transform(resnet18(weights=None).eval(), (torch.zeros(1, 3, 224, 224),))
+    assert found["input_shape"] == [1, 3, 224, 224]
+    assert found["fused"] == dict(result.fused)
+    assert len(found["declined"]) == len(result.refusals)
+    pooling = "RemoveIdentityAdaptiveAvgPoolPattern"
+    assert [one["instead"] for one in found["declined"] if one["pattern"] == pooling] == [
+        "AdaptiveAvgPoolPattern"
+    ]
+
+
+def test_without_an_example_no_shape_is_known() -> None:
+    found = run_json("inspect", "torchvision:resnet18", "--no-example")
+    assert found["input_shape"] is None
+    assert found["fused"]["FusedConvBNAddReLU"] == 8
+    assert "--shape" in run("inspect", "torchvision:resnet18", "--no-example").stdout
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("name", "tensors"), [("full", 4), ("smart", 4), ("mixed", 3), ("fusions", 4)]
+)
+def test_the_list_of_patterns_decides_what_is_quantized(name: str, tensors: int) -> None:
+    found = run_json("inspect", SMALL, "--shape", "3,8,8", "--patterns", name)
+    assert found["patterns"] == name
+    assert found["quantized_tensors"] == tensors
+
+
+@pytest.mark.usefixtures("folder")
+def test_all_lists_every_place() -> None:
+    grouped = run("inspect", SMALL).stdout
+    single = run("inspect", SMALL, "--all").stdout
+    assert "last" not in grouped
+    assert "last" in single
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_model_in_which_nothing_fuses_is_no_error() -> None:
+    assert "nothing" in run("inspect", "user_nets:plain", "--shape", "3,8,8").stdout
+    assert run_json("inspect", "user_nets:plain")["quantized_tensors"] == 0
+
+
+# --- bad input ---------------------------------------------------------------------------------
+
+BAD = {
+    "no spelling": (["nonsense"], "LoadError", "names no model"),
+    "no such model": (["torchvision:resnet19"], "LoadError", "did you mean resnet1"),
+    "no such module": (["user_missing:make"], "LoadError", "no module 'user_missing'"),
+    "no such factory": (["user_nets:smal"], "LoadError", "did you mean small"),
+    "no weights file": ([SMALL, "--weights", "none.pt"], "LoadError", "none.pt"),
+    "misfit weights": ([SMALL, "--weights", "misfit.pt"], "LoadError", "do not fit"),
+    "misfit shape": ([SMALL, "--shape", "5,8,8"], "CaptureError", "stem.0"),
+    "untraceable": (["user_nets:branches"], "CaptureError", "can not be traced"),
+}
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(("arguments", "kind", "words"), BAD.values(), ids=BAD)
+def test_bad_input_is_one_clear_error(arguments: list[str], kind: str, words: str) -> None:
+    result = run("inspect", *arguments, code=1)
+    assert f"\n{result.stderr}".count("\nerror: ") == 1
+    assert words in result.stderr
+    assert not result.stdout
+    error = run_json("inspect", *arguments, code=1)["error"]
+    assert error["type"] == kind
+    assert words in error["message"]
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        [SMALL, "--shape", "3,a,8"],
+        [SMALL, "--shape", "3,0,8"],
+        [SMALL, "--shape", ""],
+        [SMALL, "--batch", "0"],
+        [SMALL, "--patterns", "most"],
+        [SMALL, "--no-example", "--shape", "3,8,8"],
+        [SMALL, "--unknown"],
+    ],
+)
+def test_a_wrong_command_line_ends_with_two(arguments: list[str]) -> None:
+    run("inspect", *arguments, code=2)
+
+
+@pytest.mark.usefixtures("folder")
+def test_debug_shows_where_an_error_came_from() -> None:
+    result = CliRunner().invoke(app, ["inspect", "user_nets:branches", "--debug"])
+    assert result.exit_code == 1
+    assert "Traceback" in result.stderr
+    assert "error: " in result.stderr
+
+
+# --- the rest ----------------------------------------------------------------------------------
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert run("--version").stdout == f"embedl-deploy {version('embedl_deploy')}\n"
+
+
+@pytest.mark.parametrize("command", ["inspect", "deploy"])
+def test_help_teaches_the_spellings_and_has_two_examples(command: str) -> None:
+    text = run(command, "--help").stdout
+    assert all(word in text for word in ("torchvision:", "timm:", "package.module:factory"))
+    assert text.count(f"embedl-deploy {command}") == 3  # the usage line and two examples
+
+
+def test_the_help_of_deploy_teaches_the_spellings_of_data() -> None:
+    text = run("deploy", "--help").stdout
+    assert all(word in text for word in ("folder of images", ".npz", "package.module:loader"))
+
+
+def test_without_typer_the_extra_is_named() -> None:
+    code = "import sys; sys.modules['typer'] = None; from embedl_deploy.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the command line needs the package 'typer'")
+    assert "embedl_deploy[cli]" in done.stderr
+    assert "Traceback" not in done.stderr
