@@ -127,7 +127,7 @@ def test_a_file_that_does_not_compute_what_was_simulated_is_not_written(
 # --- normalization -----------------------------------------------------------------------------
 
 
-def scales(*options: str) -> object:
+def scales(*options: str) -> float:
     """Something that depends on how images are normalized: the first scale in the file."""
     import onnx_ir
 
@@ -137,7 +137,7 @@ def scales(*options: str) -> object:
     scale = first.inputs[1]
     assert scale is not None
     assert scale.const_value is not None
-    return scale.const_value.numpy().item()
+    return float(scale.const_value.numpy())
 
 
 @pytest.mark.usefixtures("folder")
