@@ -51,12 +51,14 @@ def trained(
     cache: str | os.PathLike[str] | None = None,
     *,
     recipe: Recipe | None = None,
+    fresh: bool = False,
     progress: Progress | None = None,
 ) -> nn.Module:
     """The model called `name`, in eval mode, trained at its first use and read from `cache` later.
 
     The default cache is `.cache/digits` in the working directory. A file there holds for one
-    version of this package's source, one recipe and one version of torch; any other trains anew.
+    version of this package's source, one recipe and one version of torch; any other trains anew,
+    and so does `fresh`.
 
     Raises:
         ValueError: `name` is not one of `MODELS`.
@@ -66,7 +68,7 @@ def trained(
     recipe = RECIPES[name] if recipe is None else recipe
     path = Path(CACHE if cache is None else cache) / f"{name}-{_key(recipe)}.pt"
     model = _made(name, recipe.seed)
-    if path.is_file():
+    if path.is_file() and not fresh:
         logger.info("%s: trained weights from %s", name, path)
         model.load_state_dict(torch.load(path, weights_only=True))
         return model.eval()

@@ -142,6 +142,21 @@ def test_a_second_call_reads_the_cache(
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_fresh_trains_again_and_renews_the_cache(tmp_path: Path) -> None:
+    epochs: list[int] = []
+    recipe = Recipe(epochs=1, batch_size=1257)
+    for fresh in (False, True):
+        trained(
+            "residual",
+            tmp_path,
+            recipe=recipe,
+            fresh=fresh,
+            progress=lambda epoch, *_: epochs.append(epoch),
+        )
+    assert epochs == [1, 1]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def _never(*_report: object) -> None:
     pytest.fail("trained again")
 

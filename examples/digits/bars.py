@@ -1,0 +1,37 @@
+"""Progress bars for what takes its time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import nn
+
+from examples.digits.train import RECIPES, trained
+
+
+def progress_bars(console: Console) -> Progress:
+    """Bars with the number of steps and the time; they stay when they are full."""
+    text = TextColumn("  {task.description:<14}")
+    return Progress(text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console)
+
+
+@contextmanager
+def step(bars: Progress, name: str) -> Iterator[None]:
+    """A bar that moves while something runs that can not say how far it is."""
+    task = bars.add_task(name, total=None)
+    yield
+    bars.update(task, total=1, completed=1)
+
+
+def trained_with_bar(name: str, bars: Progress, *, fresh: bool) -> nn.Module:
+    """The trained model, with a bar over its epochs; full at once where the weights are cached."""
+    epochs = RECIPES[name].epochs
+    task = bars.add_task("train", total=epochs)
+    model = trained(
+        name, fresh=fresh, progress=lambda epoch, *_: bars.update(task, completed=epoch)
+    )
+    bars.update(task, completed=epochs)
+    return model
