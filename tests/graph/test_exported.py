@@ -45,6 +45,29 @@ class Attention(nn.Module):
         return x + self.mlp(x)
 
 
+class NormAct(nn.BatchNorm2d):
+    """A batch norm that also activates, as timm's: opened, and found again."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        training = self.training
+        return F.relu(
+            F.batch_norm(
+                x,
+                self.running_mean,
+                self.running_var,
+                self.weight,
+                self.bias,
+                training,
+                self.momentum or 0.1,
+                self.eps,
+            )
+        )
+
+
+def normalized() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), NormAct(4, eps=1e-3))
+
+
 class Functional(nn.Module):
     """Weights of its own, functions in place of modules, a convolution padded to "same"."""
 
@@ -108,6 +131,7 @@ class Branches(nn.Module):
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...]]] = {
     "residual": (Residual, (torch.randn(2, 3, 8, 8),)),
     "attention": (Attention, (torch.randn(2, 5, 16),)),
+    "normalized": (normalized, (torch.randn(2, 3, 8, 8),)),
     "functional": (Functional, (torch.randn(2, 3, 8, 8),)),
     "pair": (Pair, (torch.randn(2, 3, 6), torch.randn(2, 3, 6))),
 }

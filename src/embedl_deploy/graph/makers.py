@@ -124,9 +124,9 @@ def batch_norm(a: SimpleNamespace) -> nn.Module | None:
     owner = a.owner
     if not isinstance(owner, _BatchNorm) or owner.running_mean is None:
         return None
-    mine = (owner.running_mean, owner.running_var, owner.weight, owner.bias, owner.eps)
-    given = (a.running_mean, a.running_var, a.weight, a.bias, a.eps)
-    if any(one is not other for one, other in zip(mine, given, strict=True)):
+    mine = (owner.running_mean, owner.running_var, owner.weight, owner.bias)
+    given = (a.running_mean, a.running_var, a.weight, a.bias)
+    if any(one is not other for one, other in zip(mine, given, strict=True)) or a.eps != owner.eps:
         return None
     if a.training is not owner.training or (a.training and a.momentum != owner.momentum):
         return None
