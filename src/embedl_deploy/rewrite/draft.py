@@ -72,7 +72,7 @@ class Draft:
         for node in self.graph.nodes:
             if node.op == "call_module":
                 used[str(node.target)] += 1
-            elif node.op == "get_attr":
+            elif node.op == "get_attr" and node.users:
                 used[parent(str(node.target))] += 1
         return used
 
