@@ -22,22 +22,9 @@ PACKAGES = (
 
 
 def exports(package: str) -> dict[str, Any]:
-    """What a package exports by name, in the order of its `__all__`.
-
-    Without an `__all__` these are its patterns and its tuples of patterns.
-    """
+    """What a package exports by name, in the order of its `__all__`."""
     module = importlib.import_module(package)
-    found = vars(module)
-    listed = getattr(module, "__all__", None)
-    if listed is None:
-        listed = [name for name, one in found.items() if not name.startswith("_") and _is_own(one)]
-    return {name: found[name] for name in listed}
-
-
-def _is_own(one: object) -> bool:
-    if isinstance(one, tuple):
-        return True
-    return isinstance(one, type) and issubclass(one, Pattern) and one is not Pattern
+    return {name: getattr(module, name) for name in module.__all__}
 
 
 def first_line(one: Any) -> str:
