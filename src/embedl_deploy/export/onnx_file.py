@@ -1,8 +1,9 @@
 """Writing the ONNX file."""
 
+import itertools
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,14 +50,15 @@ def export_onnx(
         path: The file. A model above 2 GiB puts its weights into `path` + `.data`.
         dynamic_batch: Whether the first dimension of every input may vary.
         input_names: Names of the inputs; by default those of the model's `forward`.
-        output_names: Names of the outputs; by default `output`, or `output_0`, ….
+        output_names: Names of the outputs; by default `output`, or `output_0`, … (with a `_`
+            behind it where an input has that name).
 
     Returns:
         The path.
 
     Raises:
-        ExportError: A stub is not calibrated, the exporter can not express the model, or the
-            file can not be written. A file that was there stays whole.
+        ExportError: A stub is not calibrated, the exporter can not express the model, names do
+            not fit, or the file can not be written. A file that was there stays whole.
         MissingExtraError: The packages of the `onnx` extra are not installed.
     """
     target = Path(path)
@@ -68,7 +70,10 @@ def export_onnx(
     inputs = (args,) if isinstance(args, Tensor) else tuple(args)
     with written_beside(target) as beside:
         proto = _export(lowered, inputs, dynamic_batch=dynamic_batch)
-        _rename(proto, input_names, output_names)
+        entries = _given(input_names, "input") or _input_names(model, inputs, proto.graph)
+        results = _given(output_names, "output") or _output_names(proto.graph, entries)
+        _name_values(proto.graph, entries, results)
+        _name_nodes(proto)
         _save(proto, beside)
         _check(beside)
     return target
@@ -114,16 +119,59 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {first_line(error)}"
 
 
-def _rename(
-    model: "onnx_ir.Model", input_names: Sequence[str] | None, output_names: Sequence[str] | None
-) -> None:
+def _input_names(
+    model: fx.GraphModule, args: Sequence[Any], graph: "onnx_ir.Graph"
+) -> tuple[str, ...]:
+    """The names in `forward`; torch's own where an argument holds several tensors."""
+    placeholders = [node for node in model.graph.nodes if node.op == "placeholder"]
+    pairs = zip(placeholders, args, strict=False)
+    names = tuple(str(node.target) for node, one in pairs if isinstance(one, Tensor))
+    if len(names) == len(graph.inputs):
+        return names
+    return tuple(str(value.name) for value in graph.inputs)
+
+
+def _output_names(graph: "onnx_ir.Graph", inputs: Sequence[str]) -> tuple[str, ...]:
+    count = len(graph.outputs)
+    names = ["output"] if count == 1 else [f"output_{index}" for index in range(count)]
+    return tuple(f"{name}_" if name in inputs else name for name in names)
+
+
+def _given(names: Sequence[str] | None, what: str) -> tuple[str, ...]:
+    if isinstance(names, str):
+        raise ExportError(f"the {what} names are a text, '{names}'; pass a list of names")
+    return tuple(names or ())
+
+
+def _name_values(graph: "onnx_ir.Graph", inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Name what goes in and out; what has such a name inside gets another one."""
+    ends = (*graph.inputs, *graph.outputs)
+    for values, names, what in (
+        (graph.inputs, inputs, "input"),
+        (graph.outputs, outputs, "output"),
+    ):
+        if len(values) != len(names):
+            raise ExportError(f"{len(names)} {what} names were given for {len(values)} {what}s")
+    names = (*inputs, *outputs)
+    if len(set(names)) < len(names):
+        raise ExportError(f"inputs and outputs need different names, not {', '.join(names)}")
+    inner = [*graph.initializers.values(), *(value for node in graph for value in node.outputs)]
+    taken = {value.name for value in inner} | set(names)
+    for value in inner:
+        if value.name in names and not any(value is end for end in ends):
+            value.name = next(name for name in _numbered(value.name) if name not in taken)
+            taken.add(value.name)
+    for value, name in zip(ends, names, strict=True):
+        value.name = name
+
+
+def _numbered(name: str) -> Iterator[str]:
+    return (f"{name}_{index}" for index in itertools.count(1))
+
+
+def _name_nodes(model: "onnx_ir.Model") -> None:
     """Names from the source; what the exporter noted of this machine goes."""
     graph = model.graph
-    outputs = len(graph.outputs)
-    default = ["output"] if outputs == 1 else [f"output_{index}" for index in range(outputs)]
-    _name_values(graph.outputs, output_names or default, "output")
-    if input_names is not None:
-        _name_values(graph.inputs, input_names, "input")
     seen: dict[str, int] = {}
     for node in graph:
         name = _node_name(node)
@@ -137,13 +185,6 @@ def _rename(
     model.metadata_props.clear()
     graph.metadata_props.clear()
     model.producer_name, model.producer_version = "embedl_deploy", None
-
-
-def _name_values(values: Sequence["onnx_ir.Value"], names: Sequence[str], what: str) -> None:
-    if len(values) != len(names):
-        raise ExportError(f"{len(names)} {what} names were given for {len(values)} {what}s")
-    for value, name in zip(values, names, strict=True):
-        value.name = name
 
 
 def _node_name(node: "onnx_ir.Node") -> str:

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 _TIE = 1e-3
-"""How far from the middle between two integers, in steps, a sum's rounding can move a value."""
+"""How far, in steps, the order of summation can move a value."""
 
 _ROUNDING = 2e-5
-"""How far, relative to the largest output, two orders of summation can take an output."""
+"""How far, relative to its largest magnitude, the order of summation can move an output."""
 
 
 @dataclass
@@ -21,7 +21,8 @@ class StubParity:
         values: How many integers were compared.
         differing: How many of them differ.
         largest: The largest difference in quantization steps; 1 is a rounding tie.
-        distance: How far from the tie, in steps, a value was simulated whose integer differs.
+        distance: How far apart, in steps, any value was before it was rounded; or, where the file
+            does not show that, how far from the tie one was whose integer differs.
     """
 
     path: str
@@ -30,8 +31,16 @@ class StubParity:
     largest: int = 0
     distance: float = 0.0
 
-    def add(self, steps: Tensor, computed: Tensor) -> None:
-        """Take in one batch: simulated steps, clamped but not rounded, and computed integers."""
+    def add(self, steps: Tensor, computed: Tensor, before: Tensor | None = None) -> None:
+        """Take in one batch.
+
+        Args:
+            steps: Simulated steps, clamped and not rounded.
+            computed: The file's integers.
+            before: The file's steps, clamped and not rounded, where it shows them.
+        """
+        if before is not None:
+            self.distance = max(self.distance, _largest(_difference(steps, before)))
         simulated = steps.round()
         apart = (simulated - computed).abs()
         self.values += apart.numel()
@@ -59,8 +68,9 @@ class Parity:
         largest_output: Largest magnitude of the simulated outputs.
         signal: Sum of squares of the simulated outputs.
         noise: Sum of squares of the differences.
-        rounding_difference: Largest difference between outputs where the simulation goes on from
-            the file's integers at every stub; `None` where stubs were not compared.
+        rounding_difference: Largest difference between outputs, relative to the output's largest
+            magnitude, where the simulation goes on from the file's integers at every stub; `None`
+            where stubs were not compared.
         stubs: One entry per stub; empty where the model has none or they were not asked for.
     """
 
@@ -74,19 +84,18 @@ class Parity:
 
     def add(self, simulated: Tensor, computed: Tensor) -> None:
         """Take in one output of one batch."""
-        difference = simulated.double() - computed.double()
-        if not difference.numel():
-            return
+        difference = _difference(simulated, computed)
         self.values += difference.numel()
-        self.largest_difference = _larger(self.largest_difference, difference)
-        self.largest_output = _larger(self.largest_output, simulated)
+        self.largest_difference = max(self.largest_difference, _largest(difference))
+        self.largest_output = max(self.largest_output, _largest(simulated))
         self.signal += float(simulated.double().square().sum())
         self.noise += float(difference.square().sum())
 
     def add_rounding(self, simulated: Tensor, computed: Tensor) -> None:
         """Take in one output of one batch, simulated from the file's integers."""
-        difference = simulated.double() - computed.double()
-        self.rounding_difference = _larger(self.rounding_difference or 0.0, difference)
+        difference, output = _largest(_difference(simulated, computed)), _largest(simulated)
+        relative = difference / output if 0 < output < math.inf else difference
+        self.rounding_difference = max(relative, self.rounding_difference or 0.0)
 
     @property
     def sqnr_db(self) -> float:
@@ -115,8 +124,8 @@ class Parity:
         """Whether file and simulation differ by floating-point rounding alone.
 
         At the stubs, integers differ by one step, at most one in 10,000 (or a single one), and
-        only where the value lay at the tie between the two. Behind the last stubs, outputs
-        differ by the rounding of sums. `False` where stubs were not compared.
+        before they were rounded the values were the same but for the rounding of sums. So are
+        the outputs behind the last stubs. `False` where stubs were not compared.
         """
         if self.rounding_difference is None:
             return False
@@ -126,7 +135,7 @@ class Parity:
             and all(stub.distance <= _TIE for stub in stubs)
             and sum(stub.differing for stub in stubs)
             <= max(1, 1e-4 * sum(stub.values for stub in stubs))
-            and self.rounding_difference <= _ROUNDING * self.largest_output
+            and self.rounding_difference <= _ROUNDING
         )
 
     def __str__(self) -> str:
@@ -142,9 +151,15 @@ class Parity:
         )
 
 
-def _larger(largest: float, tensor: Tensor) -> float:
-    """The larger of a magnitude and a tensor's largest one; not a number where one is in it."""
-    if math.isnan(largest) or not tensor.numel():
-        return largest
-    new = float(tensor.abs().max())
-    return new if math.isnan(new) else max(new, largest)
+def _difference(simulated: Tensor, computed: Tensor) -> Tensor:
+    """Zero where both are the same infinity or no number, infinite where one alone is."""
+    one, other = simulated.double(), computed.double()
+    same = (one == other) | (one.isnan() & other.isnan())
+    return (one - other).nan_to_num(nan=math.inf, posinf=math.inf).masked_fill(same, 0.0)
+
+
+def _largest(tensor: Tensor) -> float:
+    """The largest magnitude that is a number; 0 of nothing."""
+    numbers = tensor.double().abs()
+    numbers = numbers[~numbers.isnan()]
+    return float(numbers.max()) if numbers.numel() else 0.0

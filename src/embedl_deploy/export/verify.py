@@ -3,7 +3,8 @@
 Two floating-point programs sum in different orders, so a value next to a rounding tie may fall
 to either side. One such flip changes what every later layer sees: run freely, the two drift
 apart a little. So each stub is also compared by itself: the simulation goes on from the
-integers that the file computed, and a difference is that of the layers since the stub before.
+integers that the file computed, and a difference, before rounding and after, is that of the
+layers since the stub before.
 """
 
 import tempfile
@@ -33,8 +34,8 @@ from embedl_deploy.quantize.calibrate import (
 )
 from embedl_deploy.quantize.rounding import in_steps
 
-_MARK = "/integers"
-"""Ends the names of the outputs that are added to see a stub's integers."""
+_INTEGERS, _VALUES = "/integers", "/values"
+"""End the names of the outputs that are added to see what a stub rounds, and to what."""
 
 
 def verify_onnx(
@@ -56,10 +57,16 @@ def verify_onnx(
         progress: Called after every batch.
 
     Raises:
-        VerificationError: The file can not be run, has other outputs than the model, or there
-            is no data.
+        VerificationError: The file can not be run, has other stubs or outputs than the model,
+            or there is no data that fits it.
+        CalibrationError: The data are no batches.
+        QuantizationError: The model is not calibrated.
         MissingExtraError: ONNX Runtime is not installed.
     """
+    if not isinstance(model, fx.GraphModule):
+        raise VerificationError(
+            f"verify_onnx takes a transformed model, not a {type(model).__name__}"
+        )
     total = length_hint(data) or None
     check_batches(data)
     with _runtime(Path(path), stubs=stubs) as runtime, _eval(model):
@@ -88,15 +95,25 @@ class _Comparison:
 
     def add(self, batch: Any) -> None:
         args, kwargs = call_arguments(batch, len(self.inputs))
-        ordered = {name: kwargs[name] for name in self.inputs if name in kwargs} | kwargs
+        if unknown := sorted(kwargs.keys() - set(self.inputs)):
+            raise VerificationError(
+                f"the model takes the inputs {', '.join(self.inputs)}; {unknown} were given by name"
+            )
+        ordered = {name: kwargs[name] for name in self.inputs if name in kwargs}
         for piece, named in _pieces(args, ordered, self.runtime.batch_size):
             computed = self.runtime(*_tensors((piece, named)))
-            marked = [name for name in computed if name.endswith(_MARK)]
-            integers = {name.removesuffix(_MARK): computed.pop(name) for name in marked}
+            integers, values = (_pop(computed, mark) for mark in (_INTEGERS, _VALUES))
             for one, other in self._pairs(self._simulate(piece, named), computed):
                 self.parity.add(one, other)
             if self.compare_stubs:
-                self._compare_stubs(piece, named, integers, computed)
+                hooks = self._hooks(integers, values)
+                try:
+                    forced = self._simulate(piece, named)
+                finally:
+                    for hook in hooks:
+                        hook.remove()
+                for one, other in self._pairs(forced, computed):
+                    self.parity.add_rounding(one, other)
 
     def _simulate(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
         with torch.no_grad():
@@ -119,44 +136,46 @@ class _Comparison:
                 )
             yield one, other
 
-    def _compare_stubs(
-        self,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        integers: Mapping[str, Tensor],
-        computed: Mapping[str, Tensor],
-    ) -> None:
+    def _hooks(
+        self, integers: Mapping[str, Tensor], values: Mapping[str, Tensor]
+    ) -> list[RemovableHandle]:
+        """From each stub on, the simulation sees the integers that the file computed."""
         if self.stubs and not integers:
             raise VerificationError(
                 f"the model has {len(self.stubs)} stubs and the file quantizes nothing: it was not "
                 "exported from this model"
             )
-        hooks = [self._follow(path, values) for path, values in integers.items()]
-        try:
-            for one, other in self._pairs(self._simulate(args, kwargs), computed):
-                self.parity.add_rounding(one, other)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        if unknown := sorted(integers.keys() - self.stubs.keys()):
+            raise VerificationError(
+                f"the file quantizes at '{unknown[0]}', where the model has no stub"
+            )
+        return [self._follow(path, one, values.get(path)) for path, one in integers.items()]
 
-    def _follow(self, path: str, computed: Tensor) -> RemovableHandle:
-        """From this stub on, the simulation sees what the file computed."""
-        stub = self.stubs.get(path)
-        if stub is None:
-            raise VerificationError(f"the file quantizes at '{path}', where the model has no stub")
+    def _follow(self, path: str, integers: Tensor, values: Tensor | None) -> RemovableHandle:
         parity = self.parity.stubs.setdefault(path, StubParity(path))
 
         def follow(stub: QuantStub, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-            steps = in_steps(inputs[0], stub.scale).clamp(stub.lowest, stub.highest)
-            if steps.shape != computed.shape:
+            steps = _steps(inputs[0], stub)
+            if steps.shape != integers.shape:
                 raise VerificationError(
-                    f"'{path}' has shape {tuple(computed.shape)} in the file and "
+                    f"'{path}' has shape {tuple(integers.shape)} in the file and "
                     f"{tuple(steps.shape)} in the model"
                 )
-            parity.add(steps.cpu(), computed)
-            return (computed.to(steps) * stub.scale).to(output)
+            parity.add(steps.cpu(), integers, None if values is None else _steps(values, stub))
+            return (integers.to(steps) * stub.scale).to(output)
 
-        return stub.register_forward_hook(follow)
+        return self.stubs[path].register_forward_hook(follow)
+
+
+def _steps(values: Tensor, stub: QuantStub) -> Tensor:
+    """What the stub rounds: clamped multiples of its scale."""
+    return in_steps(values, stub.scale.to(values.device)).clamp(stub.lowest, stub.highest)
+
+
+def _pop(outputs: dict[str, Tensor], mark: str) -> dict[str, Tensor]:
+    """Take out the outputs whose names end with the mark; by stub."""
+    names = [name for name in outputs if name.endswith(mark)]
+    return {name.removesuffix(mark): outputs.pop(name) for name in names}
 
 
 def _tensors(tree: Any) -> list[Tensor]:
@@ -165,19 +184,19 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 @contextmanager
 def _runtime(path: Path, *, stubs: bool) -> Iterator[OnnxModel]:
-    """The file as a function; with `stubs`, a copy of it that gives their integers too."""
+    """The file as a function; with `stubs`, of a copy that shows what they do."""
     if not path.is_file():
         raise VerificationError(f"there is no file '{path}'")
     if not stubs:
         yield OnnxModel(path)
         return
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "with_integers.onnx"
-        _write_with_integers(path, copy)
+        copy = Path(folder) / "with_stubs.onnx"
+        _write_with_stubs(path, copy)
         yield OnnxModel(copy)
 
 
-def _write_with_integers(path: Path, copy: Path) -> None:
+def _write_with_stubs(path: Path, copy: Path) -> None:
     require("onnx_ir", "verification")
     import onnx_ir
 
@@ -185,12 +204,17 @@ def _write_with_integers(path: Path, copy: Path) -> None:
         model = onnx_ir.load(path)
     except Exception as error:  # protobuf raises what it likes
         raise VerificationError(f"'{path}' is not an ONNX file: {first_line(error)}") from error
+    ends = {id(value) for value in (*model.graph.inputs, *model.graph.outputs)}
     for node in model.graph:
-        if node.op_type == "QuantizeLinear" and node.name:
-            output = node.outputs[0]
-            output.name = node.name.removesuffix("/QuantizeLinear") + _MARK
-            output.dtype = onnx_ir.DataType.INT8
-            model.graph.outputs.append(output)
+        if node.op_type != "QuantizeLinear" or not node.name:
+            continue
+        stub, values = node.name.removesuffix("/QuantizeLinear"), node.inputs[0]
+        (integers,) = node.outputs
+        integers.name, integers.dtype = stub + _INTEGERS, onnx_ir.DataType.INT8
+        model.graph.outputs.append(integers)
+        if values is not None and id(values) not in ends:
+            values.name = stub + _VALUES
+            model.graph.outputs.append(values)
     onnx_ir.save(model, copy, external_data=f"{copy.name}.data")
 
 

@@ -2,12 +2,12 @@
 
 import copy as copying
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from operator import attrgetter
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from embedl_deploy.errors import QuantizationError
 from embedl_deploy.graph.paths import Paths, join, parent
@@ -17,11 +17,16 @@ from embedl_deploy.quantize.config import QuantConfig
 from embedl_deploy.quantize.stubs import QuantStub, WeightFakeQuantize
 from embedl_deploy.rewrite import Result
 
+_DROPOUT = nn.modules.dropout._DropoutNd  # noqa: SLF001 - the base of all dropouts
+
 
 def insert_qdq(
     result: Result | fx.GraphModule, config: QuantConfig | None = None, *, copy: bool = True
 ) -> fx.GraphModule:
     """Insert stubs at the declared Q/DQ points and nowhere else, one per tensor.
+
+    The tensor before a dropout and behind it count as one where the first is quantized for all
+    its readers, since they are the same at inference.
 
     Weights are quantized where the input of their module is.
 
@@ -83,6 +88,7 @@ def _insert(model: fx.GraphModule, config: QuantConfig) -> int:
         uses.extend(use for point in module.qdq_points for use in _uses(node, module, point))
         if QDQPoint.INPUT in module.qdq_points:
             _quantize_weights(module, config)
+    uses = _without_repeats(uses, modules)
     stubs = _make_stubs(model, config, uses)
     for use in uses:
         _rewire(use, stubs[use.tensor], forward_arguments(type(modules[str(use.call.target)])))
@@ -97,6 +103,26 @@ def _uses(node: fx.Node, module: FusedModule, point: QDQPoint) -> list[_Use]:
     given = dict(zip(forward_arguments(type(module)), node.args, strict=False)) | node.kwargs
     named = {name: given.get(name) for name in module.quantized_arguments(point)}
     return [_Use(one, node, point, name) for name, one in named.items() if isinstance(one, fx.Node)]
+
+
+def _without_repeats(uses: Sequence[_Use], modules: Mapping[str, nn.Module]) -> list[_Use]:
+    """Take a stub behind a result for the one of its readers behind a dropout as well.
+
+    A compiler sees no dropout: there would be two pairs in a row.
+    """
+    results = {use.tensor for use in uses if use.argument is None}
+    kept = []
+    for use in uses:
+        source = _before_dropout(use.tensor, modules)
+        repeated = source is not use.tensor and source in results
+        kept.append(replace(use, tensor=source, argument=None) if repeated else use)
+    return kept
+
+
+def _before_dropout(tensor: fx.Node, modules: Mapping[str, nn.Module]) -> fx.Node:
+    while isinstance(modules.get(str(tensor.target)), _DROPOUT):
+        (tensor,) = tensor.all_input_nodes
+    return tensor
 
 
 def _quantize_weights(module: FusedModule, config: QuantConfig) -> None:

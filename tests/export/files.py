@@ -1,0 +1,161 @@
+"""Reading an exported file with onnx alone, independent of what wrote it."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from torch import Tensor, fx
+
+from embedl_deploy.modules import FusedModule
+from embedl_deploy.quantize import QuantStub, WeightFakeQuantize
+
+
+class File:
+    """A file, checked as far as onnx checks."""
+
+    def __init__(self, path: Path) -> None:
+        onnx.checker.check_model(str(path), full_check=True)
+        self.path = path
+        self.model = onnx.load(str(path))
+        self.nodes = list(self.model.graph.node)
+        self.constants: dict[str, NDArray[Any]] = {
+            one.name: numpy_helper.to_array(one) for one in self.model.graph.initializer
+        }
+        self.maker = {output: node for node in self.nodes for output in node.output}
+
+    def ops(self) -> Counter[str]:
+        return Counter(node.op_type for node in self.nodes)
+
+    def named(self, op: str) -> list[onnx.NodeProto]:
+        return [node for node in self.nodes if node.op_type == op]
+
+    def readers(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        return [one for one in self.nodes if node.output[0] in one.input]
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, object]:
+    return {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+
+
+def stubs_of(model: fx.GraphModule) -> dict[str, QuantStub]:
+    named = model.named_modules()
+    return {path: one for path, one in named if isinstance(one, QuantStub)}
+
+
+def quantizers_of(model: fx.GraphModule) -> dict[str, WeightFakeQuantize]:
+    named = model.named_modules()
+    return {path: one for path, one in named if isinstance(one, WeightFakeQuantize)}
+
+
+def assert_typed(file: File) -> None:
+    """The opset is 21, no other domain is used, and nothing says where the file was made."""
+    assert [(one.domain, one.version) for one in file.model.opset_import] == [("", 21)]
+    assert {node.domain for node in file.nodes} == {""}
+    assert not file.model.functions
+    content = file.path.read_bytes()
+    here = str(Path(__file__).parents[2])
+    for trace in (here, "site-packages", 'File "', ".py", "stack_trace", "pkg.torch", "/home/"):
+        assert trace.encode() not in content
+
+
+def assert_pairs(file: File, model: fx.GraphModule) -> None:
+    """Each stub is a pair with its scale and an int8 zero-point, and there is no other pair."""
+    stubs = stubs_of(model)
+    quantize = file.named("QuantizeLinear")
+    assert [node.name.removesuffix("/QuantizeLinear") for node in quantize]
+    for node in quantize:
+        stub = stubs[node.name.removesuffix("/QuantizeLinear")]
+        scale, zero_point = (file.constants[name] for name in node.input[1:])
+        assert (scale.ndim, scale.dtype.name) == (0, "float32")
+        assert scale.item() == stub.scale.item() > 0
+        assert (zero_point.ndim, zero_point.dtype.name, zero_point.item()) == (0, "int8", 0)
+        readers = file.readers(node)
+        assert [reader.op_type for reader in readers] == ["DequantizeLinear"]
+        assert np.array_equal(file.constants[readers[0].input[1]], scale)
+        assert np.array_equal(file.constants[readers[0].input[2]], zero_point)
+        assert file.constants[readers[0].input[2]].dtype == np.int8
+        source = file.maker.get(node.input[0])
+        assert source is None or source.op_type != "DequantizeLinear"
+
+
+def assert_weights(file: File, model: fx.GraphModule) -> None:
+    """Each quantized weight is stored once, as int8, with a scale per channel along axis 0."""
+    quantizers = quantizers_of(model)
+    assert quantizers
+    from_constants = [
+        node for node in file.named("DequantizeLinear") if node.input[0] in file.constants
+    ]
+    assert len(from_constants) == len(quantizers)
+    for node in from_constants:
+        integers, scale, zero_point = (file.constants[name] for name in node.input)
+        quantizer = quantizers[node.name.removesuffix("/DequantizeLinear")]
+        assert attributes(node) == {"axis": 0}
+        assert integers.dtype == zero_point.dtype == np.int8
+        assert not zero_point.any()
+        assert scale.dtype == np.float32
+        assert 0 < scale.min() <= scale.max() < np.inf
+        assert scale.shape == zero_point.shape == integers.shape[:1]
+        assert np.abs(integers.astype(int)).max() <= quantizer.highest
+
+
+def assert_no_leftovers(file: File, model: fx.GraphModule) -> None:
+    """Every constant is used, and none is the float copy of a quantized weight."""
+    used = {name for node in file.nodes for name in node.input}
+    assert set(file.constants) <= used
+    sizes = [one.size for one in file.constants.values() if one.dtype == np.int8 and one.ndim > 1]
+    assert len(sizes) == len(quantizers_of(model))
+    others = {one.shape for one in file.constants.values() if one.dtype != np.int8}
+    shapes = {tuple(weight.shape) for weight in quantized_weights(model)}
+    assert shapes
+    assert not shapes & others
+    assert not {shape[::-1] for shape in shapes} & others
+
+
+def quantized_weights(model: fx.GraphModule) -> list[Tensor]:
+    """The weights that have a quantizer."""
+    fused = [one for one in model.modules() if isinstance(one, FusedModule)]
+    return [
+        one.get_parameter(path)
+        for one in fused
+        for path in one.quantizable_weights()
+        if path.replace(".", "_") in one.weight_quantizers
+    ]
+
+
+def assert_whole_kernels(file: File, model: fx.GraphModule, kept_norms: int) -> None:
+    """No batch norm stays behind a convolution, and no pair stands inside a kernel."""
+    assert file.ops()["BatchNormalization"] == kept_norms
+    for conv in file.named("Conv"):
+        assert all(reader.op_type != "BatchNormalization" for reader in file.readers(conv))
+    fused = {path: one for path, one in model.named_modules() if isinstance(one, FusedModule)}
+    for node in (*file.named("QuantizeLinear"), *file.named("DequantizeLinear")):
+        inside = [path for path in fused if node.name.startswith((f"{path}.", f"{path}/"))]
+        assert not inside or ".weight_quantizers." in node.name
+    for path, one in fused.items():
+        if hasattr(one, "activation"):
+            product = _product(file, path)
+            after = [reader.op_type for reader in file.readers(product)]
+            assert after
+            assert "QuantizeLinear" not in after
+
+
+def _product(file: File, path: str) -> onnx.NodeProto:
+    products = [node for node in file.nodes if node.op_type in {"Conv", "Gemm", "MatMul"}]
+    inside = (f"{path}/", f"{path}.conv/", f"{path}.linear/")
+    (found,) = (node for node in products if node.name.startswith(inside))
+    return found
+
+
+def assert_names(file: File, model: fx.GraphModule) -> None:
+    """Nodes are named by modules of the model, each name once."""
+    names = [node.name for node in file.nodes]
+    assert len(set(names)) == len(names)
+    modules = {path for path, _ in model.named_modules(remove_duplicate=False)}
+    for node in file.nodes:
+        path, _, op = node.name.rpartition("/")
+        assert op.split("_")[0] == node.op_type
+        assert path in modules
