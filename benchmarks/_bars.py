@@ -75,8 +75,21 @@ def say(text: str) -> None:
     print(f"… {text}", file=sys.stderr, flush=True)
 
 
-def seconds(function: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
-    """How long one call takes by a clock, with garbage collection on.
+@dataclass(frozen=True)
+class Taken:
+    """How long a call took.
+
+    Attributes:
+        wall: Seconds on the clock.
+        processor: Seconds of this process on all cores, which other programs do not lengthen.
+    """
+
+    wall: float
+    processor: float
+
+
+def timed(function: Callable[[], Any]) -> Taken:
+    """How long one call takes, with garbage collection on.
 
     What lives before the call is collected and set aside (`gc.freeze`), so that the call pays for
     the collection of its own objects and not for walking those of the benchmark. Its result is
@@ -85,9 +98,9 @@ def seconds(function: Callable[[], Any], clock: Callable[[], float] = time.perf_
     gc.collect()
     gc.freeze()
     try:
-        start = clock()
+        wall, processor = time.perf_counter(), time.process_time()
         result = function()
-        taken = clock() - start
+        taken = Taken(time.perf_counter() - wall, time.process_time() - processor)
         del result
     finally:
         gc.unfreeze()

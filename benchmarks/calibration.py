@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from _bars import Figure, finish, in_fresh_process, median, resident, say, seconds, show, spread
+from _bars import Figure, finish, in_fresh_process, median, resident, say, show, spread, timed
 from torch import Tensor, fx
 
 from embedl_deploy import transform
@@ -65,9 +65,9 @@ def throughput(name: str, rounds: int, batches: int, batch_size: int) -> list[Fi
     plain: list[float] = []
     taken: dict[str, list[float]] = {observer: [] for observer in OBSERVERS}
     for _ in range(rounds):  # interleaved, so that a slow minute of the machine slows all
-        plain.append(seconds(lambda: _forward(fused, data)))
+        plain.append(timed(lambda: _forward(fused, data)).wall)
         for observer, model in models.items():
-            taken[observer].append(seconds(partial(calibrate, model, data)))
+            taken[observer].append(timed(partial(calibrate, model, data)).wall)
     figures = []
     for observer, runs in taken.items():
         shares = [one / other for one, other in zip(plain, runs, strict=True)]

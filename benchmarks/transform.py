@@ -5,13 +5,23 @@ Run it on a machine with nothing else to do: python benchmarks/transform.py
 
 import argparse
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from _bars import Figure, finish, in_fresh_process, median, resident, say, seconds, show, spread
+from _bars import (
+    Figure,
+    Taken,
+    finish,
+    in_fresh_process,
+    median,
+    resident,
+    say,
+    show,
+    spread,
+    timed,
+)
 from _chains import CHAINS
 from torch import nn
 
@@ -37,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--rounds", type=int, default=3, help="runs of each chain, interleaved (default: 3)"
     )
+    parser.add_argument(
+        "--chains", nargs="+", choices=CHAINS, default=tuple(CHAINS), help="which chains"
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="operators in a chain")
     parser.add_argument("--only", choices=("time", "linearity", "memory"), help="measure only this")
     options = parser.parse_args(arguments)
@@ -45,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         figures += _shown("Seconds of transform(model, (x,))", times(options.runs))
     if options.only in {None, "linearity"}:
         title = "Processor time per operator of transform(model, patterns=TENSORRT_PATTERNS)"
-        figures += _shown(title, linearity(options.sizes, options.rounds))
+        figures += _shown(title, linearity(options.chains, options.sizes, options.rounds))
     if options.only in {None, "memory"}:
         title = f"Peak memory of transform({MEMORY_MODEL}, (x,)) above that before the model"
         figures += _shown(title, memory())
@@ -65,34 +78,39 @@ def times(runs: int) -> list[Figure]:
     found = []
     for name, bar in SECONDS.items():
         say(f"{name}, warm and cold")
-        warm = in_fresh_process(warm_seconds, name, runs)
-        cold = [in_fresh_process(cold_seconds, name) for _ in range(max(1, runs // 2))]
-        found.append(Figure(f"{name}, warm", median(warm), "s", bar, details=spread(warm)))
-        found.append(
-            Figure(f"{name}, first in its process", median(cold), "s", bar, details=spread(cold))
-        )
+        warm = in_fresh_process(warm_runs, name, runs)
+        cold = [in_fresh_process(cold_run, name) for _ in range(max(1, runs // 2))]
+        found.append(_time(f"{name}, warm", bar, warm))
+        found.append(_time(f"{name}, first in its process", bar, cold))
     return found
 
 
-def warm_seconds(name: str, runs: int) -> list[float]:
-    """Seconds of each of several runs, after one that does not count."""
+def _time(what: str, bar: float, runs: Sequence[Taken]) -> Figure:
+    wall = [run.wall for run in runs]
+    processor = median([run.processor for run in runs])
+    details = f"{spread(wall)}; processor {processor:.3f} s"
+    return Figure(what, median(wall), "s", bar, details=details)
+
+
+def warm_runs(name: str, runs: int) -> list[Taken]:
+    """How long each of several runs takes, after one that does not count."""
     model, example = load_model(f"torchvision:{name}"), torch.zeros(_EXAMPLE)
     transform(model, (example,))
-    return [seconds(lambda: transform(model, (example,))) for _ in range(runs)]
+    return [timed(lambda: transform(model, (example,))) for _ in range(runs)]
 
 
-def cold_seconds(name: str) -> float:
-    """Seconds of the first `transform` of this process."""
+def cold_run(name: str) -> Taken:
+    """How long the first `transform` of this process takes."""
     model, example = load_model(f"torchvision:{name}"), torch.zeros(_EXAMPLE)
-    return seconds(lambda: transform(model, (example,)))
+    return timed(lambda: transform(model, (example,)))
 
 
 # --- linearity ---------------------------------------------------------------------------------
 
 
-def linearity(sizes: Sequence[int], rounds: int) -> list[Figure]:
+def linearity(chains: Sequence[str], sizes: Sequence[int], rounds: int) -> list[Figure]:
     """Microseconds per operator by size, and the ratio of the most to the least."""
-    return [figure for kind in CHAINS for figure in in_fresh_process(_chain, kind, sizes, rounds)]
+    return [figure for kind in chains for figure in in_fresh_process(_chain, kind, sizes, rounds)]
 
 
 def _chain(kind: str, sizes: Sequence[int], rounds: int) -> list[Figure]:
@@ -120,7 +138,7 @@ def _repeats(size: int, largest: int) -> int:
 
 def _once(model: nn.Module) -> float:
     """Seconds of the processor: one thread works here, and other programs do not count."""
-    return seconds(lambda: transform(model, patterns=TENSORRT_PATTERNS), time.process_time)
+    return timed(lambda: transform(model, patterns=TENSORRT_PATTERNS)).processor
 
 
 def _operators(model: nn.Module) -> int:
