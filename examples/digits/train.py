@@ -41,7 +41,7 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "residual": Recipe(epochs=16),
-    "transformer": Recipe(epochs=40, max_shift=1.5),
+    "transformer": Recipe(epochs=26, max_shift=1.0),
     "mobile": Recipe(epochs=20),
 }
 
