@@ -15,7 +15,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 from embedl_deploy import Result, transform
 from embedl_deploy.modules import FusedModule
-from embedl_deploy.tensorrt import TENSORRT_FUSION_PATTERNS, TENSORRT_PATTERNS
+from embedl_deploy.tensorrt import TENSORRT_PATTERNS
 from tests.helpers import addresses, assert_same_eval, assert_same_training, warm
 
 SIZE = (1, 3, 224, 224)
@@ -97,14 +97,37 @@ FUSIONS_ONLY: dict[str, dict[str, int]] = {
 }
 
 
+SNIPPETS = """
+from embedl_deploy import transform
+from embedl_deploy.tensorrt import (
+    TENSORRT_CONVERSION_PATTERNS, TENSORRT_FUSION_PATTERNS, TENSORRT_PATTERNS,
+)
+
+result = transform(model, patterns=TENSORRT_FUSION_PATTERNS)
+fusions_only = result
+result = transform(model, (example,))
+"""
+
+
 @pytest.mark.parametrize("name", FUSIONS_ONLY)
-def test_fusions_need_no_example_inputs(name: str) -> None:
-    model = warmed(name)
-    result = transform(model, patterns=TENSORRT_FUSION_PATTERNS)
-    assert result.model is not model
-    assert fused_counts(result) == FUSIONS_ONLY[name]
-    assert all(match.qdq_points is not None for match in result.matches)
-    assert {one.kind for one in result.unfused} <= {"MultiheadAttention"}
+def test_the_snippets_of_the_contract_run_word_for_word(name: str) -> None:
+    space: dict[str, Any] = {"model": warmed(name), "example": torch.randn(SIZE)}
+    exec(SNIPPETS, space)  # noqa: S102 - the contract's own words
+    assert fused_counts(space["result"]) == COUNTED[name]
+    alone = space["fusions_only"]
+    assert fused_counts(alone) == FUSIONS_ONLY[name]
+    assert isinstance(alone.model, torch.fx.GraphModule)
+    assert {one.kind for one in alone.unfused} <= {"MultiheadAttention"}
+    tuples = ("TENSORRT_CONVERSION_PATTERNS", "TENSORRT_FUSION_PATTERNS", "TENSORRT_PATTERNS")
+    conversions, fusions, both = (space[one] for one in tuples)
+    assert conversions + fusions == both
+
+
+def test_a_large_model_is_counted_without_its_memory() -> None:
+    with torch.device("meta"):
+        model, example = torchvision.models.convnext_large(), torch.randn(SIZE)
+    result = transform(model, (example,))
+    assert fused_counts(result) == COUNTED["convnext_base"]
 
 
 # --- nothing lost, nothing twice -----------------------------------------------------------------

@@ -14,6 +14,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 from embedl_deploy import capture, transform
 from embedl_deploy.errors import CaptureError
+from embedl_deploy.graph import shapes
 from embedl_deploy.graph.shapes import shape
 from embedl_deploy.modules import FusedModule
 from tests.cases.case import hooked
@@ -527,17 +528,24 @@ class Shapes(fx.Interpreter):
 
 
 def names_a_device(m: Any, x: Tensor) -> Tensor:
-    steps = torch.arange(8, device=torch.device("cpu"))
-    return m.conv(x) * steps + torch.zeros(1, device=x.device)
+    return m.conv(x) * torch.arange(x.shape[-1], device=torch.device("cpu"))
 
 
 def mixes_in_a_constant(m: Any, x: Tensor) -> Tensor:
     return m.conv(x).to(torch.float64) + torch.tensor([1.0, 2.0]).sum()
 
 
-@pytest.mark.parametrize("forward", [names_a_device, mixes_in_a_constant, lambda m, x: m.conv(x)])
+@pytest.mark.parametrize(
+    ("forward", "needs_fakes"),
+    [(names_a_device, True), (mixes_in_a_constant, False), (lambda m, x: m.conv(x), False)],
+)
 @pytest.mark.parametrize("train", [True, False])
-def test_shapes_and_dtypes_are_those_of_a_run(forward: Callable[..., Any], *, train: bool) -> None:
+def test_shapes_and_dtypes_are_those_of_a_run(
+    forward: Callable[..., Any], *, needs_fakes: bool, train: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faked: list[object] = []
+    fake = shapes._fake
+    monkeypatch.setattr(shapes, "_fake", lambda *args: faked.append(fake(*args)))
     parts = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Dropout())
     model = net(forward, conv=parts).train(train)
     before = snapshot(model)
@@ -546,6 +554,7 @@ def test_shapes_and_dtypes_are_those_of_a_run(forward: Callable[..., Any], *, tr
     assert_untouched(model, before)
     assert not any(value.is_meta for value in graph.state_dict().values())
     Shapes(graph).run(x)
+    assert len(faked) == needs_fakes
 
 
 def test_shapes_of_a_single_image_in_training() -> None:
