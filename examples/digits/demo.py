@@ -64,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=OUTPUT, help="folder for the ONNX files")
     parser.add_argument("--fresh", action="store_true", help="train anew, even where cached")
     options = parser.parse_args(arguments)
+    if options.output.is_file():
+        parser.error(f"--output takes a folder, and '{options.output}' is a file")
     options.output.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # for models this small a second thread waits more than it works
 

@@ -154,3 +154,12 @@ def test_the_command_writes_where_it_is_told(
     assert asked == [("residual", True), ("transformer", True), ("mobile", True)]
     assert (tmp_path / "a" / "b").is_dir()
     assert "The ONNX files are in" in capsys.readouterr().out
+
+
+def test_a_file_for_the_output_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match="2"):
+        demo.main(["--output", str(tmp_path / "file")])
+    assert "--output takes a folder" in capsys.readouterr().err
