@@ -3,18 +3,22 @@
 from embedl_deploy.api import get_transformation_plan, transform
 from embedl_deploy.graph import capture
 from embedl_deploy.rewrite import (
+    Coverage,
     Match,
     Refusal,
     Result,
     TransformationPlan,
+    Unfused,
     apply_transformation_plan,
 )
 
 __all__ = [
+    "Coverage",
     "Match",
     "Refusal",
     "Result",
     "TransformationPlan",
+    "Unfused",
     "apply_transformation_plan",
     "capture",
     "get_transformation_plan",

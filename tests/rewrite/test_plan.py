@@ -143,6 +143,7 @@ def test_everything_switched_off_gives_the_captured_model() -> None:
     result = apply_transformation_plan(plan)
     assert result.matches == ()
     assert not result.fused
+    assert {one.reason.partition(": ")[2] for one in result.unfused} == {"switched off in the plan"}
     assert kinds(result.model) == kinds(plan._captured)
     assert_same_eval(model, result, IMAGE)
 

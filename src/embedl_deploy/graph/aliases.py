@@ -31,6 +31,10 @@ class Aliases:
 
     def __init__(self, root: nn.Module, graph: fx.Graph) -> None:
         self._order = {node: index for index, node in enumerate(graph.nodes)}
+        self._last_use = {
+            node: max((self._order[user] for user in node.users), default=-1)
+            for node in graph.nodes
+        }
         self._groups: dict[fx.Node, set[fx.Node]] = {}
         self._same: dict[fx.Node, set[fx.Node]] = {}
         modules = dict(root.named_modules(remove_duplicate=False))
@@ -40,7 +44,7 @@ class Aliases:
             if node.op == "call_module" and type(modules[str(node.target)]) is nn.Identity:
                 _join(self._same, node, node.all_input_nodes[0])
 
-    def write(self, node: fx.Node, written: fx.Node) -> set[fx.Node]:
+    def write(self, node: fx.Node, written: fx.Node) -> tuple[fx.Node, ...]:
         """Take note that the in-place operation `node` writes to `written`, and returns it.
 
         Returns:
@@ -52,7 +56,19 @@ class Aliases:
         self._check(node, written)
         _join(self._groups, node, written)
         _join(self._same, node, written)
-        return self._same[written]
+        same = tuple(self._same[written])
+        for groups in (self._groups, self._same):
+            self._forget_spent(groups, groups[written], node)
+        return same
+
+    def _forget_spent(
+        self, groups: dict[fx.Node, set[fx.Node]], group: set[fx.Node], write: fx.Node
+    ) -> None:
+        """Drop what nothing reads behind a write: a chain of writes then takes linear time."""
+        position = self._order[write]
+        for node in [one for one in group if self._last_use[one] <= position]:
+            group.discard(node)
+            groups.pop(node, None)
 
     def _check(self, node: fx.Node, written: fx.Node) -> None:
         if written.op == "get_attr":
@@ -70,9 +86,7 @@ class Aliases:
 
     def _is_seen_after(self, node: fx.Node, write: fx.Node) -> bool:
         """Whether a value is from before a write and used behind it."""
-        position = self._order[write]
-        used = any(self._order[user] > position for user in node.users)
-        return used and self._order[node] < position
+        return self._order[node] < self._order[write] < self._last_use[node]
 
 
 def _join(groups: dict[fx.Node, set[fx.Node]], one: fx.Node, other: fx.Node) -> None:

@@ -111,4 +111,11 @@ def _fuse_all(draft: Draft, plan: TransformationPlan, off: frozenset[tuple[str, 
     covered = coverage(draft.graph.nodes, fused, draft.objects)
     for match, arguments in bound:
         fuse(draft, match, arguments, calls)
-    return Result(draft.finish(), applied, plan.refusals, covered)
+    left_out = [match for key, match in _keyed(plan.matches) if key in off]
+    return Result(draft.finish(), applied, (*plan.refusals, *_switched_off(left_out)), covered)
+
+
+def _switched_off(matches: Sequence[Match]) -> Iterator[Refusal]:
+    for match in matches:
+        for path in match.operations:
+            yield Refusal(match.pattern.name, path, "switched off in the plan")
