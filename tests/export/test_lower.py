@@ -152,3 +152,12 @@ def test_pooling_of_an_image_without_a_batch_stays_what_it_is() -> None:
     image = torch.randn(3, 6, 6)
     with torch.no_grad():
         torch.testing.assert_close(lower(model)(image), model(image))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_quantized_model_of_another_type_is_refused(dtype: torch.dtype) -> None:
+    model = transform(nn.Conv2d(3, 4, 1).to(dtype)).model
+    model = quantize(model, [torch.randn(2, 3, 4, 4).to(dtype)])
+    with pytest.raises(ExportError, match=rf"is of type {dtype}; .* call \.float\(\) on it first"):
+        lower(model)
+    lower(model.float())

@@ -116,9 +116,26 @@ def test_the_sqnr_is_that_of_all_outputs() -> None:
 
 
 def test_a_parity_reads_as_a_sentence() -> None:
-    found = parity(3, 1000)
+    found = parity(1, 1000)
     found.add(torch.tensor([10.0]), torch.tensor([9.0]))
     assert str(found) == (
         "output SQNR 20.0 dB, largest output difference 12.700 steps; "
-        "at 1 stubs 3.0e-03 of the integers differ, by at most 1 step"
+        "at 1 stubs 1.0e-03 of the integers differ, by at most 1 step"
     )
+
+
+@pytest.mark.parametrize(
+    ("found", "fault"),
+    [
+        (parity(0, 10, distance=0.25), "; at 'x' values differ by 0.25 steps"),
+        (parity(1, 10, distance=7.5, largest=8), "; at 'x' values differ by 7.5 steps"),
+        (
+            Parity(rounding_difference=0.5, stubs={"x": StubParity("x", 9)}),
+            "; from the same integers outputs differ by 5.0e-01",
+        ),
+        (parity(5, 10), ""),
+    ],
+)
+def test_a_parity_says_what_is_wrong(found: Parity, fault: str) -> None:
+    assert not found.only_ties
+    assert str(found).endswith(f"step{fault}")

@@ -23,9 +23,11 @@ def lower(model: fx.GraphModule) -> fx.GraphModule:
     """A copy of a model in the operators of the file: integers, explicit Q/DQ, norms folded.
 
     Raises:
-        ExportError: A stub has no scale, or a batch norm has no statistics to fold.
+        ExportError: A stub has no scale, a batch norm has no statistics to fold, or a quantized
+            model computes in another type than float32.
     """
     check_calibrated(model)
+    _check_type(model)
     lowered = copy.deepcopy(model).eval()
     for path, module in list(lowered.named_modules()):
         match module:
@@ -51,6 +53,17 @@ def check_calibrated(model: fx.GraphModule) -> None:
             f"{len(open_)} of {len(stubs)} stubs have no scale, the first is '{open_[0]}'; run "
             "calibrate() or quantize() before export"
         )
+
+
+def _check_type(model: fx.GraphModule) -> None:
+    if not any(isinstance(module, QuantStub) for module in model.modules()):
+        return
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            raise ExportError(
+                f"'{name}' is of type {parameter.dtype}; a quantized model is exported in "
+                "float32, so call .float() on it first"
+            )
 
 
 class QuantizeDequantize(nn.Module):

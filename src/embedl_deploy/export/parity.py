@@ -145,10 +145,20 @@ class Parity:
         )
         if not self.stubs:
             return text
-        return (
+        text = (
             f"{text}; at {len(self.stubs)} stubs {self.tie_share:.1e} of the integers differ, "
             f"by at most {self.largest_stub_difference} step"
         )
+        return text if self.only_ties else f"{text}{self._fault()}"
+
+    def _fault(self) -> str:
+        """Where most is wrong: at a stub, or behind the last ones."""
+        worst = max(self.stubs.values(), key=lambda stub: (stub.largest > 1, stub.distance))
+        if worst.largest > 1 or worst.distance > _TIE:
+            return f"; at '{worst.path}' values differ by {worst.distance:.2g} steps"
+        if (self.rounding_difference or 0.0) > _ROUNDING:
+            return f"; from the same integers outputs differ by {self.rounding_difference:.1e}"
+        return ""
 
 
 def _difference(simulated: Tensor, computed: Tensor) -> Tensor:
