@@ -162,7 +162,9 @@ def test_weight_integers_are_symmetric_and_give_the_simulated_weight() -> None:
     with torch.no_grad():
         assert torch.equal(integers * quantizer.scale.view(-1, 1), quantizer(weight))
         quantizer.scale /= 2  # now half the weights lie outside the range
-        assert quantizer.integers(weight).min() == -127
+        clamped = quantizer.integers(weight)
+        assert clamped.min() == -127
+        assert torch.equal(clamped * quantizer.scale.view(-1, 1), quantizer(weight))
 
 
 @pytest.mark.parametrize("largest", [0.0, 1e-45, 1e-38, 1e-20, 1.0, 3e38])

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-_TIE = 1e-3
-"""How far, in steps, the order of summation can move a value."""
+_STEPS = 0.01
+"""How far, in steps, the order of summation can move a value (4e-4 seen with resnet50)."""
 
 _ROUNDING = 2e-5
 """How far, relative to its largest magnitude, the order of summation can move an output."""
@@ -132,7 +132,7 @@ class Parity:
         stubs = self.stubs.values()
         return (
             self.largest_stub_difference <= 1
-            and all(stub.distance <= _TIE for stub in stubs)
+            and all(stub.distance <= _STEPS for stub in stubs)
             and sum(stub.differing for stub in stubs)
             <= max(1, 1e-4 * sum(stub.values for stub in stubs))
             and self.rounding_difference <= _ROUNDING
@@ -154,7 +154,7 @@ class Parity:
     def _fault(self) -> str:
         """Where most is wrong: at a stub, or behind the last ones."""
         worst = max(self.stubs.values(), key=lambda stub: (stub.largest > 1, stub.distance))
-        if worst.largest > 1 or worst.distance > _TIE:
+        if worst.largest > 1 or worst.distance > _STEPS:
             return f"; at '{worst.path}' values differ by {worst.distance:.2g} steps"
         if (self.rounding_difference or 0.0) > _ROUNDING:
             return f"; from the same integers outputs differ by {self.rounding_difference:.1e}"
