@@ -156,6 +156,7 @@ CONV = (
         MAP,
         INPUT,
         "FusedConvBN",
+        becomes={"BatchNorm2d": 1},
     ),
 )
 
