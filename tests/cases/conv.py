@@ -156,7 +156,6 @@ CONV = (
         MAP,
         INPUT,
         "FusedConvBN",
-        becomes={"BatchNorm2d": 1},
     ),
 )
 

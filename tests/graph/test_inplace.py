@@ -241,17 +241,6 @@ def viewing(view: Callable[[Tensor], Tensor], *, write_view: bool) -> nn.Module:
     return model.eval()
 
 
-def test_a_write_to_an_attribute_is_one() -> None:
-    def forward(_: Any, x: Tensor) -> Tensor:
-        y = x * 1
-        turned = y.mT
-        turned += 1
-        return y
-
-    with pytest.raises(CaptureError, match="writes to 'getattr_1', whose memory 'mul' shares"):
-        capture(net(forward), method="trace")
-
-
 def test_names_joined_after_they_were_viewed_are_one() -> None:
     with pytest.raises(CaptureError, match="writes to 'mul', whose memory 'view' shares"):
         capture(net(joined), method="trace")

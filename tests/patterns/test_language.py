@@ -221,10 +221,6 @@ def define(base: type[Pattern] = Pattern, **members: Any) -> type[Pattern]:
             r"Mine.refuse\(\) takes 'scale', which its tree does not bind; it binds conv",
         ),
         (
-            {"tree": CONV2D, "qdq_points": QDQPoint.INPUT},
-            "Mine.qdq_points is <QDQPoint.INPUT: 'input'>; write a tuple of points",
-        ),
-        (
             {"tree": CONV2D, "qdq_points": ("input",)},
             "holds 'input', which is no Q/DQ point; use QDQPoint.INPUT, ",
         ),
@@ -233,13 +229,6 @@ def define(base: type[Pattern] = Pattern, **members: Any) -> type[Pattern]:
 def test_a_wrong_class_is_an_error_where_it_is_defined(members: dict[str, Any], text: str) -> None:
     with pytest.raises(PatternError, match=text):
         define(**members)
-
-
-@pytest.mark.parametrize("reason", [True, False, "", 3])
-def test_a_refusal_without_a_reason_is_an_error(reason: object) -> None:
-    pattern = define(tree=CONV2D, refuse=lambda _self: reason)
-    with pytest.raises(PatternError, match=r"Mine.refuse\(\) returned .*; return a reason or None"):
-        transform(nn.Sequential(nn.Conv2d(3, 4, 1)), patterns=[pattern])
 
 
 def test_a_pattern_without_build_is_an_error() -> None:

@@ -53,8 +53,6 @@ def capture(
     """
     if method not in get_args(Method):
         raise CaptureError(f"capture method {method!r} is not known; use one of {get_args(Method)}")
-    if not isinstance(model, nn.Module):
-        raise CaptureError(f"the model is {model!r}; pass an instance of torch.nn.Module")
     if args is not None and not isinstance(args, Sequence):
         raise CaptureError(
             f"args is a {type(args).__name__}; pass the inputs as a tuple: (example,)"

@@ -18,13 +18,6 @@ _SIZE_ATTRIBUTES = frozenset({"dtype", "device", "itemsize", "nbytes", "ndim", "
 class ValueProxy(fx.Proxy):
     """A value of the graph; an augmented assignment to a tensor is one in-place operation."""
 
-    def __getattr__(self, k: str) -> "AttributeProxy":
-        return AttributeProxy(self, k)
-
-
-class AttributeProxy(fx.proxy.Attribute):
-    """An attribute or method of a value, such as `x.T`; assigned to as the value is."""
-
 
 class TensorProxy(ValueProxy):
     """A parameter or buffer of the model: its sizes are numbers, its values are not."""
@@ -89,7 +82,7 @@ def is_rank(value: object) -> bool:
 
 
 def _augmented(function: Callable[..., Any], inplace: Callable[..., Any]) -> Callable[..., Any]:
-    def assign(self: fx.Proxy, other: Any) -> Any:
+    def assign(self: ValueProxy, other: Any) -> Any:
         target = function if is_size(self.node) else inplace
         return self.tracer.create_proxy("call_function", target, (self, other), {})
 
@@ -112,5 +105,4 @@ OUT_OF_PLACE: dict[Callable[..., Any], Callable[..., Any]] = {
 """Augmented assignments, and what they compute."""
 
 for _inplace, _function in OUT_OF_PLACE.items():
-    for _kind in (ValueProxy, AttributeProxy):
-        setattr(_kind, f"__{_inplace.__name__}__", _augmented(_function, _inplace))
+    setattr(ValueProxy, f"__{_inplace.__name__}__", _augmented(_function, _inplace))

@@ -83,10 +83,6 @@ def _check_tree(cls: type[Pattern]) -> None:
 
 
 def _check_points(cls: type[Pattern]) -> None:
-    if not isinstance(cls.qdq_points, tuple | list):
-        raise PatternError(
-            f"{cls.__name__}.qdq_points is {cls.qdq_points!r}; write a tuple of points"
-        )
     wrong = [point for point in cls.qdq_points if not isinstance(point, QDQPoint)]
     if wrong:
         known = ", ".join(f"QDQPoint.{point.name}" for point in QDQPoint)

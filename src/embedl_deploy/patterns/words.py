@@ -21,10 +21,7 @@ ACTIVATIONS = (
 )
 
 CONV2D = op("conv", nn.Conv2d)
-# Without running statistics it has no constant factors that a kernel could hold.
-BATCH_NORM2D = op(
-    "batch_norm", nn.BatchNorm2d, predicate=lambda norm: norm.running_mean is not None
-)
+BATCH_NORM2D = op("batch_norm", nn.BatchNorm2d)
 ACTIVATION = op("activation", *ACTIVATIONS)
 MAX_POOL2D = op("pool", nn.MaxPool2d, predicate=lambda pool: not pool.return_indices)
 ADAPTIVE_AVG_POOL2D = op("pool", nn.AdaptiveAvgPool2d)

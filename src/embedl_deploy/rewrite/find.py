@@ -113,10 +113,8 @@ class Finder:
 
     def _refusal(self, match: Match) -> str | None:
         pattern = match.pattern
-        reason = call(pattern, pattern.refuse, self.arguments(match))
-        if reason is None or (isinstance(reason, str) and reason):
-            return reason
-        raise PatternError(f"{pattern.name}.refuse() returned {reason!r}; return a reason or None")
+        reason: str | None = call(pattern, pattern.refuse, self.arguments(match))
+        return reason
 
     def arguments(self, match: Match) -> dict[str, Any]:
         """What a pattern's methods may take: the bound operations, and the site."""
