@@ -182,7 +182,7 @@ def modes(model: nn.Module) -> dict[str, bool]:
 
 def mixed_modes() -> fx.GraphModule:
     model = inserted().train()
-    model.get_submodule("conv.batch_norm").eval()
+    model.get_submodule("head").eval()
     assert set(modes(model).values()) == {True, False}
     return model
 
@@ -196,6 +196,10 @@ def test_modes_and_statistics_are_left_as_they_were() -> None:
     for name, buffer in model.named_buffers():
         if not name.endswith("_stub.scale"):
             assert torch.equal(buffer, statistics[name]), name
+
+
+def test_a_model_in_training_is_calibrated_as_it_infers() -> None:
+    assert scales(calibrate(mixed_modes(), data())) == scales(calibrate(inserted(), data()))
 
 
 def failing() -> Iterator[Tensor]:
