@@ -1,6 +1,8 @@
 """Attention in three parts, as compilers see it: projection, attention, (a linear after it)."""
 
-from typing import Self
+import math
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +50,36 @@ class ScaledDotProductAttention(LeafModule):
             scale=self.scale,
             enable_gqa=self.enable_gqa,
         )
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None,
+        through: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """Attend step by step, with the probabilities passed through a function; see `forward`."""
+        if self.enable_gqa:
+            groups = query.shape[-3] // key.shape[-3]
+            key, value = (one.repeat_interleave(groups, -3) for one in (key, value))
+        scale = 1 / math.sqrt(query.shape[-1]) if self.scale is None else self.scale
+        logits = query @ key.transpose(-2, -1) * scale
+        if self.is_causal:
+            later = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).triu(1)
+            logits = logits.masked_fill(later, float("-inf"))
+        probabilities = _softmax(logits, attn_mask)
+        probabilities = F.dropout(through(probabilities), self.dropout, self.training)
+        return probabilities @ value
+
+
+def _softmax(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """Softmax of masked logits; zeros where all is masked, as in PyTorch's attention."""
+    if mask is None:
+        return logits.softmax(-1)
+    logits = logits + (additive(~mask, logits.dtype) if mask.dtype == torch.bool else mask)
+    nothing = (logits == float("-inf")).all(-1, keepdim=True)
+    return logits.softmax(-1).masked_fill(nothing, 0.0)
 
 
 class MHAInProjection(LeafModule):
@@ -188,15 +220,29 @@ class FusedMHAInProjection(FusedModule):
 
 
 class FusedScaledDotProductAttention(FusedModule):
-    """Attention as one kernel."""
+    """Attention as one kernel.
+
+    Attributes:
+        probabilities: The quantizer of what the softmax gives, where there is one.
+    """
+
+    inner_points: ClassVar[tuple[QDQPoint, ...]] = (QDQPoint.PROBABILITIES,)
+    probabilities: nn.Module | None
 
     def __init__(self, attention: ScaledDotProductAttention) -> None:
         super().__init__()
         self.attention = attention
+        self.register_module("probabilities", None)
+
+    def operations(self) -> Sequence[nn.Module]:
+        """The attention alone."""
+        return [self.attention]
 
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None
     ) -> Tensor:
         """Attend; see `ScaledDotProductAttention.forward`."""
-        result: Tensor = self.attention(query, key, value, attn_mask)
-        return result
+        if self.probabilities is None:
+            result: Tensor = self.attention(query, key, value, attn_mask)
+            return result
+        return self.attention.attend(query, key, value, attn_mask, self.probabilities)

@@ -23,11 +23,14 @@ class FusedModule(LeafModule):
     Attributes:
         weights: Paths of the weights that a weight quantizer may round; the output channel
             is their first dimension.
+        inner_points: Points inside its `forward`; the quantizer of one, where there is one, is
+            the child named by the point's value.
         qdq_points: Where its pattern declared quantization.
         weight_quantizers: One quantizer per quantized weight, by path with `_` for `.`.
     """
 
     weights: ClassVar[tuple[str, ...]] = ()
+    inner_points: ClassVar[tuple[QDQPoint, ...]] = ()
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,6 +44,12 @@ class FusedModule(LeafModule):
         if point is QDQPoint.INPUT:
             return names[:1]
         return (point.value,) if point.value in names else ()
+
+    @classmethod
+    def has_point(cls, point: QDQPoint) -> bool:
+        """Whether a pattern may declare `point` for this kind of module."""
+        inside = point is QDQPoint.OUTPUT or point in cls.inner_points
+        return inside or bool(cls.quantized_arguments(point))
 
     def quantizable_weights(self) -> tuple[str, ...]:
         """The paths in `weights` that this instance has."""

@@ -7,11 +7,13 @@ class QDQPoint(enum.Enum):
     """A place at a fused module where a quantize/dequantize pair may stand.
 
     The value is the argument of the module's `forward` that is quantized; `INPUT` is the first
-    argument, whatever its name, and `OUTPUT` the module's result.
+    argument, whatever its name, `OUTPUT` the module's result, and `PROBABILITIES` what the
+    softmax of an attention gives.
     """
 
     INPUT = "input"
     RESIDUAL_INPUT = "residual"
     KEY_INPUT = "key"
     VALUE_INPUT = "value"
+    PROBABILITIES = "probabilities"
     OUTPUT = "output"

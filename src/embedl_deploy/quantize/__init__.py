@@ -4,17 +4,23 @@ from embedl_deploy.quantize.calibrate import calibrate, quantize
 from embedl_deploy.quantize.config import QuantConfig, TensorQuantConfig
 from embedl_deploy.quantize.insert import insert_qdq
 from embedl_deploy.quantize.observers import MinMaxObserver, Observer, PercentileObserver
+from embedl_deploy.quantize.placement import Placement, PlacementRow, placement
+from embedl_deploy.quantize.skip import Skip
 from embedl_deploy.quantize.stubs import QuantStub, WeightFakeQuantize
 
 __all__ = [
     "MinMaxObserver",
     "Observer",
     "PercentileObserver",
+    "Placement",
+    "PlacementRow",
     "QuantConfig",
     "QuantStub",
+    "Skip",
     "TensorQuantConfig",
     "WeightFakeQuantize",
     "calibrate",
     "insert_qdq",
+    "placement",
     "quantize",
 ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from operator import length_hint
 from typing import Any
 
@@ -45,8 +46,8 @@ def calibrate(
         if not count:
             raise CalibrationError("the calibration data is empty; give at least one batch")
         ranges = {path: _range(path, stub) for path, stub in stubs.items()}
-    for path, stub in stubs.items():
-        stub.set_range(ranges[path])
+    for path, largest in _shared(ranges, stubs).items():
+        stubs[path].set_range(largest)
     return model
 
 
@@ -88,7 +89,8 @@ def stubs_of(model: fx.GraphModule) -> dict[str, QuantStub]:
         )
     modules = dict(model.named_modules(remove_duplicate=False))
     called = [str(node.target) for node in model.graph.nodes if node.op == "call_module"]
-    stubs = {path: one for path in called if isinstance(one := modules[path], QuantStub)}
+    parts = chain.from_iterable(modules[path].named_modules(prefix=path) for path in called)
+    stubs = {path: one for path, one in parts if isinstance(one, QuantStub)}
     if not stubs:
         raise QuantizationError("the model has no stubs; put them in with insert_qdq()")
     return stubs
@@ -180,6 +182,15 @@ def _shapes(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     leaves = pytree.tree_leaves((args, kwargs))
     shapes = [f"shape {tuple(one.shape)}" for one in leaves if isinstance(one, Tensor)]
     return ", ".join(shapes) or "no tensor"
+
+
+def _shared(ranges: Mapping[str, Tensor], stubs: Mapping[str, QuantStub]) -> dict[str, Tensor]:
+    """The largest range of its group for each stub."""
+    largest: dict[str, Tensor] = {}
+    for path, one in ranges.items():
+        group = stubs[path].shares or path
+        largest[group] = torch.maximum(one, largest.get(group, one))
+    return {path: largest[stubs[path].shares or path] for path in ranges}
 
 
 def _range(path: str, stub: QuantStub) -> Tensor:

@@ -3,21 +3,29 @@
 import copy as copying
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from operator import attrgetter
 
 import torch
-from torch import fx, nn
+from torch import fx
 
 from embedl_deploy.errors import QuantizationError
 from embedl_deploy.graph.paths import Paths, join, parent
 from embedl_deploy.modules import FusedModule, QDQPoint
 from embedl_deploy.modules.base import forward_arguments
 from embedl_deploy.quantize.config import QuantConfig
+from embedl_deploy.quantize.placement import LEFT, Left
+from embedl_deploy.quantize.skip import Skipped, skipped
 from embedl_deploy.quantize.stubs import QuantStub, WeightFakeQuantize
+from embedl_deploy.quantize.uses import (
+    Site,
+    Use,
+    before_padding,
+    find_sites,
+    groups_of,
+    uses_of,
+    without_repeats,
+)
 from embedl_deploy.rewrite import Result
-
-_DROPOUT = nn.modules.dropout._DropoutNd  # noqa: SLF001 - the base of all dropouts
 
 
 def insert_qdq(
@@ -36,8 +44,8 @@ def insert_qdq(
         copy: Whether to leave the given model as it is and work on a copy.
 
     Raises:
-        QuantizationError: The model has stubs already, no Q/DQ point, or a weight to quantize
-            that is not finite.
+        QuantizationError: The model has stubs already, no Q/DQ point to quantize, or a weight to
+            quantize that is not finite; or the config skips what is not there.
     """
     model = result.model if isinstance(result, Result) else result
     if not isinstance(model, fx.GraphModule):
@@ -46,20 +54,27 @@ def insert_qdq(
         )
     if any(isinstance(module, QuantStub) for module in model.modules()):
         raise QuantizationError("the model has stubs already; start again from transform()")
-    _check_weights(model)
+    config = config or QuantConfig()
+    chosen = skipped(model, config.skips)
+    _check_weights(model, chosen)
     model = copying.deepcopy(model) if copy else model
-    if not _insert(model, config or QuantConfig()):
-        raise QuantizationError(
-            "the model has no Q/DQ point: no match declares one; print the result of transform()"
-        )
+    if not _insert(model, config, chosen):
+        raise QuantizationError(f"the model has no Q/DQ point to quantize: {_nothing(model)}")
     return model
 
 
-def _check_weights(model: fx.GraphModule) -> None:
+def _nothing(model: fx.GraphModule) -> str:
+    left: tuple[Left, ...] = model.meta.get(LEFT, ())
+    if left:
+        return f"'{left[0].path}' is left as it is since {left[0].reason}"
+    return "no match declares one; print the result of transform()"
+
+
+def _check_weights(model: fx.GraphModule, chosen: Mapping[str, Skipped]) -> None:
     for path, module in model.named_modules():
-        if not isinstance(module, FusedModule) or QDQPoint.INPUT not in module.qdq_points:
+        if not isinstance(module, FusedModule):
             continue
-        for weight in module.quantizable_weights():
+        for weight in _weights(module, chosen[path]):
             if not torch.isfinite(attrgetter(weight)(module)).all():
                 raise QuantizationError(
                     f"the weight '{path}.{weight}' has values that are not finite (NaN or "
@@ -67,93 +82,74 @@ def _check_weights(model: fx.GraphModule) -> None:
                 )
 
 
-@dataclass(frozen=True)
-class _Use:
-    """A tensor at a Q/DQ point: an argument of a call by name, or the call's own result."""
-
-    tensor: fx.Node
-    call: fx.Node
-    point: QDQPoint
-    argument: str | None
-
-
-def _insert(model: fx.GraphModule, config: QuantConfig) -> int:
+def _insert(model: fx.GraphModule, config: QuantConfig, chosen: Mapping[str, Skipped]) -> int:
     """Insert everything; returns the number of stubs."""
     modules = dict(model.named_modules())
-    uses: list[_Use] = []
-    for node in model.graph.nodes:
-        module = modules.get(str(node.target)) if node.op == "call_module" else None
-        if not isinstance(module, FusedModule):
-            continue
-        uses.extend(use for point in module.qdq_points for use in _uses(node, module, point))
-        if QDQPoint.INPUT in module.qdq_points:
-            _quantize_weights(module, config)
-    uses = _without_repeats(uses, modules)
+    sites = find_sites(model, config.attention, chosen)
+    inner = [_quantize_module(model, site, config, chosen[site.path]) for site in sites]
+    uses = without_repeats([use for site in sites for use in uses_of(site)], modules)
+    uses = before_padding(uses, modules)
     stubs = _make_stubs(model, config, uses)
     for use in uses:
         _rewire(use, stubs[use.tensor], forward_arguments(type(modules[str(use.call.target)])))
+    model.meta[LEFT] = tuple(Left.of(site) for site in sites if site.reason)
     model.graph.lint()
     model.recompile()
-    return len(stubs)
+    return len(stubs) + sum(inner)
 
 
-def _uses(node: fx.Node, module: FusedModule, point: QDQPoint) -> list[_Use]:
-    if point is QDQPoint.OUTPUT:
-        return [_Use(node, node, point, None)]
-    given = dict(zip(forward_arguments(type(module)), node.args, strict=False)) | node.kwargs
-    named = {name: given.get(name) for name in module.quantized_arguments(point)}
-    return [_Use(one, node, point, name) for name, one in named.items() if isinstance(one, fx.Node)]
+def _weights(module: FusedModule, skipped: Skipped) -> tuple[str, ...]:
+    """Paths of the weights to quantize."""
+    wanted = QDQPoint.INPUT in module.qdq_points and not skipped.weights
+    return module.quantizable_weights() if wanted else ()
 
 
-def _without_repeats(uses: Sequence[_Use], modules: Mapping[str, nn.Module]) -> list[_Use]:
-    """Take a stub behind a result for the one of its readers behind a dropout as well.
-
-    A compiler sees no dropout: there would be two pairs in a row.
-    """
-    results = {use.tensor for use in uses if use.argument is None}
-    kept = []
-    for use in uses:
-        source = _before_dropout(use.tensor, modules)
-        repeated = source is not use.tensor and source in results
-        kept.append(replace(use, tensor=source, argument=None) if repeated else use)
-    return kept
-
-
-def _before_dropout(tensor: fx.Node, modules: Mapping[str, nn.Module]) -> fx.Node:
-    while isinstance(modules.get(str(tensor.target)), _DROPOUT):
-        (tensor,) = tensor.all_input_nodes
-    return tensor
-
-
-def _quantize_weights(module: FusedModule, config: QuantConfig) -> None:
-    for path in module.quantizable_weights():
+def _quantize_module(model: fx.GraphModule, site: Site, config: QuantConfig, skip: Skipped) -> int:
+    """Insert what goes inside a fused module; returns the number of stubs."""
+    module = site.module
+    for path in _weights(module, skip):
         quantizer = WeightFakeQuantize(config.weights, attrgetter(path)(module))
         module.weight_quantizers[path.replace(".", "_")] = quantizer.train(module.training)
+    inner = [point for point in site.points if point in module.inner_points]
+    for point in inner:
+        setattr(module, point.value, _new_stub(model, config, [f"{site.path} {point.name}"]))
+    return len(inner)
 
 
 def _make_stubs(
-    model: fx.GraphModule, config: QuantConfig, uses: Sequence[_Use]
+    model: fx.GraphModule, config: QuantConfig, uses: Sequence[Use]
 ) -> dict[fx.Node, fx.Node]:
     """One stub for each tensor, behind it in the graph."""
     points: dict[fx.Node, list[str]] = defaultdict(list)
     for use in uses:
         points[use.tensor].append(f"{use.call.target} {use.point.name}")
-    device = next((tensor.device for tensor in model.parameters()), None)
+    groups = groups_of([*points], dict(model.named_modules()))
     paths = Paths({str(node.target) for node in model.graph.nodes if node.op == "call_module"})
+    names = {tensor: paths.fresh(f"{_path(tensor)}_stub") for tensor in points}
     stubs = {}
-    for tensor, places in points.items():
-        path = paths.fresh(f"{_path(tensor)}_stub")
-        stub = QuantStub(config.activations, tuple(dict.fromkeys(places))).train(model.training)
-        model.add_submodule(path, stub.to(device))
+    for tensor, path in names.items():
+        first = groups[tensor]
+        shares = "" if first is tensor else names[first]
+        model.add_submodule(path, _new_stub(model, config, points[tensor], shares))
         with model.graph.inserting_before(_after(tensor)):
             stubs[tensor] = model.graph.call_module(path, (tensor,))
         stubs[tensor].meta = {"scope": parent(path), "val": tensor.meta.get("val")}
     return stubs
 
 
-def _rewire(use: _Use, stub: fx.Node, names: Sequence[str]) -> None:
+def _new_stub(
+    model: fx.GraphModule, config: QuantConfig, points: Sequence[str], shares: str = ""
+) -> QuantStub:
+    stub = QuantStub(config.activations, tuple(dict.fromkeys(points)), shares)
+    device = next((tensor.device for tensor in model.parameters()), None)
+    return stub.train(model.training).to(device)
+
+
+def _rewire(use: Use, stub: fx.Node, names: Sequence[str]) -> None:
     """Read the stub in place of the tensor: at one argument, or everywhere behind the call."""
-    if use.argument is None:
+    if use.padding is not None:
+        use.padding.replace_input_with(use.tensor, stub)
+    elif use.argument is None:
         for user in [one for one in use.tensor.users if one is not stub]:
             user.replace_input_with(use.tensor, stub)
     elif use.argument in use.call.kwargs:

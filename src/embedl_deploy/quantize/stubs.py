@@ -35,16 +35,20 @@ class QuantStub(_Quantizer, LeafModule):
     Args:
         config: How to quantize.
         points: Where the tensor is quantized, as text such as `"layer1.0.conv1 INPUT"`.
+        shares: Path of the stub whose scale this one has too; empty where it has its own.
 
     Attributes:
         scale: Scalar; not a number before calibration.
         observer: Set while calibrating.
     """
 
-    def __init__(self, config: TensorQuantConfig, points: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, config: TensorQuantConfig, points: tuple[str, ...] = (), shares: str = ""
+    ) -> None:
         super().__init__()
         self.config = config
         self.points = points
+        self.shares = shares
         self.highest = 2 ** (config.bits - 1) - 1
         self.lowest = -self.highest - 1
         self.observer: Observer | None = None

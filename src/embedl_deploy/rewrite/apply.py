@@ -77,8 +77,7 @@ def _check_fused(pattern: Pattern, module: object) -> None:
             "subclass of embedl_deploy.patterns.FusedModule, which stays one node of the graph"
         )
     for point in pattern.qdq_points:
-        arguments = module.quantized_arguments(point)
-        if not arguments and point.name != "OUTPUT":
+        if not module.has_point(point):
             raise PatternError(
                 f"{pattern.name} declares QDQPoint.{point.name}, but forward() of "
                 f"{type(module).__name__} has no argument '{point.value}'"
