@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check format demo bench docs clean
+.PHONY: help setup test check format demo bench zoo docs clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ demo: $(STAMP)  ## Train, deploy to INT8 and check two models on handwritten dig
 
 bench: $(STAMP)  ## Measure the speed and memory of transform and calibration
 	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+zoo: $(STAMP)  ## Run every model of the zoo, an hour or two, and write docs/zoo.md; goes on where it stopped
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.zoo
 
 docs: $(STAMP)  ## Write the generated pages of docs/ anew
 	@$(BIN)/python docs/generate.py
