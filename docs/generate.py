@@ -36,6 +36,8 @@ from embedl_deploy.tensorrt import (
     TENSORRT_PATTERNS,
     TENSORRT_SMART_PATTERNS,
 )
+from embedl_deploy.tensorrt.rules import Rule
+from embedl_deploy.tensorrt.rules.catalog import FORMAT_RULES, PLACEMENT_RULES, TYPE_RULES
 
 FOLDER = Path(__file__).parent
 COUNTED = ("resnet50", "convnext_tiny", "convnext_base", "convnext_large", "vit_b_16")
@@ -174,6 +176,34 @@ def deploy_options() -> str:
     return _options("deploy")
 
 
+def check_options() -> str:
+    """The options of `embedl-deploy check`."""
+    return _options("check")
+
+
+def format_rules() -> str:
+    """The rules of the format."""
+    return _rule_table(FORMAT_RULES)
+
+
+def type_rules() -> str:
+    """The rules of types."""
+    return _rule_table(TYPE_RULES)
+
+
+def placement_rules() -> str:
+    """The rules of placement."""
+    return _rule_table(PLACEMENT_RULES)
+
+
+def _rule_table(rules: Sequence[Rule]) -> str:
+    header = ("Rule", "Severity", "What has to hold", "Why", "Source", "What to do")
+    rows = [
+        (one.id, one.severity.value, one.title, one.why, one.source, one.remedy) for one in rules
+    ]
+    return table(header, [[cell.replace("|", "\\|") for cell in row] for row in rows])
+
+
 def _options(name: str) -> str:
     import typer
 
@@ -201,6 +231,10 @@ BLOCKS: dict[str, Callable[[], str]] = {
         counts_of_fusions,
         inspect_options,
         deploy_options,
+        check_options,
+        format_rules,
+        type_rules,
+        placement_rules,
     )
 }
 

@@ -6,6 +6,7 @@ A message says what was wrong, where, and what to do.
 __all__ = [
     "CalibrationError",
     "CaptureError",
+    "CheckError",
     "DeployError",
     "ExportError",
     "LoadError",
@@ -43,6 +44,10 @@ class CalibrationError(QuantizationError):
 
 class ExportError(DeployError):
     """A model could not be written as ONNX."""
+
+
+class CheckError(DeployError):
+    """An ONNX file could not be read or judged."""
 
 
 class VerificationError(DeployError):

@@ -21,6 +21,7 @@ def test_a_file_is_written_and_the_table_says_how(folder: Path) -> None:
     assert "4 tensors and 4 weights to INT8" in words
     assert "2 batches of photos, min-max" in words
     assert "ONNX Runtime computes what was simulated" in words
+    assert "Checked 0 errors, " in words
     assert OnnxModel(folder / "out.onnx").batch_size == 2
 
 
@@ -40,6 +41,7 @@ def test_json_has_the_figures(folder: Path) -> None:
     }
     assert {key: found[key] for key in expected} == expected
     assert found["verification"]["only_ties"] is True
+    assert (found["check"]["ok"], found["check"]["path"]) == (True, "out.onnx")
     assert [one["path"] for one in found["unfused"]] == ["norm"]
     computed = OnnxModel(folder / "out.onnx")(torch.zeros(5, 3, 8, 8))
     assert computed["output"].shape == (5, 2)

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
+from embedl_deploy.cli.commands.check import check
 from embedl_deploy.cli.commands.deploy import deploy
 from embedl_deploy.cli.commands.inspect import inspect
-from embedl_deploy.cli.texts import ABOUT, DEPLOY, INSPECT
+from embedl_deploy.cli.texts import ABOUT, CHECK, DEPLOY, INSPECT
 
 app = typer.Typer(
     name="embedl-deploy",
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 app.command("inspect", help=INSPECT, no_args_is_help=True)(inspect)
 app.command("deploy", help=DEPLOY, no_args_is_help=True)(deploy)
+app.command("check", help=CHECK, no_args_is_help=True)(check)
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it by position

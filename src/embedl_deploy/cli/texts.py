@@ -64,3 +64,17 @@ Images are scaled and cut at the centre to 3×224×224, normalized as for ImageN
 
 Depthwise convolutions stay in floating point, outliers are cut off, the file takes any batch.
 """
+
+CHECK = """Check an ONNX file, of any tool, against the rules of TensorRT. TensorRT is not needed.
+
+An error means that TensorRT refuses the file or computes something else than it says; a warning
+means that it runs slower than it could. Each rule has an id, a reason, and where that is written.
+
+The exit status is 0 without errors (with --strict, without warnings too), and 1 otherwise.
+
+[bold]Examples[/bold]
+
+[green]embedl-deploy check model.onnx[/green]
+
+[green]embedl-deploy check model.onnx --version 10.12 --strict --ignore P10 --json[/green]
+"""

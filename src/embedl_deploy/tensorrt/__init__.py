@@ -30,6 +30,7 @@ from embedl_deploy.tensorrt.precision import (
     FloatDepthwiseConvBNPattern,
     FloatDepthwiseConvBNReLUPattern,
 )
+from embedl_deploy.tensorrt.rules import Finding, Report, Severity, Unjudged, check_onnx
 
 __all__ = [
     "TENSORRT_CONVERSION_PATTERNS",
@@ -43,6 +44,7 @@ __all__ = [
     "ConvBNReLUPattern",
     "DecomposeMultiheadAttentionPattern",
     "DecomposeShiftedWindowAttentionPattern",
+    "Finding",
     "FlattenLinearToConv1x1Pattern",
     "FloatAdaptiveAvgPoolPattern",
     "FloatDepthwiseConvBNAddReLUPattern",
@@ -53,8 +55,12 @@ __all__ = [
     "LinearReLUPattern",
     "MHAInProjectionPattern",
     "RemoveIdentityAdaptiveAvgPoolPattern",
+    "Report",
     "ScaledDotProductAttentionPattern",
+    "Severity",
     "StemConvBNReLUMaxPoolPattern",
+    "Unjudged",
+    "check_onnx",
 ]
 
 TENSORRT_CONVERSION_PATTERNS: tuple[type[Pattern], ...] = (

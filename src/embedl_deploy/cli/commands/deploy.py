@@ -135,6 +135,7 @@ def _figures(deployed: Deployed) -> list[tuple[str, str]]:
         ("Written", f"{job.output}, {_sizes(deployed)}"),
         ("Takes", f"{shape}, any batch" if job.dynamic_batch else str(shape)),
         ("Verified", _verified(deployed)),
+        ("Checked", _checked(deployed)),
     ]
     if summary.unfused:
         left = f"{len(summary.unfused)} layers with weights, in floating point; inspect says why"
@@ -161,3 +162,8 @@ def _verified(deployed: Deployed) -> str:
     if deployed.parity is None:
         return "no; verification was switched off"
     return f"ONNX Runtime computes what was simulated: {deployed.parity}"
+
+
+def _checked(deployed: Deployed) -> str:
+    more = "; embedl-deploy check says which" if deployed.report.findings else ""
+    return f"{deployed.report.summary}{more}"

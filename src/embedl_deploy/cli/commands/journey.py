@@ -36,6 +36,7 @@ from embedl_deploy.quantize import (
     quantize,
 )
 from embedl_deploy.report.summary import Summary, quantizers, summarize
+from embedl_deploy.tensorrt import Report, check_onnx
 
 _VERIFIED_BATCHES = 2
 """Batches that ONNX Runtime computes; each has millions of integers to compare."""
@@ -95,6 +96,7 @@ class Deployed:
         model_bytes: Of the parameters and buffers of the source model.
         file_bytes: Of the file, with its external data.
         parity: From the verification; None without.
+        report: From the check of the file against the rules of TensorRT.
     """
 
     job: Job
@@ -106,6 +108,7 @@ class Deployed:
     model_bytes: int
     file_bytes: int
     parity: Parity | None
+    report: Report
 
     def as_dict(self) -> dict[str, Any]:
         """All of it for JSON."""
@@ -125,6 +128,7 @@ class Deployed:
             "model_bytes": self.model_bytes,
             "file_bytes": self.file_bytes,
             "verification": None if self.parity is None else _parity_dict(self.parity),
+            "check": self.report.to_dict() | {"path": str(job.output)},
             **self.summary.as_dict(),
         }
 
@@ -153,6 +157,8 @@ def travel(job: Job, steps: Steps) -> Deployed:
         if job.verify:
             with steps.step("Verifying") as progress:
                 parity = _verify(job, draft, model, data, progress)
+        with steps.step("Checking"):
+            report = check_onnx(draft)
         file_bytes = sum(file.stat().st_size for file in draft.parent.iterdir())
     tensors, weights = quantizers(model)
     return Deployed(
@@ -165,6 +171,7 @@ def travel(job: Job, steps: Steps) -> Deployed:
         model_bytes=_bytes(source),
         file_bytes=file_bytes,
         parity=parity,
+        report=report,
     )
 
 

@@ -1,0 +1,63 @@
+"""The findings of the rule checker for the terminal."""
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import TypeVar
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.text import Text
+
+from embedl_deploy.report.summary import grouped
+from embedl_deploy.tensorrt import Finding, Report, Severity, Unjudged
+
+T = TypeVar("T", Finding, Unjudged)
+
+_NOTES = {
+    Severity.ERROR: ("Errors", "TensorRT refuses the file, or computes something else", "red"),
+    Severity.WARNING: ("Warnings", "it runs slower than it could", "yellow"),
+    Severity.INFO: ("Notes", "worth knowing, or contested", "cyan"),
+}
+
+
+def report_tables(report: Report, *, every: bool = False) -> Iterator[RenderableType]:
+    """What was found, by severity; one entry for each rule, or with `every` for each place.
+
+    Args:
+        report: From `check_onnx`.
+        every: Whether to list each place by itself.
+    """
+    for severity, (title, note, style) in _NOTES.items():
+        found = [one for one in report.findings if one.severity is severity]
+        if found:
+            yield Text.assemble((title, f"bold {style}"), (f" – {note}", "dim"))
+            for count, first in _groups(found, lambda one: one.rule, every=every):
+                yield _entry(count, first.rule, first.message, first.nodes, _advice(first))
+            yield Text()
+    if report.unjudged:
+        yield Text.assemble(("Not judged", "bold"), (" – the file does not say enough", "dim"))
+        key = lambda one: (one.rule, one.reason)  # noqa: E731
+        for count, open_ in _groups(report.unjudged, key, every=every):
+            yield _entry(count, open_.rule, open_.reason, open_.nodes, ())
+        yield Text()
+
+
+def _advice(finding: Finding) -> tuple[str, ...]:
+    return f"{finding.why} [{finding.source}]", finding.remedy
+
+
+def _entry(
+    count: int, rule: str, what: str, nodes: Sequence[str], more: Sequence[str]
+) -> RenderableType:
+    place = nodes[0] if nodes else "the file"
+    where = f" at {place}" if count == 1 else f", first at {place}"
+    head = Text.assemble(f"{count:>5}  ", (rule, "bold"), f"  {what}", (where, "dim"))
+    return Group(head, *(Padding(Text(text), (0, 0, 0, 12)) for text in more))
+
+
+def _groups(
+    items: Sequence[T], key: Callable[[T], Hashable], *, every: bool
+) -> list[tuple[int, T]]:
+    """How many there are of each kind, and the first of them."""
+    if every:
+        return [(1, item) for item in items]
+    return [(len(group), group[0]) for group in grouped(items, key)]

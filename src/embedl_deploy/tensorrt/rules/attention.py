@@ -1,0 +1,164 @@
+"""Attention that is written as two matrix products around a softmax."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from embedl_deploy.tensorrt.rules.chains import data_operand
+from embedl_deploy.tensorrt.rules.dtypes import FP8
+from embedl_deploy.tensorrt.rules.graph import Node, Value
+from embedl_deploy.tensorrt.rules.view import (
+    COPIES,
+    DEQUANTIZE,
+    QUANTIZE,
+    View,
+    bare,
+    dequantizer,
+    made_by,
+    reached,
+    weight_index,
+)
+
+_STEPS = 8
+_BETWEEN = frozenset({"Mul", "Div", "Add", "Sub", "Where", "Cast", "Identity", "Dropout"})
+
+
+@dataclass(frozen=True)
+class Operand:
+    """What goes into a matrix product.
+
+    Attributes:
+        quantizer: Its DQ; None where it is in floating point.
+        between: Scaling and transposing operators between the DQ and the product.
+    """
+
+    quantizer: Node | None
+    between: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One attention.
+
+    Attributes:
+        scores: The product of query and key.
+        before: What stands between it and the softmax.
+        softmax: The softmax.
+        product: The product with the value.
+        query: First operand of the scores.
+        key: Second operand of the scores.
+        weights: First operand of the product: the softmax.
+        value: Second operand of the product.
+    """
+
+    scores: Node
+    before: tuple[Node, ...]
+    softmax: Node
+    product: Node
+    query: Operand
+    key: Operand
+    weights: Operand
+    value: Operand
+
+    @property
+    def operands(self) -> dict[str, Operand]:
+        """What has to be quantized, by name."""
+        return {
+            "query": self.query,
+            "key": self.key,
+            "softmax": self.weights,
+            "value": self.value,
+        }
+
+    @property
+    def quantizers(self) -> list[Node]:
+        """The DQ of its operands."""
+        return [one.quantizer for one in self.operands.values() if one.quantizer is not None]
+
+    @property
+    def is_fp8(self) -> bool:
+        """Whether an operand is FP8."""
+        return any(node.first.dtype == FP8 for node in self.quantizers)
+
+    @property
+    def result_quantized(self) -> bool:
+        """Whether what comes out is quantized, behind operators that copy."""
+        nodes = list(reached(self.product.output))
+        return any(node is not None and node.op == QUANTIZE for node in nodes)
+
+    @property
+    def missing(self) -> list[str]:
+        """Names of the places without Q/DQ."""
+        found = [name for name, one in self.operands.items() if one.quantizer is None]
+        return found if self.result_quantized else [*found, "result"]
+
+    @property
+    def sizes(self) -> tuple[int | None, int | None, int | None]:
+        """Positions of the query and of the key, and the size of a head; None if not known."""
+        query, key = (_last(self.scores.input(index)) for index in (0, 1))
+        return query[0], key[1], query[1] if query[1] is not None else key[0]
+
+
+def _last(value: Value | None) -> tuple[int | None, int | None]:
+    shape = value.shape if value is not None else None
+    return (shape[-2], shape[-1]) if shape is not None and len(shape) > 1 else (None, None)
+
+
+def attentions(view: View) -> Iterator[Attention]:
+    """All that are found."""
+    for softmax in view.of("Softmax"):
+        found = _scores(softmax.first)
+        product = _product(softmax)
+        if found is None or product is None:
+            continue
+        scores, before = found
+        operands = (
+            *(operand(scores.input(index)) for index in (0, 1)),
+            Operand(dequantizer(product.input(0), COPIES | {"Cast", "Dropout"}), ()),
+            operand(product.input(1)),
+        )
+        yield Attention(scores, before, softmax, product, *operands)
+
+
+def _scores(value: Value | None) -> tuple[Node, tuple[Node, ...]] | None:
+    """The product that a softmax reads, and what stands between."""
+    stack: list[tuple[Value | None, tuple[Node, ...]]] = [(value, ())]
+    for _ in range(2 * _STEPS):
+        if not stack:
+            return None
+        one, passed = stack.pop()
+        maker = one.producer if (one := bare(one)[0]) is not None else None
+        if maker is None:
+            continue
+        if maker.op == "MatMul":
+            return (maker, passed) if weight_index(maker) is None else None
+        if maker.op in _BETWEEN | COPIES:
+            stack.extend((inner, (*passed, maker)) for inner in maker.inputs[::-1])
+    return None
+
+
+def _product(softmax: Node) -> Node | None:
+    through = COPIES | {QUANTIZE, DEQUANTIZE, "Cast", "Dropout"}
+    for node in reached(softmax.output, through):
+        if node is not None and node.op == "MatMul" and weight_index(node) is None:
+            return node
+    return None
+
+
+def operand(value: Value | None) -> Operand:
+    """An operand of a product, looked at behind scaling and operators that copy."""
+    between: list[Node] = []
+    while value is not None:
+        found = made_by(value, DEQUANTIZE)
+        if found is not None:
+            return Operand(found, tuple(between))
+        maker = value.producer
+        if maker is None:
+            break
+        if maker.op in COPIES:
+            if maker.op == "Transpose":
+                between.append(maker)
+            value = maker.first
+        else:
+            between.append(maker)
+            value = data_operand(maker) if maker.op in {"Mul", "Div"} else None
+    return Operand(None, ())

@@ -1,0 +1,100 @@
+"""Checking a file against all rules."""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from embedl_deploy.errors import CheckError
+from embedl_deploy.tensorrt.rules.catalog import RULES
+from embedl_deploy.tensorrt.rules.dtypes import infer_types
+from embedl_deploy.tensorrt.rules.graph import Graph
+from embedl_deploy.tensorrt.rules.reading import read_onnx
+from embedl_deploy.tensorrt.rules.report import Finding, Report, Unjudged, finding
+from embedl_deploy.tensorrt.rules.rule import Fault, Rule, Severity
+from embedl_deploy.tensorrt.rules.soundness import put_in_order
+from embedl_deploy.tensorrt.rules.version import Version
+from embedl_deploy.tensorrt.rules.view import View
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+_ORDER = tuple(Severity)
+
+
+def check_onnx(
+    path: str | Path,
+    version: str = "11.x",
+    *,
+    ignore: Collection[str] = (),
+    keep_float32: Collection[str] = (),
+) -> Report:
+    """What TensorRT will not take, or run slowly, in an ONNX file of any tool.
+
+    The file alone is read: TensorRT is not needed, and weights are not loaded unless a rule
+    needs their values.
+
+    Args:
+        path: The file.
+        version: Of TensorRT: 10.x, 11.x, or an exact one such as 10.12.
+        ignore: Ids of rules to leave out.
+        keep_float32: Names or operator types of nodes that are meant to stay in float32 in a
+            half-precision file.
+
+    Returns:
+        All that was found, and what could not be judged.
+
+    Raises:
+        CheckError: The file can not be read, is no sound graph, or the version or an id is unknown.
+        MissingExtraError: The packages of the `onnx` extra are not installed.
+    """
+    wanted = Version.parse(version)
+    unknown = sorted(set(ignore) - {rule.id for rule in RULES})
+    if unknown:
+        raise CheckError(f"there is no rule '{unknown[0]}'; ids are {RULES[0].id}, …")
+    file = Path(path)
+    model = _typed(_sound(read_onnx(file), file))
+    graph = Graph(model, file.parent)
+    infer_types(graph)
+    run = [rule for rule in RULES if rule.id not in ignore]
+    findings, unjudged = _found(run, View(graph, wanted, frozenset(keep_float32)))
+    return Report(
+        path=file,
+        version=str(wanted),
+        opset=graph.opset,
+        findings=tuple(sorted(findings, key=lambda one: _ORDER.index(one.severity))),
+        unjudged=tuple(unjudged),
+        rules=tuple(rule.id for rule in run),
+        ignored=tuple(rule.id for rule in RULES if rule.id in ignore),
+    )
+
+
+def _found(rules: Sequence[Rule], view: View) -> tuple[list[Finding], list[Unjudged]]:
+    findings, unjudged = [], []
+    for rule in rules:
+        for one in rule.check(view):
+            nodes = tuple(node.label for node in one.nodes)
+            if isinstance(one, Fault):
+                findings.append(finding(rule, one.what, nodes, one.severity))
+            else:
+                unjudged.append(Unjudged(rule.id, one.why, nodes))
+    return findings, unjudged
+
+
+def _sound(model: "ModelProto", path: Path) -> "ModelProto":
+    from onnx import inliner
+
+    try:
+        put_in_order(model.graph)
+    except CheckError as error:
+        raise CheckError(f"'{path}' is not sound: {error}") from None
+    return inliner.inline_local_functions(model) if model.functions else model
+
+
+def _typed(model: "ModelProto") -> "ModelProto":
+    """With the shapes that ONNX can infer; as it is where inference fails."""
+    from onnx import shape_inference
+
+    try:
+        return shape_inference.infer_shapes(model)
+    except Exception:  # noqa: BLE001 - it raises what it likes, and rules say what they miss
+        return model

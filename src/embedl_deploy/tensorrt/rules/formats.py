@@ -1,0 +1,170 @@
+"""Versions, operators and number types that the parser takes."""
+
+from collections.abc import Iterator
+
+from embedl_deploy.tensorrt.rules.dtypes import FP4, FP8, QUANTIZED
+from embedl_deploy.tensorrt.rules.graph import Node
+from embedl_deploy.tensorrt.rules.rule import Fault, Outcome, Rule, Severity, Unknown
+from embedl_deploy.tensorrt.rules.view import DEQUANTIZE, QUANTIZE, View, is_constant
+
+OLDEST, NEWEST = 13, 24
+_REFUSED = frozenset(
+    {"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"}
+)
+_KNOWN_DOMAINS = frozenset({"", "trt", "TRT"})
+
+
+def stored(node: Node) -> str:
+    """The quantized type of Q or DQ."""
+    return node.output.dtype if node.op == QUANTIZE else node.first.dtype
+
+
+def _opset(view: View) -> Iterator[Outcome]:
+    opset = view.graph.opset
+    if not OLDEST <= opset <= NEWEST:
+        yield Fault(f"the file has opset {opset or 'none'}; {OLDEST} to {NEWEST} are taken")
+        return
+    for node in view.pairs:
+        needed, what = _needed(node)
+        if opset < needed:
+            yield Fault(f"{what} needs opset {needed}, and the file has {opset}", (node,))
+
+
+def _needed(node: Node) -> tuple[int, str]:
+    """The lowest opset for what a pair uses; half precision is the matter of T06."""
+    written = node.attributes
+    needs = (
+        (23, "DequantizeLinear with output_dtype", node.op == DEQUANTIZE, "output_dtype"),
+        (21, "block quantization", bool(written.get("block_size")), "block_size"),
+    )
+    found = next(((n, what) for n, what, so, name in needs if so and name in written), (0, ""))
+    types = {FP4: 23, "INT4": 21, FP8: 19}
+    by_type = types.get(stored(node), 0)
+    return (by_type, stored(node)) if by_type > found[0] else found
+
+
+F01 = Rule(
+    "F01",
+    Severity.ERROR,
+    "the opset is 13 to 24, and has what the Q/DQ operators use",
+    why="The parser refuses other versions, and operators that their version does not know.",
+    source="operators.md of onnx-tensorrt (11.1); ONNX",
+    remedy="Export with opset 21 or above.",
+    check=_opset,
+)
+
+
+def _operators(view: View) -> Iterator[Outcome]:
+    from onnx import defs
+
+    for node in view.graph:
+        if node.op in _REFUSED or (node.domain and _quantizes(node.op)):
+            whose = f"of the domain '{node.domain}' " if node.domain else ""
+            yield Fault(f"{node.op} {whose}is not taken", (node,))
+        elif node.op.startswith("TRT_"):
+            continue
+        elif node.domain not in _KNOWN_DOMAINS:
+            what = f"{node.op} is of the domain '{node.domain}', which needs a plugin"
+            yield Fault(what, (node,), Severity.WARNING)
+        elif not node.domain and not defs.has(node.op):
+            what = f"{node.op} is no operator of ONNX, so it needs a plugin"
+            yield Fault(what, (node,), Severity.WARNING)
+
+
+def _quantizes(op: str) -> bool:
+    return op in {QUANTIZE, DEQUANTIZE} or op.startswith("QLinear")
+
+
+F02 = Rule(
+    "F02",
+    Severity.ERROR,
+    "quantization is written as QuantizeLinear and DequantizeLinear of ONNX itself",
+    why="Operators that compute on integers, and Q/DQ of other domains, are not supported.",
+    source="operators.md of onnx-tensorrt (11.1); ModelOpt, fp8.py",
+    remedy="Write Q/DQ pairs in the default domain around float operators (the QDQ format).",
+    check=_operators,
+)
+
+
+def _number_type(view: View) -> Iterator[Outcome]:
+    for node in view.pairs:
+        dtype = stored(node)
+        if not dtype:
+            yield Unknown("the quantized type is not known", (node,))
+        elif dtype not in QUANTIZED and not _is_elsewhere(node, dtype):
+            yield Fault(f"it quantizes to {dtype}", (node,))
+
+
+def _is_elsewhere(node: Node, dtype: str) -> bool:
+    """Whether F04 (no zero-point) or F11 (integers of a bias) says it."""
+    if node.op == QUANTIZE:
+        return node.input(2) is None and "output_dtype" not in node.attributes
+    source = node.first.producer
+    if source is not None and source.op == QUANTIZE:
+        return True  # said once, at the QuantizeLinear
+    return dtype == "INT32"
+
+
+F03 = Rule(
+    "F03",
+    Severity.ERROR,
+    "the quantized type is INT8, FP8 (E4M3FN), INT4 or FP4 (E2M1)",
+    why="UINT8 at a DequantizeLinear is refused; a UINT8 zero-point at a QuantizeLinear is read as "
+    "INT8 with no more than a warning, so the network computes something else. Other types "
+    "are refused.",
+    source="Parser",
+    remedy="Quantize symmetrically, to signed types: int8 with zero-point 0.",
+    check=_number_type,
+)
+
+
+def _four_bits(view: View) -> Iterator[Outcome]:
+    for node in view.of(DEQUANTIZE):
+        dtype, shape = stored(node), node.first.shape
+        if dtype not in {"INT4", FP4}:
+            continue
+        if dtype == "INT4" and not is_constant(node.first):
+            yield Fault("an activation is quantized to INT4, which is for weights alone", (node,))
+        elif shape is None or None in shape:
+            yield Unknown("the number of 4-bit elements is not known", (node,))
+        elif _count(shape) % 2:
+            yield Fault(f"{list(shape)} has an odd number of 4-bit elements", (node,))
+
+
+def _count(shape: tuple[int | None, ...]) -> int:
+    count = 1
+    for one in shape:
+        count *= one or 1
+    return count
+
+
+F12 = Rule(
+    "F12",
+    Severity.ERROR,
+    "4-bit tensors have an even number of elements, and INT4 is for weights alone",
+    why="Two elements share a byte, and there are no kernels for INT4 activations.",
+    source="Parser; Guide",
+    remedy="Pad the weight by a channel, or leave it in INT8; quantize activations to INT8 or FP8.",
+    check=_four_bits,
+)
+
+
+def _mixed(view: View) -> Iterator[Outcome]:
+    kinds: dict[str, Node] = {}
+    for node in view.pairs:
+        if stored(node) in {"INT8", FP8}:
+            kinds.setdefault(stored(node), node)
+    if len(kinds) == 2:
+        yield Fault("the file has both INT8 and FP8", tuple(kinds.values()))
+
+
+P26 = Rule(
+    "P26",
+    Severity.INFO,
+    "INT8 and FP8 are not mixed",
+    why="Whether one network may have both is not documented; trtexec 10.16 forbids its options "
+    "for the two together.",
+    source="trtexec 10.16, sampleOptions.cpp",
+    remedy="Build such a file early, before relying on it.",
+    check=_mixed,
+)

@@ -1,0 +1,145 @@
+"""How Q, DQ and weights belong together."""
+
+from collections.abc import Iterator
+
+from embedl_deploy.tensorrt.rules.formats import stored
+from embedl_deploy.tensorrt.rules.graph import Node, Value
+from embedl_deploy.tensorrt.rules.rule import Fault, Outcome, Rule, Severity, Unknown
+from embedl_deploy.tensorrt.rules.view import (
+    CONVOLUTIONS,
+    DEQUANTIZE,
+    QUANTIZE,
+    WEIGHTED,
+    View,
+    channels,
+    is_constant,
+    made_by,
+    quantizer_of,
+    weight_quantizer,
+)
+
+
+def _pairing(view: View) -> Iterator[Outcome]:
+    for node in view.of(QUANTIZE):
+        others = [use for use in node.output.users if use.op != DEQUANTIZE]
+        if others:
+            yield Fault(f"quantized values go to {others[0].op}, not to DQ", (node, others[0]))
+        if node.output.is_output:
+            yield Fault("quantized values leave the graph", (node,))
+        before = made_by(node.first, DEQUANTIZE)
+        if before is not None and view.same_scale(before, node):
+            what = "it quantizes again what was just dequantized with the same scale"
+            yield Fault(what, (before, node), Severity.WARNING)
+    for node in view.of(DEQUANTIZE):
+        before = quantizer_of(node)
+        if before is not None:
+            yield from _match(view, before, node)
+        elif not is_constant(node.first):
+            yield Fault("it dequantizes what is neither from Q nor a constant", (node,))
+
+
+def _match(view: View, quantize: Node, dequantize: Node) -> Iterator[Outcome]:
+    pair = (quantize, dequantize)
+    same = view.same_scale(quantize, dequantize)
+    if same is None:
+        yield Unknown("a scale is no constant", pair)
+    elif not same:
+        yield Fault("Q and DQ have different scales", pair)
+    elif _axis(quantize) != _axis(dequantize):
+        yield Fault("Q and DQ have different axes", pair)
+
+
+def _axis(node: Node) -> int | None:
+    scale = node.input(1)
+    several = scale is not None and scale.shape not in {(), (1,), None}
+    return int(node.attributes.get("axis", 1)) if several else None
+
+
+F10 = Rule(
+    "F10",
+    Severity.ERROR,
+    "Q goes to DQ alone, DQ comes from Q or a quantized constant, and the two have the same scale "
+    "and axis",
+    why="A pair stands for a rounding; with two scales it multiplies. Quantized values may go "
+    "nowhere else. A DQ with a Q of the same scale behind it does nothing (a warning).",
+    source="Guide; strong-typing migration notes",
+    remedy="Let both operators of a pair read one scale and one zero-point.",
+    check=_pairing,
+)
+
+
+def _bias(view: View) -> Iterator[Outcome]:
+    said: set[int] = set()
+    for node in view.of("Conv", "ConvTranspose", "Gemm"):
+        found = made_by(node.input(2), DEQUANTIZE)
+        if found is not None:
+            said.add(id(found))
+            yield Fault(f"the bias of {node.op} is quantized to {stored(found)}", (found, node))
+    for node in view.of("Add"):
+        for bias, other in (node.inputs, node.inputs[::-1]):
+            found = made_by(bias, DEQUANTIZE)
+            if found is not None and is_constant(found.first) and made_by(other, *WEIGHTED):
+                said.add(id(found))
+                yield Fault("an added bias is quantized", (found, node))
+    for node in view.of(DEQUANTIZE):
+        if stored(node) == "INT32" and id(node) not in said and quantizer_of(node) is None:
+            yield Fault("it dequantizes INT32", (node,))
+
+
+F11 = Rule(
+    "F11",
+    Severity.ERROR,
+    "biases are not quantized, and nothing dequantizes INT32",
+    why="The parser says 'only activation types allowed as input to this layer'. ONNX Runtime's "
+    "quantize_static writes INT32 biases by default.",
+    source="OTT#850; ORT#14229; TRT#3360; ModelOpt, QuantizeBias=False",
+    remedy="Keep biases in floating point: extra_options={'QuantizeBias': False} in ONNX Runtime.",
+    check=_bias,
+)
+
+
+def _groups(view: View) -> Iterator[Outcome]:
+    for node in view.of(*CONVOLUTIONS):
+        if weight_quantizer(node) is None or int(node.attributes.get("group", 1)) == 1:
+            continue
+        found = channels(node)
+        if found is None:
+            yield Unknown("the shape of the weight is not known", (node,))
+            continue
+        inputs, outputs, group = found
+        each = inputs // group, outputs // group
+        if 1 < group < inputs and (each[0] % 4 or each[1] % 4):
+            what = (
+                f"each group has {each[0]} inputs and {each[1]} outputs; both need a multiple of 4"
+            )
+            yield Fault(what, (node,))
+
+
+F13 = Rule(
+    "F13",
+    Severity.ERROR,
+    "quantized grouped convolutions have a multiple of 4 channels in each group",
+    why="The API requires it of INT8. (Depthwise convolutions are the matter of P10.)",
+    source="API, IConvolutionLayer::setNbGroups",
+    remedy="Leave the convolution in floating point, or change its groups.",
+    check=_groups,
+)
+
+
+def _constant_weight(view: View) -> Iterator[Outcome]:
+    for node in view.of(*CONVOLUTIONS):
+        weight: Value | None = node.input(1)
+        if made_by(weight, DEQUANTIZE) and not is_constant(weight):
+            yield Fault("the quantized weight is no constant", (node,))
+
+
+F14 = Rule(
+    "F14",
+    Severity.ERROR,
+    "the weight of a quantized convolution is a constant",
+    why="INT8 kernels of convolutions take weights that are known when the engine is built; "
+    "NVIDIA's tool leaves others in floating point.",
+    source="ModelOpt, find_nodes_from_convs_to_exclude",
+    remedy="Leave a convolution with a computed weight in floating point.",
+    check=_constant_weight,
+)

@@ -1,0 +1,102 @@
+"""What makes a graph one at all: names used once, values made before they are used."""
+
+from collections.abc import Iterator, Sequence
+from graphlib import CycleError, TopologicalSorter
+from typing import TYPE_CHECKING
+
+from embedl_deploy.errors import CheckError
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, NodeProto
+
+
+def put_in_order(graph: "GraphProto", outer: frozenset[str] = frozenset()) -> None:
+    """Hold that a graph, and those inside it, are sound; nodes that are out of order are sorted.
+
+    Args:
+        graph: Is changed where nodes stand before those that they read.
+        outer: Names of the graphs around it.
+
+    Raises:
+        CheckError: A name has two values, a value is made nowhere, or there is a cycle.
+    """
+    makers = _makers(graph)
+    constants = {one.name for one in graph.initializer}
+    constants.update(one.values.name for one in graph.sparse_initializer)
+    entries = [one.name for one in graph.input]
+    clash = next((name for name in (*constants, *entries) if name in makers), None)
+    clash = clash or _twice(entries) or _twice([one.name for one in graph.initializer])
+    if clash is not None:
+        raise CheckError(f"two values have the name '{clash}'; give each value a name of its own")
+    known = outer | constants | set(entries)
+    reads = [_reads(node) for node in graph.node]
+    for node, names in zip(graph.node, reads, strict=True):
+        lost = next((name for name in names if name not in makers and name not in known), None)
+        if lost is not None:
+            raise CheckError(f"{title(node)} reads '{lost}', which nothing makes")
+    lost = next((one.name for one in graph.output if one.name not in {*makers, *known}), None)
+    if lost is not None:
+        raise CheckError(f"the output '{lost}' of the graph is made by no node")
+    before = [[makers[name] for name in names if name in makers] for names in reads]
+    if any(maker >= index for index, makers_ in enumerate(before) for maker in makers_):
+        _sort(graph, before)
+    inner = [one for node in graph.node for one in subgraphs(node)]
+    if inner:
+        known_inside = known | set(makers)
+        for one in inner:
+            put_in_order(one, known_inside)
+
+
+def _makers(graph: "GraphProto") -> dict[str, int]:
+    """By name of a value the index of the node that makes it."""
+    makers: dict[str, int] = {}
+    for index, node in enumerate(graph.node):
+        for name in filter(None, node.output):
+            if name in makers:
+                one, other = title(graph.node[makers[name]]), title(node)
+                raise CheckError(f"two values have the name '{name}': {one} and {other} make one")
+            makers[name] = index
+    return makers
+
+
+def _twice(names: Sequence[str]) -> str | None:
+    seen: set[str] = set()
+    return next((name for name in names if name in seen or seen.add(name)), None)  # type: ignore[func-returns-value]
+
+
+def _reads(node: "NodeProto") -> set[str]:
+    """Names that a node reads, those that graphs inside it take from outside too."""
+    names = {name for name in node.input if name}
+    for graph in subgraphs(node):
+        own = {one.name for one in (*graph.input, *graph.initializer)}
+        own.update(name for inner in graph.node for name in inner.output)
+        taken = {name for inner in graph.node for name in _reads(inner)}
+        names |= (taken | {one.name for one in graph.output}) - own
+    return names
+
+
+def _sort(graph: "GraphProto", before: Sequence[Sequence[int]]) -> None:
+    sorter = TopologicalSorter(dict(enumerate(before)))
+    try:
+        order = tuple(sorter.static_order())
+    except CycleError as error:
+        places = " → ".join(title(graph.node[index]) for index in reversed(error.args[1]))
+        raise CheckError(f"the graph has a cycle: {places}") from None
+    nodes = [graph.node[index] for index in order]
+    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def subgraphs(node: "NodeProto") -> Iterator["GraphProto"]:
+    """Graphs in the attributes of a node, such as the branches of `If`."""
+    for attribute in node.attribute:
+        if attribute.type == 5:
+            yield attribute.g
+        elif attribute.type == 10:
+            yield from attribute.graphs
+
+
+def title(node: "NodeProto") -> str:
+    """A node in a message."""
+    return f"{node.op_type} '{node.name or next(iter(node.output), '')}'"
