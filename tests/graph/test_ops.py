@@ -202,8 +202,8 @@ FACTOR = {"weight": nn.Parameter(torch.randn(4, 4, 1, 1))}
     [
         (lambda _, x: F.softmax(x, dim=-1, dtype=torch.float64), "softmax"),
         (lambda _, x: x.softmax(-1, torch.float64), "softmax"),
-        (lambda m, x: F.conv2d(x, m.weight.abs()), "conv2d"),
-        (lambda m, x: F.linear(x.mean((2, 3)), m.weight[:, :, 0, 0]), "linear"),
+        (lambda m, x: F.conv2d(x, m.weight * x.mean()), "conv2d"),
+        (lambda m, x: F.linear(x.mean((2, 3)), m.weight[:, :, 0, 0] * x.mean()), "linear"),
         (lambda m, x: F.layer_norm(x, (6,), None, m.weight.flatten()[:6]), "layer_norm"),
         (lambda _, x: F.layer_norm(x, x.shape[-1:]), "layer_norm"),
         (lambda _, x: F.adaptive_avg_pool2d(x, x.shape[-1] // 2), "adaptive_avg_pool2d"),

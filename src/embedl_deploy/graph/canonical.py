@@ -16,6 +16,7 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from embedl_deploy.graph.aliases import Aliases
+from embedl_deploy.graph.constants import Constants
 from embedl_deploy.graph.ops import TABLE
 from embedl_deploy.graph.paths import Paths, graph_module, join, parent
 from embedl_deploy.graph.proxies import is_rank
@@ -41,6 +42,9 @@ def remove_dead(graph: fx.Graph) -> None:
         graph.erase_node(node)
 
 
+_LAYERS = (nn.modules.conv._ConvNd, nn.Linear)  # noqa: SLF001 - the base of all convolutions
+
+
 class _Writer:
     """Writes the canonical graph; `current` gives, per traced node, the value it has now."""
 
@@ -52,6 +56,7 @@ class _Writer:
         self.objects: dict[str, Any] = {}
         self.current: dict[fx.Node, Any] = {}
         self.items: dict[tuple[Any, int], fx.Node] = {}
+        self.constants = Constants(self.objects)
         self.aliases = Aliases(root, traced)
         called, read = (
             {str(node.target) for node in traced.nodes if node.op == op}
@@ -156,7 +161,7 @@ class _Writer:
                 args = row.positional(bound)
                 return None if args is None else self._emit(node, row.target, args)
             case ModuleRow():
-                tensors = {name: self._tensor(value) for name, value in vars(bound).items()}
+                tensors = self._tensors(node, row, bound)
                 module = row.make(SimpleNamespace(**tensors, owner=self._owner(node)))
                 return None if module is None else self._emit_module(node, row, bound, module)
         return None
@@ -170,7 +175,7 @@ class _Writer:
         self, node: fx.Node, row: ModuleRow, bound: SimpleNamespace, module: nn.Module
     ) -> fx.Node:
         weight = getattr(bound, "weight", None)
-        stem = _weight_stem(weight) if isinstance(weight, fx.Node) else join(_scope(node), row.name)
+        stem = _weight_stem(weight) or self._stem(node, row)
         path = self._raised_path(stem, module, self._owner(node).training)
         inputs = list(vars(bound).values())[: row.inputs]
         while inputs[-1] is None:
@@ -194,10 +199,32 @@ class _Writer:
         self.objects[path] = module
         return path
 
-    def _tensor(self, value: object) -> object:
-        if isinstance(value, fx.Node) and value.op == "get_attr":
+    def _stem(self, node: fx.Node, row: ModuleRow) -> str:
+        """Where a module belongs that has no weight, or one that its owner computes."""
+        scope = _scope(node)
+        return scope if isinstance(self._owner(node), _LAYERS) else join(scope, row.name)
+
+    def _tensors(self, node: fx.Node, row: ModuleRow, bound: SimpleNamespace) -> dict[str, Any]:
+        """Arguments with tensors in place of what reads them.
+
+        A weight that the model computes, as one that is standardised, is computed now where the
+        model infers; while it trains, it changes with what it is computed from.
+        """
+        computed = not self._owner(node).training
+        inputs = list(vars(bound))[: row.inputs]
+        return {
+            name: self._tensor(value, computed=computed and name not in inputs)
+            for name, value in vars(bound).items()
+        }
+
+    def _tensor(self, value: object, *, computed: bool) -> object:
+        if not isinstance(value, fx.Node):
+            return value
+        if value.op == "get_attr":
             return self.objects[str(value.target)]
-        return value
+        known = self.current[value]
+        found = self.constants.parameter(known) if computed and isinstance(known, fx.Node) else None
+        return value if found is None else found
 
     def _written(self, node: fx.Node, target: object, result: fx.Node) -> None:
         """`result` is what `target` holds from now on, under each of its names."""
@@ -239,8 +266,10 @@ def _is_batch_count(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     return leaf == "num_batches_tracked" and isinstance(modules.get(path), _BatchNorm)
 
 
-def _weight_stem(weight: fx.Node) -> str:
+def _weight_stem(weight: object) -> str:
     """Where the module of a weight belongs: `a.b.weight` in `a.b`, `a.in_weight` in `a.in`."""
+    if not isinstance(weight, fx.Node) or weight.op != "get_attr":
+        return ""
     path, _, leaf = str(weight.target).rpartition(".")
     if leaf == "weight":
         return path or "weight_op"
