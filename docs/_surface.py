@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from embedl_deploy.patterns import ACTIVATIONS, Op, Pattern, Tree
+from embedl_deploy.patterns import ACTIVATIONS, NOISE, Op, Pattern, Tree
 from embedl_deploy.patterns.tree import Chain, Fork, Hole, Optional, Wildcard
 
 PACKAGES = (
@@ -154,7 +154,10 @@ def tree_text(tree: Tree | Hole | Optional | Wildcard) -> str:
 def _kinds(operation: Op) -> str:
     if operation.kinds == ACTIVATIONS:
         return "Activation"
-    return " | ".join(_kind(kind) for kind in operation.kinds)
+    if operation.kinds == NOISE.kinds:
+        return "Noise"
+    listed = " | ".join(_kind(kind) for kind in operation.kinds)
+    return re.sub(r"(\w+)1d \| \1(?=2d)2d \| \1(?=3d)3d", r"\1Nd", listed)
 
 
 def _kind(kind: Any) -> str:

@@ -5,8 +5,19 @@ import torch.nn.functional as F
 from torch import nn
 
 from embedl_deploy.patterns import ACTIVATIONS, QDQPoint
-from embedl_deploy.tensorrt.fusions.linear import LinearPattern, LinearReLUPattern
-from embedl_deploy.tensorrt.fusions.simple import AdaptiveAvgPoolPattern, LayerNormPattern
+from embedl_deploy.tensorrt.fusions.linear import (
+    LinearBNPattern,
+    LinearBNReLUPattern,
+    LinearPattern,
+    LinearReLUPattern,
+)
+from embedl_deploy.tensorrt.fusions.simple import (
+    AdaptiveAvgPoolPattern,
+    GroupNormPattern,
+    InstanceNormPattern,
+    LayerNormPattern,
+    RMSNormPattern,
+)
 from embedl_deploy.tensorrt.precision import FloatAdaptiveAvgPoolPattern
 from tests.cases.case import Case, DoubledLinear, Near, hooked, rand
 from tests.helpers import net
@@ -70,6 +81,60 @@ LINEAR = (
     ),
 )
 
+_TWO = "pass example inputs"
+_FEATURES = "not over the features of the linear layer"
+
+BATCH_NORM = (
+    Case(
+        LinearBNReLUPattern,
+        lambda: nn.Sequential(
+            nn.Linear(6, 4, bias=False),
+            nn.BatchNorm1d(4, affine=False),
+            nn.ReLU(),
+            nn.Linear(4, 3),
+            nn.BatchNorm1d(3),
+            nn.GELU(),
+        ),
+        rand((7, 6)),
+        INPUT,
+        "FusedLinearBNReLU",
+        count=2,
+        near=(
+            Near(lambda: nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Tanh())),
+            Near(lambda: nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.BatchNorm1d(4))),
+            Near(
+                lambda: nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU()),
+                _FEATURES,
+                TOKENS,
+            ),
+            Near(
+                lambda: nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.ReLU()),
+                _TWO,
+                example=False,
+            ),
+        ),
+    ),
+    Case(
+        LinearBNPattern,
+        lambda: nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)),
+        rand((7, 6)),
+        INPUT,
+        "FusedLinearBN",
+        near=(
+            Near(lambda: nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(5)), _FEATURES, TOKENS),
+            Near(
+                lambda: net(
+                    lambda m, x: m.norm(y := m.linear(x)) * y,
+                    linear=nn.Linear(6, 4),
+                    norm=nn.BatchNorm1d(4),
+                ),
+                "the output of its linear 'linear' is also used by 'mul'",
+            ),
+            Near(lambda: nn.Sequential(nn.Linear(6, 4), nn.LayerNorm(4))),
+        ),
+    ),
+)
+
 NORM = (
     Case(
         LayerNormPattern,
@@ -99,6 +164,45 @@ NORM = (
         (),
         "FusedLayerNorm",
         count=2,
+    ),
+)
+
+OTHER_NORMS = (
+    Case(
+        GroupNormPattern,
+        lambda: nn.Sequential(nn.GroupNorm(3, 6), nn.Tanh(), nn.GroupNorm(1, 6, affine=False)),
+        rand((2, 6, 4, 4)),
+        (),
+        "FusedGroupNorm",
+        count=2,
+        near=(Near(lambda: nn.Sequential(hooked(nn.GroupNorm(3, 6))), "'0' has hooks"),),
+    ),
+    *(
+        Case(
+            InstanceNormPattern,
+            lambda kind=kind, options=options: nn.Sequential(kind(3, **options)),  # type: ignore[misc]
+            inputs,
+            (),
+            "FusedInstanceNorm",
+            near=(Near(lambda: nn.Sequential(nn.GroupNorm(3, 3))),),
+        )
+        for kind, inputs in (
+            (nn.InstanceNorm1d, rand((2, 3, 6))),
+            (nn.InstanceNorm2d, MAP),
+            (nn.InstanceNorm3d, rand((2, 3, 4, 4, 4))),
+        )
+        for options in ({}, {"affine": True, "track_running_stats": True})
+    ),
+    Case(
+        RMSNormPattern,
+        lambda: nn.Sequential(
+            nn.RMSNorm(6), nn.Tanh(), nn.RMSNorm((5, 6), elementwise_affine=False)
+        ),
+        TOKENS,
+        (),
+        "FusedRMSNorm",
+        count=2,
+        near=(Near(lambda: nn.Sequential(nn.LayerNorm(6))),),
     ),
 )
 
@@ -133,4 +237,4 @@ POOL = (
     ),
 )
 
-CASES = (*LINEAR, *NORM, *POOL)
+CASES = (*LINEAR, *BATCH_NORM, *NORM, *OTHER_NORMS, *POOL)

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
 IMAGE = (2, 3, 12, 12)
 
@@ -175,6 +177,76 @@ class Twice(nn.Module):
         return self.left(x.flatten(1, 2)) + self.right(x.flatten(1, 2))
 
 
+class Inverted(nn.Module):
+    """Additions behind convolutions, one with a branch that drops out, and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.expand, self.norm = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.project, self.norm_again = nn.Conv2d(8, 3, 1, bias=False), nn.BatchNorm2d(3)
+        self.drop = StochasticDepth(0.5, "row")
+        self.last = nn.Conv2d(3, 3, 3, padding=1)
+        self.linear = nn.Linear(12, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.norm(self.expand(x)))
+        x = x + self.drop(self.norm_again(self.project(self.depthwise(y) + y)))
+        x = torch.relu(self.last(x) + x)
+        return self.linear(x) + x
+
+
+class Dimensions(nn.Module):
+    """Convolutions of one and of three dimensions, with what they take in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line, self.norm = nn.Conv1d(3, 6, 3, padding=1), nn.BatchNorm1d(6)
+        self.again = nn.Conv1d(6, 6, 1)
+        self.cube, self.norm_cube = nn.Conv3d(3, 4, 2, groups=1, bias=False), nn.BatchNorm3d(4)
+
+    def forward(self, x: Tensor, cube: Tensor) -> tuple[Tensor, Tensor]:
+        y = F.gelu(self.norm(self.line(x)))
+        return self.again(y) + y, self.norm_cube(self.cube(cube))
+
+
+class Transposed(nn.Module):
+    """Transposed convolutions in all dimensions, one with groups, which stays in floating point."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = nn.Sequential(nn.ConvTranspose1d(3, 5, 4, 2, 1), nn.BatchNorm1d(5), nn.SiLU())
+        self.map = nn.Sequential(
+            nn.ConvTranspose2d(3, 6, 3, 2, 1, 1, bias=False),
+            nn.BatchNorm2d(6),
+            nn.ConvTranspose2d(6, 4, 2, groups=2),
+            nn.BatchNorm2d(4),
+            nn.ConvTranspose2d(4, 2, 3, dilation=2),
+        )
+        self.cube = nn.Sequential(nn.ConvTranspose3d(3, 4, 2), nn.BatchNorm3d(4), nn.ReLU())
+
+    def forward(self, line: Tensor, image: Tensor, cube: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.line(line), self.map(image), self.cube(cube)
+
+
+class Points(nn.Module):
+    """Linear layers with batch norms, and the norms that stay in floating point."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.instance, self.group, self.rms = (
+            nn.InstanceNorm1d(6),
+            nn.GroupNorm(2, 6),
+            nn.RMSNorm(9),
+        )
+        self.first, self.norm = nn.Linear(54, 8, bias=False), nn.BatchNorm1d(8)
+        self.second, self.norm_again = nn.Linear(8, 6), nn.BatchNorm1d(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.rms(self.group(self.instance(x)).tanh()).flatten(1)
+        return self.norm_again(self.second(torch.relu(self.norm(self.first(x)))))
+
+
 @dataclass(frozen=True)
 class Case:
     """A model and how it is exported.
@@ -225,5 +297,13 @@ CASES = {
     ),
     "named": Case(Named, ((2, 4), (2, 4))),
     "pre-activation": Case(PreActivation, kept_norms=1),
+    "inverted": Case(Inverted, single=(("Add", 5), ("Relu", 2))),
+    "dimensions": Case(Dimensions, ((2, 3, 8), (2, 3, 4, 4, 4)), single=(("Conv", 3),)),
+    "transposed": Case(
+        Transposed,
+        ((2, 3, 6), (2, 3, 5, 5), (2, 3, 3, 3, 3)),
+        single=(("ConvTranspose", 5),),
+    ),
+    "points": Case(Points, ((7, 6, 9),)),
     "twice": Case(Twice, ((2, 3, 4),)),
 }

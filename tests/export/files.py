@@ -83,7 +83,7 @@ def assert_pairs(file: File, model: fx.GraphModule) -> None:
 
 
 def assert_weights(file: File, model: fx.GraphModule) -> None:
-    """Each quantized weight is stored once, as int8, with a scale per channel along axis 0."""
+    """Each quantized weight is stored once, as int8, with a scale per output channel."""
     quantizers = quantizers_of(model)
     assert quantizers
     from_constants = [
@@ -93,12 +93,13 @@ def assert_weights(file: File, model: fx.GraphModule) -> None:
     for node in from_constants:
         integers, scale, zero_point = (file.constants[name] for name in node.input)
         quantizer = quantizers[node.name.removesuffix("/DequantizeLinear")]
-        assert attributes(node) == {"axis": 0}
+        axis = int({reader.op_type for reader in file.readers(node)} == {"ConvTranspose"})
+        assert attributes(node) == {"axis": axis}
         assert integers.dtype == zero_point.dtype == np.int8
         assert not zero_point.any()
         assert scale.dtype == np.float32
         assert 0 < scale.min() <= scale.max() < np.inf
-        assert scale.shape == zero_point.shape == integers.shape[:1]
+        assert scale.shape == zero_point.shape == integers.shape[axis : axis + 1]
         assert np.abs(integers.astype(int)).max() <= quantizer.highest
 
 
@@ -144,7 +145,8 @@ def assert_whole_kernels(file: File, model: fx.GraphModule, kept_norms: int) -> 
 
 
 def _product(file: File, path: str) -> onnx.NodeProto:
-    products = [node for node in file.nodes if node.op_type in {"Conv", "Gemm", "MatMul"}]
+    kinds = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+    products = [node for node in file.nodes if node.op_type in kinds]
     inside = (f"{path}/", f"{path}.conv/", f"{path}.linear/")
     (found,) = (node for node in products if node.name.startswith(inside))
     return found

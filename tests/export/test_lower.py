@@ -1,5 +1,7 @@
 """Folding a batch norm into a quantized convolution changes scale and bias, and no integer."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor, fx, nn
 from embedl_deploy import transform
 from embedl_deploy.errors import ExportError
 from embedl_deploy.export.lower import DequantizedWeight, lower
-from embedl_deploy.modules import FusedConvBN
+from embedl_deploy.modules import FusedConvBN, FusedConvTransposeBN
 from embedl_deploy.quantize import TensorQuantConfig, WeightFakeQuantize, insert_qdq, quantize
 from tests.helpers import warm
 
@@ -89,6 +91,43 @@ def test_scale_and_bias_carry_the_batch_norm(
     shift = (fused.conv.bias - norm.running_mean).detach().double().numpy() * factor
     want = shift + norm.bias.detach().double().numpy()
     np.testing.assert_allclose(bias.detach().numpy(), want, rtol=2e-7, atol=1e-30)
+
+
+OTHERS = (
+    (nn.ConvTranspose1d(3, CHANNELS, 2), nn.BatchNorm1d(CHANNELS), (2, 3, 4), 1),
+    (nn.ConvTranspose2d(3, CHANNELS, 2, bias=False), nn.BatchNorm2d(CHANNELS), (2, 3, 4, 4), 1),
+    (nn.Linear(3, CHANNELS), nn.BatchNorm1d(CHANNELS, affine=False), (5, 3), 0),
+    (nn.Conv3d(3, CHANNELS, 2), nn.BatchNorm3d(CHANNELS), (2, 3, 3, 3, 3), 0),
+)
+
+
+@pytest.mark.parametrize(("layer", "norm", "shape", "axis"), OTHERS)
+def test_behind_other_layers_the_norm_folds_as_exactly(
+    layer: Any, norm: Any, shape: tuple[int, ...], axis: int
+) -> None:
+    source = warm(nn.Sequential(layer, norm).eval())
+    model = quantize(transform(source, (torch.randn(shape),)), [torch.randn(shape)])
+    (quantizer,) = (one for one in model.modules() if isinstance(one, WeightFakeQuantize))
+    (weight,) = (one for one in lower(model).modules() if isinstance(one, DequantizedWeight))
+    factor = (norm.running_var.double() + norm.eps).rsqrt()
+    factor = factor if norm.weight is None else factor * norm.weight.double()
+    sizes = [1] * layer.weight.dim()
+    sizes[axis] = -1
+    steps = (layer.weight.double() / quantizer.scale.view(sizes).double()).round()
+    assert (weight.axis, weight.scale.shape) == (axis, (CHANNELS,))
+    assert torch.equal(weight.integers.double(), steps * factor.sign().view(sizes))
+    scale = (quantizer.scale * factor.abs()).float()
+    torch.testing.assert_close(weight.scale, scale, rtol=2e-7, atol=0)
+    assert not any(isinstance(one, type(norm)) for one in lower(model).modules())
+
+
+def test_a_norm_behind_groups_of_a_transposed_convolution_stays() -> None:
+    fused = FusedConvTransposeBN(nn.ConvTranspose2d(4, 6, 2, groups=2), nn.BatchNorm2d(6))
+    model = warm(nn.Sequential(fused).eval())
+    lowered = lower(transform(model, patterns=[]).model)
+    image = torch.randn(2, 4, 3, 3)
+    assert any(isinstance(one, nn.BatchNorm2d) for one in lowered.modules())
+    torch.testing.assert_close(lowered(image), model(image))
 
 
 @given(WEIGHTS, st.integers(-20, 20), st.sampled_from([1, -1]))

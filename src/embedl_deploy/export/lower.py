@@ -1,9 +1,9 @@
 """From the simulation to the operators of the file.
 
-Folding a batch norm into a quantized convolution is exact. The batch norm multiplies output
-channel c by g = γ/σ; the weight's scale s is per output channel; so `round(w/s)` gives the
-integers of `w·g` at scale `s·|g|` as well, negated where g < 0. The integers simulated are the
-integers written, and only scale and bias change.
+Folding a batch norm into a quantized convolution or linear layer is exact. The batch norm
+multiplies output channel c by g = γ/σ; the weight's scale s is per output channel; so `round(w/s)`
+gives the integers of `w·g` at scale `s·|g|` as well, negated where g < 0. The integers simulated
+are the integers written, and only scale and bias change.
 """
 
 import copy
@@ -15,8 +15,12 @@ from torch import Tensor, fx, nn
 
 from embedl_deploy.errors import ExportError
 from embedl_deploy.modules import FusedModule
-from embedl_deploy.modules.conv import ConvKernel
+from embedl_deploy.modules.conv import ConvKernel, FusedConvTransposeBN
+from embedl_deploy.modules.linear import FusedLinearBN
 from embedl_deploy.quantize import QuantStub, WeightFakeQuantize
+from embedl_deploy.quantize.rounding import per_channel
+
+_WITH_NORM = (ConvKernel, FusedConvTransposeBN, FusedLinearBN)
 
 
 def lower(model: fx.GraphModule) -> fx.GraphModule:
@@ -99,15 +103,16 @@ class DequantizedWeight(nn.Module):
     scale: Tensor
     zero_point: Tensor
 
-    def __init__(self, integers: Tensor, scale: Tensor) -> None:
+    def __init__(self, integers: Tensor, scale: Tensor, axis: int) -> None:
         super().__init__()
+        self.axis = axis
         self.register_buffer("integers", integers)
         self.register_buffer("scale", scale)
         self.register_buffer("zero_point", torch.zeros_like(scale, dtype=torch.int8))
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weight, per output channel; the argument gives dtype and shape alone."""
-        return dequantize(self.integers, self.scale, self.zero_point, weight, axis=0)
+        return dequantize(self.integers, self.scale, self.zero_point, weight, axis=self.axis)
 
 
 def dequantize(
@@ -138,7 +143,7 @@ class GlobalAveragePool(nn.Module):
 
 
 def _lower_weights(path: str, module: FusedModule) -> None:
-    factor = _fold(path, module) if isinstance(module, ConvKernel) else None
+    factor = _fold(path, module)
     for weight_path in module.quantizable_weights():
         key = weight_path.replace(".", "_")
         owner, _, name = weight_path.rpartition(".")
@@ -148,26 +153,29 @@ def _lower_weights(path: str, module: FusedModule) -> None:
             quantizer = cast("WeightFakeQuantize", module.weight_quantizers[key])
             module.weight_quantizers[key] = _integers(quantizer, weight, factor)
         elif factor is not None:
-            scaled = weight.double() * factor.view(-1, *[1] * (weight.dim() - 1))
+            scaled = weight.double() * per_channel(factor, weight, module.channel_axis)
             setattr(holder, name, nn.Parameter(scaled.to(weight.dtype), requires_grad=False))
 
 
 def _integers(
     quantizer: WeightFakeQuantize, weight: Tensor, factor: Tensor | None
 ) -> DequantizedWeight:
-    integers, scale = quantizer.integers(weight), quantizer.scale
+    integers, scale, axis = quantizer.integers(weight), quantizer.scale, quantizer.axis
     if factor is None:
-        return DequantizedWeight(integers, scale)
-    sign = factor.sign().to(torch.int8).view(-1, *[1] * (weight.dim() - 1))
+        return DequantizedWeight(integers, scale, axis)
+    sign = per_channel(factor.sign().to(torch.int8), weight, axis)
     folded = (scale.double() * factor.abs()).clamp(min=torch.finfo(scale.dtype).tiny)
     folded = torch.where(factor == 0, 1.0, folded)
-    return DequantizedWeight(integers * sign, folded.to(scale.dtype))
+    return DequantizedWeight(integers * sign, folded.to(scale.dtype), axis)
 
 
-def _fold(path: str, module: ConvKernel) -> Tensor | None:
-    """Take the batch norm out; its shift goes to the bias, its factor per channel is returned."""
-    norm = module.batch_norm
-    if norm is None:
+def _fold(path: str, module: Any) -> Tensor | None:
+    """Take the batch norm out; its shift goes to the bias, its factor per channel is returned.
+
+    Behind a weight that can not have a factor per channel the norm stays.
+    """
+    norm = module.batch_norm if isinstance(module, _WITH_NORM) else None
+    if norm is None or not module.quantizable_weights():
         return None
     if norm.running_mean is None or norm.running_var is None:
         raise ExportError(
@@ -178,18 +186,20 @@ def _fold(path: str, module: ConvKernel) -> Tensor | None:
     factor = (variance + norm.eps).rsqrt()
     if norm.weight is not None:
         factor = factor * norm.weight.detach().double()
-    shift = -mean if module.conv.bias is None else module.conv.bias.detach().double() - mean
+    name = module.weights[0].partition(".")[0]
+    layer = getattr(module, name)
+    shift = -mean if layer.bias is None else layer.bias.detach().double() - mean
     bias = shift * factor
     if norm.bias is not None:
         bias = bias + norm.bias.detach().double()
-    dtype = module.conv.weight.dtype
-    module.conv = _own(module.conv, nn.Parameter(bias.to(dtype), requires_grad=False))
+    dtype = layer.weight.dtype
+    setattr(module, name, _own(layer, nn.Parameter(bias.to(dtype), requires_grad=False)))
     module.batch_norm = None
     return factor
 
 
-def _own(conv: nn.Conv2d, bias: nn.Parameter) -> nn.Conv2d:
-    """The convolution with another bias; one that is shared with other modules stays as it is."""
-    own = copy.copy(conv)
-    own._parameters = {**conv._parameters, "bias": bias}  # noqa: SLF001 - a copy shares the slots
+def _own(layer: nn.Module, bias: nn.Parameter) -> nn.Module:
+    """The layer with another bias; one that is shared with other modules stays as it is."""
+    own = copy.copy(layer)
+    own._parameters = {**layer._parameters, "bias": bias}  # noqa: SLF001 - a copy shares the slots
     return own

@@ -10,26 +10,50 @@ from embedl_deploy.modules.attention import (
 from embedl_deploy.modules.base import FusedModule, LeafModule
 from embedl_deploy.modules.conv import (
     FusedConvBN,
+    FusedConvBNAdd,
     FusedConvBNAddReLU,
     FusedConvBNReLU,
     FusedConvBNReLUMaxPool,
+    FusedConvTransposeBN,
+    FusedConvTransposeBNReLU,
 )
-from embedl_deploy.modules.linear import FusedLinear, FusedLinearReLU
+from embedl_deploy.modules.linear import (
+    FusedLinear,
+    FusedLinearAdd,
+    FusedLinearBN,
+    FusedLinearBNReLU,
+    FusedLinearReLU,
+)
 from embedl_deploy.modules.points import QDQPoint
-from embedl_deploy.modules.simple import FusedAdaptiveAvgPool2d, FusedLayerNorm
+from embedl_deploy.modules.simple import (
+    FusedAdaptiveAvgPool2d,
+    FusedGroupNorm,
+    FusedInstanceNorm,
+    FusedLayerNorm,
+    FusedRMSNorm,
+)
 
 __all__ = [
     "AttentionMask",
     "FusedAdaptiveAvgPool2d",
     "FusedConvBN",
+    "FusedConvBNAdd",
     "FusedConvBNAddReLU",
     "FusedConvBNReLU",
     "FusedConvBNReLUMaxPool",
+    "FusedConvTransposeBN",
+    "FusedConvTransposeBNReLU",
+    "FusedGroupNorm",
+    "FusedInstanceNorm",
     "FusedLayerNorm",
     "FusedLinear",
+    "FusedLinearAdd",
+    "FusedLinearBN",
+    "FusedLinearBNReLU",
     "FusedLinearReLU",
     "FusedMHAInProjection",
     "FusedModule",
+    "FusedRMSNorm",
     "FusedScaledDotProductAttention",
     "LeafModule",
     "MHAInProjection",

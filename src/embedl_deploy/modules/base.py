@@ -21,8 +21,8 @@ class FusedModule(LeafModule):
     it trains like the sequence, batch norm included.
 
     Attributes:
-        weights: Paths of the weights that a weight quantizer may round; the output channel
-            is their first dimension.
+        weights: Paths of the weights that a weight quantizer may round.
+        channel_axis: The dimension of these weights that holds the output channels.
         inner_points: Points inside its `forward`; the quantizer of one, where there is one, is
             the child named by the point's value.
         qdq_points: Where its pattern declared quantization.
@@ -30,6 +30,7 @@ class FusedModule(LeafModule):
     """
 
     weights: ClassVar[tuple[str, ...]] = ()
+    channel_axis: ClassVar[int] = 0
     inner_points: ClassVar[tuple[QDQPoint, ...]] = ()
 
     def __init__(self) -> None:

@@ -1,8 +1,19 @@
-"""Convolutions with what a compiler runs in the same kernel."""
+"""Convolutions with what a compiler runs in the same kernel.
 
+Spatial sizes stand as H and W; there may be one of them, or three.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from embedl_deploy.modules.base import FusedModule
+
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+TransposedConvolution = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 
 class ConvKernel(FusedModule):
@@ -15,7 +26,7 @@ class ConvKernel(FusedModule):
 
     weights = ("conv.weight",)
 
-    def __init__(self, conv: nn.Conv2d, batch_norm: nn.BatchNorm2d | None = None) -> None:
+    def __init__(self, conv: Convolution, batch_norm: BatchNorm | None = None) -> None:
         super().__init__()
         self.conv = conv
         self.batch_norm = batch_norm
@@ -42,7 +53,7 @@ class FusedConvBNReLU(ConvKernel):
     """Convolution, optional batch norm and an activation."""
 
     def __init__(
-        self, conv: nn.Conv2d, batch_norm: nn.BatchNorm2d | None, activation: nn.Module
+        self, conv: Convolution, batch_norm: BatchNorm | None, activation: nn.Module
     ) -> None:
         super().__init__(conv, batch_norm)
         self.activation = activation
@@ -72,14 +83,101 @@ class FusedConvBNReLUMaxPool(FusedConvBNReLU):
         return output
 
 
-class FusedConvBNAddReLU(ConvKernel):
-    """Convolution, batch norm, the addition of a residual and an activation."""
+class FusedConvBNAdd(ConvKernel):
+    """Convolution, optional batch norm and the addition of a residual.
 
-    def __init__(self, conv: nn.Conv2d, batch_norm: nn.BatchNorm2d, activation: nn.Module) -> None:
+    Args:
+        conv: The convolution.
+        batch_norm: The batch norm after it, if any.
+        noise: What drops values or the whole branch in training, if anything; it does nothing
+            at inference.
+    """
+
+    def __init__(
+        self,
+        conv: Convolution,
+        batch_norm: BatchNorm | None = None,
+        noise: nn.Module | None = None,
+    ) -> None:
         super().__init__(conv, batch_norm)
+        self.noise = noise
+
+    def forward(self, input: Tensor, residual: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
+        """Apply. Shapes: input (N, C_in, H, W), residual and result (N, C_out, H', W')."""
+        branch = self.convolve(input)
+        return (branch if self.noise is None else self.noise(branch)) + residual
+
+
+class FusedConvBNAddReLU(FusedConvBNAdd):
+    """Convolution, optional batch norm, the addition of a residual and an activation."""
+
+    def __init__(
+        self,
+        conv: Convolution,
+        batch_norm: BatchNorm | None,
+        activation: nn.Module,
+        noise: nn.Module | None = None,
+    ) -> None:
+        super().__init__(conv, batch_norm, noise)
         self.activation = activation
 
     def forward(self, input: Tensor, residual: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
         """Apply. Shapes: input (N, C_in, H, W), residual and result (N, C_out, H', W')."""
-        output: Tensor = self.activation(self.convolve(input) + residual)
+        output: Tensor = self.activation(super().forward(input, residual))
+        return output
+
+
+class FusedConvTransposeBN(FusedModule):
+    """Transposed convolution and optional batch norm.
+
+    Its weight is (C_in, C_out/groups, …). One scale for each index of the second dimension is
+    one for each output channel only where there is one group; with more, no weight is quantized.
+
+    Args:
+        conv: The transposed convolution.
+        batch_norm: The batch norm after it, if any; stays live in training.
+    """
+
+    weights = ("conv.weight",)
+    channel_axis = 1
+
+    def __init__(self, conv: TransposedConvolution, batch_norm: BatchNorm | None = None) -> None:
+        super().__init__()
+        self.conv = conv
+        self.batch_norm = batch_norm
+
+    def quantizable_weights(self) -> tuple[str, ...]:
+        """The weight, where there is one group."""
+        return super().quantizable_weights() if self.conv.groups == 1 else ()
+
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:  # noqa: A002 - torch's name for it
+        """Apply. Shapes: (N, C_in, H, W) to (N, C_out, H', W')."""
+        output = self._convolve(input, output_size)
+        return output if self.batch_norm is None else self.batch_norm(output)
+
+    def _convolve(self, input: Tensor, output_size: Sequence[int] | None) -> Tensor:  # noqa: A002
+        conv = self.conv
+        if not self.weight_quantizers:
+            output: Tensor = conv(input, output_size)
+            return output
+        dimensions = len(conv.kernel_size)
+        sizes: Any = (conv.stride, conv.padding, conv.kernel_size, dimensions, conv.dilation)
+        padding = conv._output_padding(input, output_size, *sizes)  # type: ignore[arg-type]  # noqa: SLF001 - as the module's own forward
+        options: Any = (conv.stride, conv.padding, padding, conv.groups, conv.dilation)
+        function = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[dimensions - 1]
+        return function(input, self.weight("conv.weight"), conv.bias, *options)
+
+
+class FusedConvTransposeBNReLU(FusedConvTransposeBN):
+    """Transposed convolution, optional batch norm and an activation."""
+
+    def __init__(
+        self, conv: TransposedConvolution, batch_norm: BatchNorm | None, activation: nn.Module
+    ) -> None:
+        super().__init__(conv, batch_norm)
+        self.activation = activation
+
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:  # noqa: A002 - torch's name for it
+        """Apply. Shapes: (N, C_in, H, W) to (N, C_out, H', W')."""
+        output: Tensor = self.activation(super().forward(input, output_size))
         return output

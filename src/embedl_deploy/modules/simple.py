@@ -18,6 +18,45 @@ class FusedLayerNorm(FusedModule):
         return output
 
 
+class FusedGroupNorm(FusedModule):
+    """A group norm, kept in floating point."""
+
+    def __init__(self, group_norm: nn.GroupNorm) -> None:
+        super().__init__()
+        self.group_norm = group_norm
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
+        """Apply. Shapes: (N, C, …), unchanged."""
+        output: Tensor = self.group_norm(input)
+        return output
+
+
+class FusedInstanceNorm(FusedModule):
+    """An instance norm, kept in floating point."""
+
+    def __init__(self, instance_norm: nn.Module) -> None:
+        super().__init__()
+        self.instance_norm = instance_norm
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
+        """Apply. Shapes: (N, C, …), unchanged."""
+        output: Tensor = self.instance_norm(input)
+        return output
+
+
+class FusedRMSNorm(FusedModule):
+    """A root-mean-square norm, kept in floating point."""
+
+    def __init__(self, rms_norm: nn.RMSNorm) -> None:
+        super().__init__()
+        self.rms_norm = rms_norm
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
+        """Apply. Shapes: (…, *normalized_shape), unchanged."""
+        output: Tensor = self.rms_norm(input)
+        return output
+
+
 class FusedAdaptiveAvgPool2d(FusedModule):
     """An adaptive average pooling."""
 

@@ -8,7 +8,7 @@ Every word that stands for an operation binds it to a name.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -37,8 +37,8 @@ class Op:
 
     Attributes:
         name: What the operation is bound to: a module, or a `Call`.
-        kinds: Module classes (matched exactly), functions, or their qualified names, which
-            name a function without importing its package.
+        kinds: Module classes (matched exactly) and functions; a text names them without
+            importing their package: the name of a class, the qualified name of a function.
         predicate: Further condition on the module or `Call`.
         commutative: Whether the first two inputs may be swapped.
         escape: The reason to refuse with where the operation's value is used outside the
@@ -109,6 +109,7 @@ class Chain:
 
 
 Tree = Op | Fork | Chain
+T = TypeVar("T", Op, Fork, Chain)
 
 
 def op(name: str, *kinds: type[nn.Module] | Callable[..., Any] | str, **options: Any) -> Op:
@@ -200,6 +201,34 @@ def _check_between(before: tuple[object, ...], behind: tuple[object, ...]) -> No
         "a wildcard stands between two operations that are always there, not at the end of a chain "
         "nor beside another wildcard"
     )
+
+
+def narrow(tree: T, name: str, predicate: Callable[[Any], bool]) -> T:
+    """The same tree, its operation of that name under one more condition.
+
+    Raises:
+        PatternError: The tree binds no operation to the name.
+    """
+    if all(one.name != name for one in operations(tree)):
+        raise PatternError(f"narrow() is given {name!r}, which the tree does not bind")
+    narrowed: T = _narrow(tree, name, predicate)
+    return narrowed
+
+
+def _narrow(tree: Any, name: str, predicate: Callable[[Any], bool]) -> Any:
+    match tree:
+        case Op():
+            return tree.where(predicate) if tree.name == name else tree
+        case Optional():
+            return Optional(_narrow(tree.op, name, predicate))
+        case Wildcard():
+            return replace(tree, ops=tuple(_narrow(one, name, predicate) for one in tree.ops))
+        case Fork():
+            inputs = tuple(_narrow(one, name, predicate) for one in tree.inputs)
+            return Fork(_narrow(tree.op, name, predicate), inputs)
+        case Chain():
+            return Chain(tuple(_narrow(step, name, predicate) for step in tree.steps))
+    return tree
 
 
 def operations(tree: Tree | Hole | Optional | Wildcard) -> Iterator[Op]:

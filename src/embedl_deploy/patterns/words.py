@@ -6,8 +6,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from embedl_deploy.graph.tracer import RANDOM_DEPTH
 from embedl_deploy.modules import MHAInProjection, ScaledDotProductAttention
 from embedl_deploy.patterns.tree import Call, Op, op
+
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 ACTIVATIONS = (
     nn.ReLU,
@@ -21,13 +24,21 @@ ACTIVATIONS = (
 )
 
 CONV2D = op("conv", nn.Conv2d)
+CONV = op("conv", nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONV_TRANSPOSE = op("conv", nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+BATCH_NORM1D = op("batch_norm", nn.BatchNorm1d)
 BATCH_NORM2D = op("batch_norm", nn.BatchNorm2d)
+BATCH_NORM = op("batch_norm", nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 ACTIVATION = op("activation", *ACTIVATIONS)
 MAX_POOL2D = op("pool", nn.MaxPool2d, predicate=lambda pool: not pool.return_indices)
 ADAPTIVE_AVG_POOL2D = op("pool", nn.AdaptiveAvgPool2d)
 LINEAR = op("linear", nn.Linear)
 LAYER_NORM = op("layer_norm", nn.LayerNorm)
+GROUP_NORM = op("group_norm", nn.GroupNorm)
+INSTANCE_NORM = op("instance_norm", nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+RMS_NORM = op("rms_norm", nn.RMSNorm)
 DROPOUT = op("dropout", nn.Dropout)
+NOISE = op("noise", *_DROPOUTS, *RANDOM_DEPTH)
 ADD = op("add", operator.add, commutative=True)
 FLATTEN = op("flatten", torch.flatten)
 MULTIHEAD_ATTENTION = op("attention", nn.MultiheadAttention)

@@ -108,7 +108,8 @@ def _quantize_module(model: fx.GraphModule, site: Site, config: QuantConfig, ski
     """Insert what goes inside a fused module; returns the number of stubs."""
     module = site.module
     for path in _weights(module, skip):
-        quantizer = WeightFakeQuantize(config.weights, attrgetter(path)(module))
+        weight = attrgetter(path)(module)
+        quantizer = WeightFakeQuantize(config.weights, weight, module.channel_axis)
         module.weight_quantizers[path.replace(".", "_")] = quantizer.train(module.training)
     inner = [point for point in site.points if point in module.inner_points]
     for point in inner:

@@ -36,3 +36,10 @@ def scale_of(largest: Tensor, highest: int) -> Tensor:
     """The scale whose `highest` multiple is `largest`; 1 where `largest` is 0."""
     scale = (largest / highest).clamp(min=torch.finfo(largest.dtype).tiny)
     return torch.where(largest > 0, scale, torch.ones_like(scale))
+
+
+def per_channel(values: Tensor, weight: Tensor, axis: int) -> Tensor:
+    """One value for each index of a weight's dimension, shaped to broadcast against it."""
+    sizes = [1] * weight.dim()
+    sizes[axis] = -1
+    return values.view(sizes)

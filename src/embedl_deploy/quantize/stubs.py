@@ -10,7 +10,7 @@ from embedl_deploy.errors import QuantizationError
 from embedl_deploy.modules import LeafModule
 from embedl_deploy.quantize.config import TensorQuantConfig
 from embedl_deploy.quantize.observers import Observer
-from embedl_deploy.quantize.rounding import fake_quantize, in_steps, scale_of
+from embedl_deploy.quantize.rounding import fake_quantize, in_steps, per_channel, scale_of
 
 
 class _Quantizer(nn.Module):
@@ -85,7 +85,7 @@ class QuantStub(_Quantizer, LeafModule):
 
 
 class WeightFakeQuantize(_Quantizer):
-    """The quantizer of a weight: symmetric, one scale per output channel (dimension 0).
+    """The quantizer of a weight: symmetric, one scale per output channel.
 
     The range is symmetric, −127 to 127 for 8 bits, so that negating a channel negates its
     integers: folding a batch norm with a negative factor then changes no rounding. In training
@@ -94,27 +94,30 @@ class WeightFakeQuantize(_Quantizer):
     Args:
         config: How to quantize.
         weight: Gives the number of channels and the first scales.
+        axis: The weight's dimension that holds the output channels.
 
     Attributes:
         scale: Shape (channels).
         enabled: Whether to quantize; off while activations are calibrated.
     """
 
-    def __init__(self, config: TensorQuantConfig, weight: Tensor) -> None:
+    def __init__(self, config: TensorQuantConfig, weight: Tensor, axis: int = 0) -> None:
         super().__init__()
         self.config = config
+        self.axis = axis
         self.highest = 2 ** (config.bits - 1) - 1
         self.enabled = True
-        self.register_buffer("scale", torch.ones(weight.shape[0], device=weight.device))
+        self.register_buffer("scale", torch.ones(weight.shape[axis], device=weight.device))
         self.observe(weight)
 
     def observe(self, weight: Tensor) -> None:
         """Set the scales from a weight."""
-        largest = weight.detach().abs().flatten(1).amax(1).to(self.scale.dtype)
+        channels = weight.detach().abs().movedim(self.axis, 0)
+        largest = channels.flatten(1).amax(1).to(self.scale.dtype)
         self.scale.copy_(scale_of(largest, self.highest))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Simulate quantization; shape (channels, …), unchanged."""
+        """Simulate quantization; the shape is unchanged."""
         if not self.enabled:
             return weight
         if self.training:
@@ -123,7 +126,7 @@ class WeightFakeQuantize(_Quantizer):
 
     def scale_for(self, weight: Tensor) -> Tensor:
         """The scales, shaped to broadcast against the weight."""
-        return self.scale.view(-1, *[1] * (weight.dim() - 1))
+        return per_channel(self.scale, weight, self.axis)
 
     def integers(self, weight: Tensor) -> Tensor:
         """The int8 tensor that stands for a weight; its value times the scale is `forward`'s."""
@@ -131,4 +134,4 @@ class WeightFakeQuantize(_Quantizer):
         return steps.clamp(-self.highest, self.highest).to(torch.int8)
 
     def extra_repr(self) -> str:
-        return f"bits={self.config.bits}, channels={self.scale.numel()}"
+        return f"bits={self.config.bits}, channels={self.scale.numel()}, axis={self.axis}"

@@ -151,10 +151,11 @@ class Matcher:
 
 
 def keys(node: fx.Node, objects: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What an operation may name a node by: its module's type, or its function in two ways."""
+    """What an operation may name a node by: its module's class or its function, or their names."""
     match node.op:
         case "call_module":
-            return (type(objects[str(node.target)]),)
+            kind = type(objects[str(node.target)])
+            return (kind, kind.__name__)
         case "call_function":
             target: Any = node.target
             name = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"

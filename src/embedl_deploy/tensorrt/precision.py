@@ -4,33 +4,21 @@ They are what a user would write: the tree of a built-in pattern, perhaps under 
 condition, an empty `qdq_points`, and a place before the pattern they take over from.
 """
 
-from torch import nn
-
-from embedl_deploy.patterns import (
-    ACTIVATION,
-    ADD,
-    BATCH_NORM2D,
-    CONV2D,
-    Pattern,
-    chain,
-    fork,
-    hole,
-    optional,
-)
+from embedl_deploy.modules.conv import Convolution
+from embedl_deploy.patterns import Pattern, narrow
 from embedl_deploy.tensorrt.fusions.conv import (
     ConvBNAddReLUPattern,
     ConvBNPattern,
     ConvBNReLUPattern,
 )
+from embedl_deploy.tensorrt.fusions.conv_nd import ConvNdBNPattern, ConvNdBNReLUPattern
+from embedl_deploy.tensorrt.fusions.residual import ConvAddReLUPattern, ConvBNAddPattern
 from embedl_deploy.tensorrt.fusions.simple import AdaptiveAvgPoolPattern
 
 
-def is_depthwise(conv: nn.Conv2d) -> bool:
+def is_depthwise(conv: Convolution) -> bool:
     """Whether every input channel has filters of its own: bound by memory, not arithmetic."""
     return conv.groups == conv.in_channels > 1
-
-
-DEPTHWISE = CONV2D.where(is_depthwise)
 
 
 class FloatAdaptiveAvgPoolPattern(AdaptiveAvgPoolPattern):
@@ -42,21 +30,49 @@ class FloatAdaptiveAvgPoolPattern(AdaptiveAvgPoolPattern):
 class FloatDepthwiseConvBNAddReLUPattern(ConvBNAddReLUPattern):
     """The end of a residual block in floating point where its convolution is depthwise."""
 
-    tree = chain(fork(ADD, chain(DEPTHWISE, BATCH_NORM2D), hole("residual")), ACTIVATION)
+    tree = narrow(ConvBNAddReLUPattern.tree, "conv", is_depthwise)
+    qdq_points = ()
+
+
+class FloatDepthwiseConvAddReLUPattern(ConvAddReLUPattern):
+    """The same without batch norm, or not in two dimensions."""
+
+    tree = narrow(ConvAddReLUPattern.tree, "conv", is_depthwise)
     qdq_points = ()
 
 
 class FloatDepthwiseConvBNReLUPattern(ConvBNReLUPattern):
     """A depthwise convolution with activation in floating point."""
 
-    tree = chain(DEPTHWISE, optional(BATCH_NORM2D), ACTIVATION)
+    tree = narrow(ConvBNReLUPattern.tree, "conv", is_depthwise)
+    qdq_points = ()
+
+
+class FloatDepthwiseConvNdBNReLUPattern(ConvNdBNReLUPattern):
+    """The same in any number of dimensions."""
+
+    tree = narrow(ConvNdBNReLUPattern.tree, "conv", is_depthwise)
+    qdq_points = ()
+
+
+class FloatDepthwiseConvBNAddPattern(ConvBNAddPattern):
+    """A depthwise convolution with a residual in floating point."""
+
+    tree = narrow(ConvBNAddPattern.tree, "conv", is_depthwise)
     qdq_points = ()
 
 
 class FloatDepthwiseConvBNPattern(ConvBNPattern):
     """A depthwise convolution in floating point."""
 
-    tree = chain(DEPTHWISE, optional(BATCH_NORM2D))
+    tree = narrow(ConvBNPattern.tree, "conv", is_depthwise)
+    qdq_points = ()
+
+
+class FloatDepthwiseConvNdBNPattern(ConvNdBNPattern):
+    """The same in any number of dimensions."""
+
+    tree = narrow(ConvNdBNPattern.tree, "conv", is_depthwise)
     qdq_points = ()
 
 
@@ -64,7 +80,11 @@ SMART: tuple[type[Pattern], ...] = (FloatAdaptiveAvgPoolPattern,)
 
 MIXED: tuple[type[Pattern], ...] = (
     FloatDepthwiseConvBNAddReLUPattern,
+    FloatDepthwiseConvAddReLUPattern,
     FloatDepthwiseConvBNReLUPattern,
+    FloatDepthwiseConvNdBNReLUPattern,
+    FloatDepthwiseConvBNAddPattern,
     FloatDepthwiseConvBNPattern,
+    FloatDepthwiseConvNdBNPattern,
     *SMART,
 )
