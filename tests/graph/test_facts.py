@@ -22,7 +22,7 @@ FACTS: list[tuple[Callable[..., Any], tuple[int | None, ...] | None]] = [
     (lambda m, x: m.pool(m.conv(x)), (U, 4, 1, 1)),
     (lambda m, x: m.pool(x), (U, U, 1, 1)),
     (lambda m, x: F.adaptive_avg_pool2d(m.conv(x), (U, 3)), (U, 4, U, 3)),
-    (lambda m, x: F.adaptive_max_pool2d(m.conv(x), 1), U),
+    (lambda m, x: F.adaptive_max_pool2d(m.conv(x), 1), (U, 4, 1, 1)),
     (lambda m, x: F.max_pool2d(m.conv(x), 2), (U, 4, U, U)),
     (lambda m, x: F.gelu(m.pool(m.conv(x))), (U, 4, 1, 1)),
     (lambda m, x: F.relu6(F.dropout(m.pool(m.conv(x)), training=m.training)), (U, 4, 1, 1)),

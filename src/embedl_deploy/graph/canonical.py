@@ -17,10 +17,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from embedl_deploy.graph.aliases import Aliases
 from embedl_deploy.graph.constants import Constants
+from embedl_deploy.graph.facts import Facts
+from embedl_deploy.graph.items import item_steps
 from embedl_deploy.graph.ops import TABLE
 from embedl_deploy.graph.paths import Paths, graph_module, join, parent
 from embedl_deploy.graph.proxies import is_rank
 from embedl_deploy.graph.rows import FunctionRow, ModuleRow, Row
+from embedl_deploy.graph.shapes import shape
 from embedl_deploy.graph.tracer import is_hooked, plain_base
 from embedl_deploy.graph.writes import without_write
 
@@ -55,7 +58,8 @@ class _Writer:
         self.modules = dict(root.named_modules(remove_duplicate=False))
         self.objects: dict[str, Any] = {}
         self.current: dict[fx.Node, Any] = {}
-        self.items: dict[tuple[Any, int], fx.Node] = {}
+        self.items: dict[tuple[Any, ...], fx.Node] = {}
+        self.facts = Facts(self.objects)
         self.constants = Constants(self.objects)
         self.aliases = Aliases(root, traced)
         called, read = (
@@ -121,27 +125,46 @@ class _Writer:
         """Write a call; an assertion of a number of dimensions would only hide what it asks."""
         if node.target is operator.getitem:
             return self._write_item(node)
+        spelling = f".{node.args[1]}" if node.target is getattr else node.target
         if node.target is torch._assert and is_rank(node.args[0]):  # noqa: SLF001 - as above
             return None
         if _is_batch_count(node, self.modules):
             return self.current[node.all_input_nodes[0]]
-        row = TABLE.find(node.target)
-        bound = row.bind(node.args, node.kwargs) if row else None
+        row = TABLE.find(spelling)
+        args = node.args[:1] if node.target is getattr else node.args
+        bound = row.bind(args, node.kwargs) if row else None
         written = self._write_row(node, row, bound) if row and bound else None
         if bound is None or written is None:
             return self._write_other(node)
-        if TABLE.writes(node.target) or getattr(bound, "inplace", False) is True:
+        if TABLE.writes(spelling) or getattr(bound, "inplace", False) is True:
             self._written(node, next(iter(vars(bound).values())), written)
         return written
 
-    def _write_item(self, node: fx.Node) -> fx.Node:
-        """An item that is read twice is one node, so that patterns see how often it is used."""
+    def _write_item(self, node: fx.Node) -> Any:
+        """Write an index, one item for each dimension: `x[:, 1:, 0]` as `x[:, 1:][:, :, 0]`."""
         source, index = node.args
-        if not isinstance(source, fx.Node) or type(index) is not int:
+        if not isinstance(source, fx.Node):
             return self._copy(node)
-        key = (self.current[source], index)
+        if type(index) is int and (sizes := _sizes_of(source)) is not None:
+            return self._item(node, "size", (self.current[sizes], index))
+        steps = item_steps(index, self._rank(source) if isinstance(index, tuple) else None)
+        if steps is None:
+            return self._copy(node)
+        value = self.current[source]
+        for target, *rest in steps:
+            if target is operator.getitem and _is_unbound(value) and type(rest[0]) is int:
+                value = value.args[0]
+            value = self._item(node, target, (value, *rest))
+        return value
+
+    def _item(self, node: fx.Node, target: Any, args: tuple[Any, ...]) -> fx.Node:
+        """An item that is read twice is one node, so that patterns see how often it is used."""
+        key = (target, args[0], str(args[1:]))
         if key not in self.items:
-            self.items[key] = self._copy(node)
+            op = "call_method" if isinstance(target, str) else "call_function"
+            index = fx.map_arg(args[1:], self.current.__getitem__)
+            self.items[key] = self.graph.create_node(op, target, (args[0], *index))
+            self.items[key].meta = {"scope": _scope(node)}
         return self.items[key]
 
     def _write_other(self, node: fx.Node) -> Any:
@@ -158,16 +181,34 @@ class _Writer:
     def _write_row(self, node: fx.Node, row: Row, bound: SimpleNamespace) -> fx.Node | None:
         match row:
             case FunctionRow():
-                args = row.positional(bound)
+                args = row.positional(self._ranked(row, bound))
                 return None if args is None else self._emit(node, row.target, args)
             case ModuleRow():
-                tensors = self._tensors(node, row, bound)
+                tensors = self._tensors(node, row, self._ranked(row, bound))
                 module = row.make(SimpleNamespace(**tensors, owner=self._owner(node)))
                 return None if module is None else self._emit_module(node, row, bound, module)
         return None
 
+    def _ranked(self, row: Row, bound: SimpleNamespace) -> SimpleNamespace:
+        """The bound arguments, with the rank of the first where the row asks for it."""
+        if not row.ranked:
+            return bound
+        first = next(iter(vars(bound).values()))
+        return SimpleNamespace(**vars(bound), rank=self._rank(first))
+
+    def _rank(self, node: object) -> int | None:
+        """The number of dimensions of a traced value, as far as it is known."""
+        if not isinstance(node, fx.Node):
+            return None
+        known = shape(node) if node.op != "get_attr" else self.objects[str(node.target)].shape
+        if known is None:
+            known = self.facts.of(self.current[node])
+        return None if known is None else len(known)
+
     def _emit(self, node: fx.Node, target: Any, args: tuple[Any, ...]) -> fx.Node:
-        emitted = self.graph.call_function(target, fx.map_arg(args, self.current.__getitem__))
+        op = "call_method" if isinstance(target, str) else "call_function"
+        mapped = fx.map_arg(args, self.current.__getitem__)
+        emitted = self.graph.create_node(op, target, mapped)
         emitted.meta = {"scope": _scope(node)}
         return emitted
 
@@ -231,6 +272,18 @@ class _Writer:
         if isinstance(target, fx.Node):
             for same in self.aliases.write(node, target):
                 self.current[same] = result
+
+
+def _sizes_of(node: fx.Node) -> Any:
+    """The tensor whose sizes a traced node is, if it is sizes."""
+    if node.target is getattr and node.args[1] == "shape":
+        return node.args[0]
+    return node.args[0] if node.target == "size" and len(node.args) == 1 else None
+
+
+def _is_unbound(node: object) -> bool:
+    """Whether a value is the items of a tensor's first dimension."""
+    return isinstance(node, fx.Node) and node.target is torch.unbind and node.args[1:] == (0,)
 
 
 def _scope(node: fx.Node) -> str:

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from embedl_deploy.errors import CaptureError
 from embedl_deploy.graph.leaves import LeafCall, Leaves
-from embedl_deploy.graph.respell import respell, spelling_of
+from embedl_deploy.graph.respell import VALUES_ALONE, respell, spelling_of
 from embedl_deploy.graph.tracer import Tracer, source_line
 
 _OPENED = (nn.Identity, nn.Flatten)
@@ -188,6 +188,8 @@ class _Reader:
             return self._output(node)
         if (call := self.leaves.call(node)) is not None:
             return self._module(node, call)
+        if node.target is operator.getitem and not node.users:
+            return None
         if node.target is operator.getitem and isinstance(self._value(node.args[0]), list):
             return self._value(node.args[0])[node.args[1]]
         if node.target in _SAME_VALUE:
@@ -195,6 +197,9 @@ class _Reader:
         if node.target in _DROPPED:
             return None
         copied = self.graph.node_copy(node, self.values.__getitem__)
+        if node.target in VALUES_ALONE and _used_items(node) <= {0}:
+            copied.target = VALUES_ALONE[node.target]
+            return [copied]
         if isinstance(node.target, torch._ops.OpOverload):  # noqa: SLF001 - has no public name
             respell(copied)
         return copied
@@ -209,13 +214,16 @@ class _Reader:
         args, kwargs = call.arguments([self._value(one) for one in inputs])
         called = self.graph.call_module(call.path, args, kwargs)
         called.meta = dict(node.meta)
-        return [self._item(called, keys) for keys in call.result_paths()]
+        values = called.meta.pop("val")
+        paths = call.result_paths()
+        return [self._item(called, *item) for item in zip(paths, values, strict=True)]
 
-    def _item(self, called: fx.Node, keys: tuple[Any, ...]) -> fx.Node:
+    def _item(self, called: fx.Node, keys: tuple[Any, ...], value: Any) -> fx.Node:
         node = called
         for key in keys:
             node = self.graph.call_function(operator.getitem, (node, key))
             node.meta = dict(called.meta)
+        node.meta["val"] = value
         return node
 
     def _output(self, node: fx.Node) -> fx.Node:
@@ -223,6 +231,11 @@ class _Reader:
         assert isinstance(outputs, tuple | list)  # noqa: S101 - torch.export gives a flat tuple
         leaves = [self._value(one) for one in outputs]
         return self.graph.output(_plain(pytree.tree_unflatten(leaves, self.spec.out_spec)))
+
+
+def _used_items(node: fx.Node) -> set[Any]:
+    """Which items of a result something uses."""
+    return {user.args[1] for user in node.users if user.users}
 
 
 def _plain(tree: Any) -> Any:

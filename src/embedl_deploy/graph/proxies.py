@@ -93,7 +93,6 @@ OUT_OF_PLACE: dict[Callable[..., Any], Callable[..., Any]] = {
     operator.iadd: operator.add,
     operator.iand: operator.and_,
     operator.ifloordiv: operator.floordiv,
-    operator.imatmul: operator.matmul,
     operator.imod: operator.mod,
     operator.imul: operator.mul,
     operator.ior: operator.or_,

@@ -4,15 +4,17 @@ import ast
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
 from torch import nn
 
 Spelling = Callable[..., Any] | str
-"""A callable (`F.relu`) or the name of a tensor method (`"relu"`)."""
+"""A callable (`F.relu`), the name of a tensor method (`"relu"`) or attribute (`".mT"`)."""
 
 
+@cache
 def signature(text: str) -> inspect.Signature:
     """The signature that `text` spells, such as `"input, dim=-1"`; `*names` takes the rest."""
     return inspect.Signature([_parameter(word) for word in text.split(", ")])
@@ -35,12 +37,15 @@ class Row:
         arguments: The spelling's arguments in order, as `signature` reads them.
         spellings: Its out-of-place spellings.
         inplace: Spellings that write to their first argument.
+        ranked: Whether its form depends on the number of dimensions of the first argument,
+            which then is bound as `rank`; `None` where it is not known.
     """
 
     name: str
     arguments: str
     spellings: tuple[Spelling, ...]
     inplace: tuple[Spelling, ...] = field(default=(), kw_only=True)
+    ranked: bool = field(default=False, kw_only=True)
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> SimpleNamespace | None:
         """The call's arguments by name, or `None` when the call does not fit."""
@@ -69,15 +74,16 @@ class ModuleRow(Row):
 
 @dataclass(frozen=True)
 class FunctionRow(Row):
-    """An operation that the canonical graph holds as a call of one function.
+    """An operation that the canonical graph holds as a call of one function or method.
 
     Attributes:
-        target: The function that the graph calls.
+        target: The function that the graph calls, or the name of the tensor's method where
+            there is no function.
         positional: The target's arguments from the bound ones; `None` when this use is
             another operation. By default all of them in order.
     """
 
-    target: Callable[..., Any] = field(kw_only=True)
+    target: Spelling = field(kw_only=True)
     positional: Callable[[SimpleNamespace], tuple[Any, ...] | None] = field(
         default=lambda bound: tuple(vars(bound).values()), kw_only=True
     )
