@@ -5,22 +5,20 @@ is read after it is what it returned.
 """
 
 import copy
-import inspect
 import operator
-from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from embedl_deploy.graph import reading
 from embedl_deploy.graph.aliases import Aliases
 from embedl_deploy.graph.constants import Constants
 from embedl_deploy.graph.facts import Facts
 from embedl_deploy.graph.items import item_steps
 from embedl_deploy.graph.ops import TABLE
-from embedl_deploy.graph.paths import Paths, graph_module, join, parent
+from embedl_deploy.graph.paths import Paths, graph_module, join
 from embedl_deploy.graph.proxies import is_rank
 from embedl_deploy.graph.rows import FunctionRow, ModuleRow, Row
 from embedl_deploy.graph.shapes import shape
@@ -83,12 +81,12 @@ class _Writer:
             case "call_function" | "call_method":
                 return self._write_operation(node)
             case "get_attr":
-                self.objects[str(node.target)] = _attribute(self.root, str(node.target))
+                self.objects[str(node.target)] = reading.attribute(self.root, str(node.target))
         return self._copy(node)
 
     def _copy(self, node: fx.Node) -> fx.Node:
         copied = self.graph.node_copy(node, self.current.__getitem__)
-        copied.meta = {"scope": _scope(node)}
+        copied.meta = {"scope": reading.scope(node)}
         return copied
 
     def _write_module(self, node: fx.Node) -> Any:
@@ -100,7 +98,7 @@ class _Writer:
             flatten = (node.all_input_nodes[0], module.start_dim, module.end_dim)
             return self._emit(node, torch.flatten, flatten)
         copied = self._copy(node)
-        copied.args, copied.kwargs = _positional(module, copied.args, copied.kwargs)
+        copied.args, copied.kwargs = reading.positional(module, copied.args, copied.kwargs)
         copied.target = self._own_module(str(node.target), module, base)
         if getattr(module, "inplace", False) is True:
             self._written(node, node.all_input_nodes[0], copied)
@@ -109,15 +107,15 @@ class _Writer:
     def _own_module(self, path: str, module: nn.Module, base: type[nn.Module] | None) -> str:
         """Store the plain form of a module; each call of one without state has its own."""
         if path in self.objects:
-            if _has_state(module):
+            if reading.has_state(module):
                 return path
             path = self.paths.fresh(path)
-        if getattr(module, "inplace", False) is True or not _has_state(module):
+        if getattr(module, "inplace", False) is True or not reading.has_state(module):
             module = copy.copy(module)
             if hasattr(module, "inplace"):
                 module.inplace = False  # type: ignore[assignment]
         if base is not None and base is not type(module):
-            module = _as_base(module, base)
+            module = reading.as_base(module, base)
         self.objects[path] = module
         return path
 
@@ -126,9 +124,9 @@ class _Writer:
         if node.target is operator.getitem:
             return self._write_item(node)
         spelling = f".{node.args[1]}" if node.target is getattr else node.target
-        if node.target is torch._assert and is_rank(node.args[0]):  # noqa: SLF001 - as above
+        if node.target is torch._assert and is_rank(node.args[0]):  # noqa: SLF001 - has no public name
             return None
-        if _is_batch_count(node, self.modules):
+        if reading.is_batch_count(node, self.modules):
             return self.current[node.all_input_nodes[0]]
         row = TABLE.find(spelling)
         args = node.args[:1] if node.target is getattr else node.args
@@ -145,14 +143,14 @@ class _Writer:
         source, index = node.args
         if not isinstance(source, fx.Node):
             return self._copy(node)
-        if type(index) is int and (sizes := _sizes_of(source)) is not None:
+        if type(index) is int and (sizes := reading.sizes_of(source)) is not None:
             return self._item(node, "size", (self.current[sizes], index))
         steps = item_steps(index, self._rank(source) if isinstance(index, tuple) else None)
         if steps is None:
             return self._copy(node)
         value = self.current[source]
         for target, *rest in steps:
-            if target is operator.getitem and _is_unbound(value) and type(rest[0]) is int:
+            if target is operator.getitem and reading.is_unbound(value) and type(rest[0]) is int:
                 value = value.args[0]
             value = self._item(node, target, (value, *rest))
         return value
@@ -164,7 +162,7 @@ class _Writer:
             op = "call_method" if isinstance(target, str) else "call_function"
             index = fx.map_arg(args[1:], self.current.__getitem__)
             self.items[key] = self.graph.create_node(op, target, (args[0], *index))
-            self.items[key].meta = {"scope": _scope(node)}
+            self.items[key].meta = {"scope": reading.scope(node)}
         return self.items[key]
 
     def _write_other(self, node: fx.Node) -> Any:
@@ -209,31 +207,31 @@ class _Writer:
         op = "call_method" if isinstance(target, str) else "call_function"
         mapped = fx.map_arg(args, self.current.__getitem__)
         emitted = self.graph.create_node(op, target, mapped)
-        emitted.meta = {"scope": _scope(node)}
+        emitted.meta = {"scope": reading.scope(node)}
         return emitted
 
     def _emit_module(
         self, node: fx.Node, row: ModuleRow, bound: SimpleNamespace, module: nn.Module
     ) -> fx.Node:
         weight = getattr(bound, "weight", None)
-        stem = _weight_stem(weight) or self._stem(node, row)
+        stem = reading.weight_stem(weight) or self._stem(node, row)
         path = self._raised_path(stem, module, self._owner(node).training)
         inputs = list(vars(bound).values())[: row.inputs]
         while inputs[-1] is None:
             inputs.pop()
         args = fx.map_arg(tuple(inputs), self.current.__getitem__)
         emitted = self.graph.call_module(path, args)
-        emitted.meta = {"scope": _scope(node)}
+        emitted.meta = {"scope": reading.scope(node)}
         return emitted
 
     def _owner(self, node: fx.Node) -> nn.Module:
         """The module whose `forward` made a node."""
-        return self.modules.get(_scope(node), self.root)
+        return self.modules.get(reading.scope(node), self.root)
 
     def _raised_path(self, stem: str, module: nn.Module, training: bool) -> str:  # noqa: FBT001
         """A path for a raised module; a second use of the same parameters is the same module."""
         known = self.objects.get(stem)
-        if isinstance(known, nn.Module) and _same(known, module):
+        if isinstance(known, nn.Module) and reading.same(known, module):
             return stem
         path = self.paths.fresh(stem)
         module.training = training
@@ -242,7 +240,7 @@ class _Writer:
 
     def _stem(self, node: fx.Node, row: ModuleRow) -> str:
         """Where a module belongs that has no weight, or one that its owner computes."""
-        scope = _scope(node)
+        scope = reading.scope(node)
         return scope if isinstance(self._owner(node), _LAYERS) else join(scope, row.name)
 
     def _tensors(self, node: fx.Node, row: ModuleRow, bound: SimpleNamespace) -> dict[str, Any]:
@@ -272,82 +270,3 @@ class _Writer:
         if isinstance(target, fx.Node):
             for same in self.aliases.write(node, target):
                 self.current[same] = result
-
-
-def _sizes_of(node: fx.Node) -> Any:
-    """The tensor whose sizes a traced node is, if it is sizes."""
-    if node.target is getattr and node.args[1] == "shape":
-        return node.args[0]
-    return node.args[0] if node.target == "size" and len(node.args) == 1 else None
-
-
-def _is_unbound(node: object) -> bool:
-    """Whether a value is the items of a tensor's first dimension."""
-    return isinstance(node, fx.Node) and node.target is torch.unbind and node.args[1:] == (0,)
-
-
-def _scope(node: fx.Node) -> str:
-    """Path of the module whose `forward` made the node."""
-    if "scope" in node.meta:
-        return str(node.meta["scope"])
-    stack = node.meta.get("nn_module_stack")
-    if not stack:
-        return ""
-    path = str(next(reversed(stack.values()))[0])
-    return parent(path) if node.op == "call_module" and path == node.target else path
-
-
-def _positional(
-    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A module's arguments by position as far as they go: `conv(input=x)` as `conv(x)`."""
-    if not kwargs or is_hooked(module):
-        return args, kwargs
-    try:
-        bound = inspect.signature(module.forward).bind(*args, **kwargs)
-    except TypeError:
-        return args, kwargs
-    return bound.args, bound.kwargs
-
-
-def _is_batch_count(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
-    """Whether a subclass of a batch norm counts its batches; the plain class does so itself."""
-    counter = node.args[0] if node.args else None
-    if node.target != "add_" or not isinstance(counter, fx.Node) or counter.op != "get_attr":
-        return False
-    path, _, leaf = str(counter.target).rpartition(".")
-    return leaf == "num_batches_tracked" and isinstance(modules.get(path), _BatchNorm)
-
-
-def _weight_stem(weight: object) -> str:
-    """Where the module of a weight belongs: `a.b.weight` in `a.b`, `a.in_weight` in `a.in`."""
-    if not isinstance(weight, fx.Node) or weight.op != "get_attr":
-        return ""
-    path, _, leaf = str(weight.target).rpartition(".")
-    if leaf == "weight":
-        return path or "weight_op"
-    return join(path, leaf.removesuffix("_weight"))
-
-
-def _attribute(root: nn.Module, path: str) -> Any:
-    owner, _, leaf = path.rpartition(".")
-    return getattr(root.get_submodule(owner), leaf)
-
-
-def _has_state(module: nn.Module) -> bool:
-    return next(module.parameters(), None) is not None or next(module.buffers(), None) is not None
-
-
-def _as_base(module: nn.Module, base: type[nn.Module]) -> nn.Module:
-    """The same module under the class it computes as."""
-    plain = base.__new__(base)
-    plain.__dict__ = module.__dict__
-    return plain
-
-
-def _same(one: nn.Module, other: nn.Module) -> bool:
-    """Whether two raised modules have the same parameters and options."""
-    if type(one) is not type(other) or one.extra_repr() != other.extra_repr():
-        return False
-    mine, its = ([id(tensor) for tensor in module.parameters()] for module in (one, other))
-    return bool(mine) and mine == its
