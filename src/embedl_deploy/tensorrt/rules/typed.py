@@ -83,7 +83,7 @@ def _scale_type(view: View) -> Iterator[Outcome]:
         other = node.first.dtype if node.op == QUANTIZE else node.output.dtype
         if scale is None or not scale.dtype or not other:
             yield Unknown("a type is not known", (node,))
-        elif _is_t06(view, node) or scale.dtype == other or scale.dtype not in FLOATS:
+        elif _is_t06(view, node) or scale.dtype == other or {scale.dtype, other} - FLOATS:
             continue
         elif always or scale.dtype in HALF:
             side = "data" if node.op == QUANTIZE else "output"

@@ -1,0 +1,91 @@
+"""Clean files are broken in each way at many places; each is found under its id, and alone."""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import ModelProto
+
+from embedl_deploy.tensorrt import Report, check_onnx
+from embedl_deploy.tensorrt.rules import RULES
+from tests.tensorrt.rules.draft import half
+from tests.tensorrt.rules.format_mutations import FORMAT_MUTATIONS, HALF_MUTATIONS, Mutation
+from tests.tensorrt.rules.nets import NETS, exported
+from tests.tensorrt.rules.placement_mutations import PLACEMENT_MUTATIONS
+
+MUTATIONS = FORMAT_MUTATIONS | HALF_MUTATIONS | PLACEMENT_MUTATIONS
+VERSIONS = {"F05": "10.12"}
+MOST = 3
+"""Mutants of one kind in one file."""
+
+Found = set[tuple[str, str, tuple[str, ...]]]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelProto]:
+    folder = tmp_path_factory.mktemp("clean")
+    return {name: exported(name, folder) for name in NETS}
+
+
+def check(proto: ModelProto, folder: Path, rule: str) -> Report:
+    onnx.save(proto, folder / "model.onnx")
+    return check_onnx(folder / "model.onnx", VERSIONS.get(rule, "11.x"))
+
+
+def found(report: Report) -> Found:
+    return {(one.rule, one.message, one.nodes) for one in report.findings}
+
+
+def mutants(kinds: Sequence[Mutation], file: ModelProto) -> Iterator[ModelProto]:
+    for kind in kinds:
+        yield from (draft.proto for draft in islice(kind(file), MOST))
+
+
+def test_every_rule_is_broken() -> None:
+    assert set(MUTATIONS) == {rule.id for rule in RULES}
+
+
+WARNED: dict[str, set[str]] = {
+    "block": {"P16", "P18"},  # the softmax is not quantized, and scaling stands behind Q
+    "depthwise": {"P10"},
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_clean_files_have_no_errors_and_no_warning_without_a_reason(
+    name: str, precision: str, files: dict[str, ModelProto], tmp_path: Path
+) -> None:
+    file = files[name] if precision == "float32" else half(files[name])
+    report = check(file, tmp_path, "")
+    assert report.ok, report
+    assert {one.rule for one in report.warnings} == WARNED.get(name, set()), report
+    assert not report.unjudged, report
+
+
+@pytest.mark.parametrize("rule", MUTATIONS)
+def test_each_mutant_is_found_and_nothing_else_is_an_error(
+    rule: str, files: dict[str, ModelProto], tmp_path: Path
+) -> None:
+    count = 0
+    for name, proto in files.items():
+        file = half(proto) if rule in HALF_MUTATIONS else proto
+        known = found(check(file, tmp_path, rule)) if rule not in WARNED.get(name, ()) else set()
+        for mutant in mutants(MUTATIONS[rule], file):
+            report = check(mutant, tmp_path, rule)
+            new = {one[0] for one in found(report) - known}
+            assert rule in new, f"{name}, mutant {count}: {report}"
+            assert {one.rule for one in report.errors} <= {rule}, f"{name}, {count}: {report}"
+            count += 1
+    COUNTS[rule] = count
+    assert count >= 2
+
+
+COUNTS: dict[str, int] = {}
+
+
+def test_there_are_enough_mutants() -> None:
+    if set(COUNTS) == set(MUTATIONS):  # all ran in this process
+        assert sum(COUNTS.values()) >= 200, COUNTS
