@@ -1,4 +1,4 @@
-"""Ways to break the rules of format and types, each at every place that a file has for it."""
+"""Ways to break the rules of format and types, each at several places of a file."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -14,16 +14,28 @@ Change = Callable[[Draft, Any], object]
 
 
 def each(find: Callable[[Draft], Sequence[Any]], *changes: Change) -> Mutation:
-    """Every change at every place; one that gives False does not apply there."""
+    """Every change at the first, the middle and the last place that it applies to."""
 
     def mutate(proto: ModelProto) -> Iterator[Draft]:
-        for index in range(len(find(Draft(proto)))):
-            for change in changes:
-                draft = Draft(proto)
-                if change(draft, find(draft)[index]) is not False:
-                    yield draft
+        for change in changes:
+            drafts = [_changed(proto, find, index, change) for index in range(_count(proto, find))]
+            found = [draft for draft in drafts if draft is not None]
+            yield from (
+                found[index] for index in sorted({0, len(found) // 2, len(found) - 1}) if found
+            )
 
     return mutate
+
+
+def _count(proto: ModelProto, find: Callable[[Draft], Sequence[Any]]) -> int:
+    return len(find(Draft(proto)))
+
+
+def _changed(
+    proto: ModelProto, find: Callable[[Draft], Sequence[Any]], index: int, change: Change
+) -> Draft | None:
+    draft = Draft(proto)
+    return draft if change(draft, find(draft)[index]) is not False else None
 
 
 def whole(*changes: Callable[[Draft], object]) -> Mutation:

@@ -1,4 +1,4 @@
-"""Ways to break the rules of placement, each at every place that a file has for it."""
+"""Ways to break the rules of placement, each at several places of a file."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,8 +28,11 @@ def unpaired(index: int) -> Change:
 
     def change(draft: Draft, node: NodeProto) -> object:
         before = draft.source(node.input[index])
-        if before == node.input[index]:
-            return False
+        copying = draft.maker(before)
+        while copying is not None and copying.op_type in {"Reshape", "Transpose"}:
+            copying = draft.maker(copying.input[0])
+        if before == node.input[index] or (copying and copying.op_type == "DequantizeLinear"):
+            return False  # the pair before what copies is enough
         node.input[index] = before
         return None
 

@@ -1,7 +1,6 @@
 """Clean files are broken in each way at many places; each is found under its id, and alone."""
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 
 import onnx
@@ -17,9 +16,6 @@ from tests.tensorrt.rules.placement_mutations import PLACEMENT_MUTATIONS
 
 MUTATIONS = FORMAT_MUTATIONS | HALF_MUTATIONS | PLACEMENT_MUTATIONS
 VERSIONS = {"F05": "10.12"}
-MOST = 3
-"""Mutants of one kind in one file."""
-
 Found = set[tuple[str, str, tuple[str, ...]]]
 
 
@@ -40,7 +36,7 @@ def found(report: Report) -> Found:
 
 def mutants(kinds: Sequence[Mutation], file: ModelProto) -> Iterator[ModelProto]:
     for kind in kinds:
-        yield from (draft.proto for draft in islice(kind(file), MOST))
+        yield from (draft.proto for draft in kind(file))
 
 
 def test_every_rule_is_broken() -> None:
@@ -49,6 +45,7 @@ def test_every_rule_is_broken() -> None:
 
 WARNED: dict[str, set[str]] = {
     "block": {"P16", "P18"},  # the softmax is not quantized, and scaling stands behind Q
+    "full": {"P18"},  # the key is transposed behind Q
     "depthwise": {"P10"},
 }
 

@@ -7,6 +7,7 @@ from embedl_deploy.tensorrt.rules.chains import (
     PLAIN,
     SMOOTH,
     activation_chains,
+    conv_branch,
     data_operand,
     weighted_before,
 )
@@ -63,18 +64,26 @@ def _inside_kernel(view: View) -> Iterator[Outcome]:
         else:
             value = data_operand(node)
         before, pair = bare(value)
-        if pair is not None and weighted_before(before):
+        if pair is not None and _in_kernel(before):
             yield Fault(f"a pair stands between a weighted operator and {node.op}", (pair, node))
         passing = made_by(value, "Identity", "Cast")
-        if passing is not None and weighted_before(passing.first):
+        if passing is not None and _in_kernel(passing.first):
             what = f"{passing.op} stands between a weighted operator and {node.op}"
             yield Fault(what, (passing, node))
+
+
+def _in_kernel(value: Value | None) -> bool:
+    """Whether a value is the bare result of a weighted operator, or of its residual addition."""
+    add = made_by(value, "Add")
+    residual = add is not None and any(conv_branch(bare(one)[0]) for one in add.inputs)
+    return residual or weighted_before(value) is not None
 
 
 P02 = Rule(
     "P02",
     Severity.WARNING,
-    "nothing stands between a weighted operator, its bias, batch norm and ReLU or Clip",
+    "nothing stands between a weighted operator, its bias, batch norm, residual addition and ReLU "
+    "or Clip",
     why="TensorRT runs them as one kernel; a pair, Identity or Cast between them splits it.",
     source="Guide, recommendation 3; ModelOpt, skip_invalid_insertion_points; TRT#1699",
     remedy="Quantize behind the activation.",
