@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -166,6 +167,67 @@ def test_several_inputs(form: str) -> None:
     assert scales(model) == {"add_stub": float((x + shift).abs().max() / 127)}
 
 
+def test_a_function_may_run_the_model() -> None:
+    told: list[tuple[int, int | None]] = []
+
+    def loop(model: fx.GraphModule) -> None:
+        assert not torch.is_grad_enabled()
+        assert not model.training
+        for part in data():
+            model(x=part)
+
+    model = calibrate(inserted(), loop, progress=lambda *done: told.append(done))
+    assert scales(model) == scales(calibrate(inserted(), data()))
+    assert told == [(1, None), (2, None), (3, None)]
+    assert not model._forward_hooks
+
+
+def test_a_function_that_does_not_run_the_model_gives_no_data() -> None:
+    with pytest.raises(CalibrationError, match="calibration data is empty"):
+        calibrate(inserted(), lambda model: model.eval())
+
+
+def test_a_function_that_runs_it_on_bad_data_is_told_where() -> None:
+    model = inserted()
+
+    def loop(model: fx.GraphModule) -> None:
+        model(data()[0])
+        model(data()[1] / 0)
+
+    with pytest.raises(CalibrationError, match="come from the input 'x' in calibration batch 1 "):
+        calibrate(model, loop)
+    assert not model._forward_hooks
+
+
+def test_a_single_sample_is_enough() -> None:
+    (sample,) = data(1, 1)
+    model = calibrate(inserted(), [sample])
+    want = tensors_at_stubs([sample])
+    for name, scale in scales(model).items():
+        assert scale == pytest.approx(float(want[name].abs().max()) / 127, rel=1e-6)
+
+
+def test_data_goes_to_where_the_model_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices: list[object] = []
+
+    def move(tree: Any, device: object) -> Any:
+        devices.append(device)
+        return tree
+
+    module = import_module("embedl_deploy.quantize.calibrate")
+    monkeypatch.setattr(module, "moved", move)
+    calibrate(inserted(), data())
+    assert devices == [torch.device("cpu")] * 3
+
+
+def test_values_that_a_device_does_not_hold_are_refused() -> None:
+    """The meta device is the only other one that is everywhere."""
+    with pytest.raises(CalibrationError, match="on the meta device, where nothing has a value"):
+        calibrate(inserted().to("meta"), data())
+    with pytest.raises(CalibrationError, match=r"batch 0 with shape .* does not fit .*meta tensor"):
+        calibrate(inserted(), [part.to("meta") for part in data()])
+
+
 def test_progress_is_told() -> None:
     told: list[tuple[int, int | None]] = []
     calibrate(inserted(), data(), progress=lambda done, total: told.append((done, total)))
@@ -213,7 +275,7 @@ BAD: dict[str, tuple[Any, type[Exception], str]] = {
     "nan": (
         lambda: [*data(), torch.full((1, *SHAPE), float("nan"))],
         CalibrationError,
-        r"not finite .* reach 'x_stub' \(conv INPUT\), the first such stub",
+        r"not finite .* from the input 'x' in calibration batch 3 .* 'x_stub' \(conv INPUT\)",
     ),
     "inf": (
         lambda: [torch.full((1, *SHAPE), float("inf")), *data()],
@@ -233,7 +295,7 @@ BAD: dict[str, tuple[Any, type[Exception], str]] = {
     "no rows": (
         lambda: [torch.zeros(0, *SHAPE)],
         CalibrationError,
-        r"batch 0 with shape \(0, 3, 8, 8\) does not fit the model",
+        r"batch 0 with shape \(0, 3, 8, 8\) is empty; leave it out",
     ),
     "no tensor": (lambda: [("a",)], CalibrationError, "batch 0 with no tensor does not fit"),
     "no inputs": (lambda: [()], CalibrationError, "batch 0 with no tensor does not fit"),

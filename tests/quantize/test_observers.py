@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from embedl_deploy.errors import QuantizationError
-from embedl_deploy.quantize import MinMaxObserver, Observer, PercentileObserver
+from embedl_deploy.quantize import (
+    EntropyObserver,
+    Grid,
+    MinMaxObserver,
+    MovingAverageObserver,
+    MSEObserver,
+    Observer,
+    PercentileObserver,
+)
+from embedl_deploy.quantize.rounding import FLOAT8, INT8, fake_quantize, scale_of
 
 
 def observed(observer: Observer, parts: list[Tensor]) -> float:
@@ -37,6 +46,8 @@ OBSERVERS: dict[str, Callable[[], Observer]] = {
     "percentile": lambda: PercentileObserver(95),
     "fine": lambda: PercentileObserver(99.9, bins=6000),
     "median": lambda: PercentileObserver(50, bins=128),
+    "mse": MSEObserver,
+    "entropy": EntropyObserver,
 }
 
 
@@ -102,7 +113,7 @@ def test_zeros_alone_give_zero(name: str) -> None:
 
 
 def test_counts_are_exact_above_what_float32_counts() -> None:
-    """torch.histc counts in float32, which stops at 2^24."""
+    """A histogram in float32 would stop at 2^24."""
     zeros = torch.zeros(1).expand(2**25 + 2**20)
     observer = PercentileObserver(50, bins=2)
     observer.collect(zeros)
@@ -110,13 +121,14 @@ def test_counts_are_exact_above_what_float32_counts() -> None:
     assert observer._counts.sum() == 2**25 + 2**20
 
 
-@pytest.mark.parametrize("name", OBSERVERS)
+@pytest.mark.parametrize("name", [*OBSERVERS, "average"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_what_is_not_finite_shows_wherever_it_comes(name: str, bad: float, place: int) -> None:
     parts = [torch.randn(10), torch.randn(10)]
     parts.insert(place, torch.tensor([1.0, bad, 2.0]))
-    assert not np.isfinite(observed(OBSERVERS[name](), parts))
+    make = OBSERVERS.get(name, MovingAverageObserver)
+    assert not np.isfinite(observed(make(), parts))
 
 
 @pytest.mark.parametrize("name", OBSERVERS)
@@ -158,3 +170,176 @@ def test_a_percentile_out_of_range_is_refused(percentile: float) -> None:
 def test_a_number_of_bins_that_is_not_even_is_refused(bins: int) -> None:
     with pytest.raises(QuantizationError, match="must be even"):
         PercentileObserver(99, bins)
+
+
+def test_a_moving_average_is_numpys() -> None:
+    parts = growing()
+    want = np.abs(parts[0].numpy()).max()
+    for part in parts[1:]:
+        want = 0.8 * want + 0.2 * np.abs(part.numpy()).max()
+    assert observed(MovingAverageObserver(0.2), parts) == pytest.approx(want, rel=1e-5)
+    observer = MovingAverageObserver()
+    observer.collect(torch.ones(3) * 5)
+    observer.reset()
+    assert observer.compute() is None
+    assert observed(observer, [torch.ones(7)]) == 1
+
+
+@pytest.mark.parametrize("momentum", [0, -0.1, 1.5, float("nan")])
+def test_a_momentum_out_of_range_is_refused(momentum: float) -> None:
+    with pytest.raises(QuantizationError, match="a momentum lies in"):
+        MovingAverageObserver(momentum)
+
+
+def shaped(name: str, seed: int = 0) -> Tensor:
+    """Values as networks have them: two-sided, one-sided with zeros, with outliers, even."""
+    generator = torch.Generator().manual_seed(seed)
+    normal = torch.randn(20_000, generator=generator)
+    outliers = normal.clone()
+    outliers[:20] *= 12
+    even = torch.rand(20_000, generator=generator) * 2 - 1
+    tails = normal.sign() * normal.abs().exp().square()
+    return {
+        "normal": normal,
+        "relu": normal.relu(),
+        "outliers": outliers,
+        "even": even,
+        "tails": tails,
+        "tiny": normal * 1e-20,
+    }[name]
+
+
+SHAPES = ("normal", "relu", "outliers", "even", "tails", "tiny")
+GRIDS = {"int8": INT8, "int4": Grid(-8, 7), "unsigned": Grid(0, 255), "fp8": FLOAT8}
+
+
+def squared_error(values: Tensor, largest: float, grid: Grid) -> float:
+    scale = scale_of(torch.tensor(largest), grid.highest)
+    rounded = fake_quantize(values, scale, grid.lowest, grid.highest, grid.round)
+    return float((rounded.double() - values.double()).square().mean())
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_squared_error_is_nearly_the_least_there_is(name: str, grid: str) -> None:
+    values, numbers = shaped(name), GRIDS[grid]
+    values = values.abs() if grid == "unsigned" else values
+    observer = MSEObserver()
+    for part in values.split(3000):
+        observer.collect(part)
+    largest = observer.compute(numbers)
+    assert largest is not None
+    peak = float(values.abs().max())
+    least = min(
+        squared_error(values, peak * share, numbers) for share in np.geomspace(0.02, 1.0, 200)
+    )
+    got = squared_error(values, float(largest), numbers)
+    assert got <= 1.05 * least
+    assert got <= squared_error(values, peak, numbers)
+    if name == "outliers" and grid == "int4":
+        assert got < 0.15 * squared_error(values, peak, numbers)
+
+
+def divergence(counts: np.ndarray, kept: int, levels: int) -> float:
+    """As in the paper, bin by bin."""
+    inside, clipped = counts[:kept], counts[:kept].copy()
+    clipped[-1] += counts[kept:].sum()
+    rounded = np.zeros(kept)
+    for level in range(levels):
+        of = [index for index in range(kept) if index * levels // kept == level]
+        filled = [index for index in of if inside[index] > 0]
+        for index in filled:
+            rounded[index] = inside[of].sum() / len(filled)
+    p, q = clipped / clipped.sum(), rounded / rounded.sum()
+    if (q[p > 0] == 0).any():
+        return np.inf
+    return float((p[p > 0] * np.log(p[p > 0] / q[p > 0])).sum())
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_entropy_is_that_of_the_paper(name: str) -> None:
+    magnitudes, levels = np.abs(shaped(name).numpy()).astype(np.float64), 8
+    limit = 2.0 ** np.ceil(np.log2(magnitudes.max()))
+    counts = np.histogram(magnitudes, 128, (0, limit))[0].astype(float)
+    used = int(np.nonzero(counts)[0].max()) + 1
+    counts = counts[:used]
+    counts[0] = counts[1]
+    least = min(divergence(counts, kept, levels) for kept in range(levels, used + 1))
+    observer = EntropyObserver(128)
+    observer.collect(shaped(name))
+    largest = observer.compute(Grid(-8, 7))
+    assert largest is not None
+    kept = round(float(largest) / (limit / 128))
+    assert divergence(counts, kept, levels) == pytest.approx(least, abs=1e-9)
+
+
+def test_entropy_clips_what_is_rare_and_keeps_what_is_not() -> None:
+    outliers = shaped("outliers")
+    assert 2.5 < observed(EntropyObserver(), [outliers]) < 0.4 * float(outliers.abs().max())
+    assert observed(EntropyObserver(), [shaped("even")]) > 0.95
+
+
+def test_entropy_is_for_integers() -> None:
+    observer = EntropyObserver()
+    observer.collect(torch.ones(3))
+    with pytest.raises(QuantizationError, match="take MSEObserver for FP8"):
+        observer.compute(FLOAT8)
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("name", [*OBSERVERS, "average"])
+def test_an_axis_is_several_tensors(name: str, axis: int) -> None:
+    make = OBSERVERS.get(name, MovingAverageObserver)
+    factors = torch.tensor([1e-3, 0.0, 1.0, 30.0])
+    parts = [torch.randn(50, 60, 4) * factors for _ in range(3)]
+    parts = [part.movedim(-1, axis) for part in parts]
+    whole = make()
+    whole.axis = axis
+    for part in parts:
+        whole.collect(part)
+    largest = whole.compute()
+    assert largest is not None
+    want = [observed(make(), [part.select(axis, index) for part in parts]) for index in range(4)]
+    assert largest.tolist() == pytest.approx(want, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", OBSERVERS)
+def test_merged_is_what_one_would_have_seen(name: str) -> None:
+    parts = growing()
+    observers = [OBSERVERS[name]() for _ in range(4)]
+    for index, part in enumerate(parts):
+        observers[index % 3].collect(part)  # the last sees nothing
+    for first in (0, 3):
+        merged = OBSERVERS[name]()
+        for index in range(4):
+            merged.merge(observers[(first + index) % 4])
+        assert observed(merged, []) == observed(OBSERVERS[name](), parts)
+        assert merged.lowest is not None
+        assert merged.lowest == min(part.min() for part in parts)
+    assert observers[3].compute() is None
+
+
+def test_a_merged_moving_average_weighs_by_batches() -> None:
+    one, other = MovingAverageObserver(), MovingAverageObserver()
+    for _ in range(3):
+        one.collect(torch.ones(2))
+    other.collect(torch.ones(2) * 5)
+    one.merge(MovingAverageObserver())
+    one.merge(other)
+    assert one.compute() == 2
+
+
+class Own(Observer):
+    """An observer that somebody wrote for one process."""
+
+    def collect(self, tensor: Tensor) -> None: ...
+
+    def compute(self, grid: Grid = INT8) -> Tensor:
+        return torch.tensor(1.0)
+
+    def reset(self) -> None: ...
+
+
+def test_an_observer_that_can_not_be_merged_says_so() -> None:
+    with pytest.raises(QuantizationError, match=r"Own has no merge\(\)"):
+        Own().merge(Own())

@@ -32,6 +32,7 @@ def lower(model: fx.GraphModule) -> fx.GraphModule:
     """
     check_calibrated(model)
     _check_type(model)
+    _check_numbers(model)
     lowered = copy.deepcopy(model).eval()
     for path, module in list(lowered.named_modules()):
         match module:
@@ -67,6 +68,22 @@ def _check_type(model: fx.GraphModule) -> None:
             raise ExportError(
                 f"'{name}' is of type {parameter.dtype}; a quantized model is exported in "
                 "float32, so call .float() on it first"
+            )
+
+
+def _check_numbers(model: fx.GraphModule) -> None:
+    for path, module in model.named_modules():
+        if not isinstance(module, QuantStub | WeightFakeQuantize):
+            continue
+        if module.config.format != "int":
+            raise ExportError(
+                f"'{path}' simulates {module.config.format}, which is not exported; quantize to "
+                "integers"
+            )
+        if isinstance(module, QuantStub) and not module.signed:
+            raise ExportError(
+                f"'{path}' simulates unsigned integers, and TensorRT takes signed ones alone; "
+                "quantize with signed=True"
             )
 
 

@@ -1,15 +1,23 @@
 """Quantization: stubs where the patterns declared them, calibration, fine-tuning."""
 
 from embedl_deploy.quantize.calibrate import calibrate, quantize
+from embedl_deploy.quantize.clipping import EntropyObserver, MSEObserver, PercentileObserver
 from embedl_deploy.quantize.config import QuantConfig, TensorQuantConfig
+from embedl_deploy.quantize.histogram import HistogramObserver
 from embedl_deploy.quantize.insert import insert_qdq
-from embedl_deploy.quantize.observers import MinMaxObserver, Observer, PercentileObserver
+from embedl_deploy.quantize.observers import MinMaxObserver, MovingAverageObserver, Observer
 from embedl_deploy.quantize.placement import Placement, PlacementRow, placement
+from embedl_deploy.quantize.rounding import Grid
 from embedl_deploy.quantize.skip import Skip
 from embedl_deploy.quantize.stubs import QuantStub, WeightFakeQuantize
 
 __all__ = [
+    "EntropyObserver",
+    "Grid",
+    "HistogramObserver",
+    "MSEObserver",
     "MinMaxObserver",
+    "MovingAverageObserver",
     "Observer",
     "PercentileObserver",
     "Placement",

@@ -1,7 +1,9 @@
 """Calibration: representative data gives every stub its scale."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from operator import length_hint
 from typing import Any
@@ -12,26 +14,36 @@ from torch.utils import _pytree as pytree
 
 from embedl_deploy.errors import CalibrationError, QuantizationError
 from embedl_deploy.quantize.config import QuantConfig
+from embedl_deploy.quantize.faults import check_finite
 from embedl_deploy.quantize.insert import insert_qdq
+from embedl_deploy.quantize.ranks import observed_by_all
 from embedl_deploy.quantize.stubs import QuantStub, WeightFakeQuantize
 from embedl_deploy.rewrite import Result
+
+Data = Iterable[Any] | Callable[[fx.GraphModule], object]
+"""Batches, or a function that runs the model on them."""
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword arguments of a model."""
 
 Progress = Callable[[int, int | None], None]
 """Called with the number of batches done and their total, where it is known."""
 
 
 def calibrate(
-    model: fx.GraphModule, data: Iterable[Any], *, progress: Progress | None = None
+    model: fx.GraphModule, data: Data, *, progress: Progress | None = None
 ) -> fx.GraphModule:
     """Set the scale of every stub from representative data.
 
     The model runs in eval mode with nothing quantized. Where calibration fails, scales and
-    modes are left as they were.
+    modes are left as they were. Where `torch.distributed` is initialized, every process brings
+    data of its own, and all get the scales for all data.
 
     Args:
         model: A model from `insert_qdq`; changed in place and returned.
         data: Batches: a tensor, a tuple or list of positional inputs, or a dict of inputs by
             name. What a tuple has beyond the model's inputs, such as labels, is left out.
+            They are moved to the model's device. Or a function that takes the model and runs it.
         progress: Called after every batch.
 
     Raises:
@@ -40,20 +52,19 @@ def calibrate(
         QuantizationError: The model has no stubs.
     """
     stubs = stubs_of(model)
-    check_batches(data)
     with _observing(model, stubs):
-        count = _run(model, data, progress)
+        count = observed_by_all(partial(_run, model, stubs, data, progress), stubs)
         if not count:
             raise CalibrationError("the calibration data is empty; give at least one batch")
-        ranges = {path: _range(path, stub) for path, stub in stubs.items()}
-    for path, largest in _shared(ranges, stubs).items():
-        stubs[path].set_range(largest)
+        ranges = {path: _range(group, stubs) for group in _groups(stubs) for path in group}
+    for path, (largest, signed) in ranges.items():
+        stubs[path].set_range(largest, signed=signed)
     return model
 
 
 def quantize(
     result: Result | fx.GraphModule,
-    data: Iterable[Any],
+    data: Data,
     config: QuantConfig | None = None,
     *,
     fine_tune: Callable[[fx.GraphModule], object] | None = None,
@@ -132,28 +143,81 @@ def _observing(model: fx.GraphModule, stubs: Mapping[str, QuantStub]) -> Iterato
             module.training = training
 
 
-def _run(model: fx.GraphModule, data: Iterable[Any], progress: Progress | None) -> int:
+def _run(
+    model: fx.GraphModule, stubs: Mapping[str, QuantStub], data: Data, progress: Progress | None
+) -> int:
+    """Run the model on all data; returns the number of batches."""
+    if isinstance(data, Iterable) or not callable(data):
+        return _run_batches(model, stubs, data, progress)
+    return _run_loop(model, stubs, data, progress)
+
+
+def _run_loop(
+    model: fx.GraphModule,
+    stubs: Mapping[str, QuantStub],
+    loop: Callable[[fx.GraphModule], object],
+    progress: Progress | None,
+) -> int:
+    """Let a function run the model; returns how often it did."""
+    count = 0
+
+    def after(_: object, args: tuple[Any, ...], kwargs: dict[str, Any], __: object) -> None:
+        nonlocal count
+        check_finite(model, stubs, args, kwargs, f"calibration batch {count}")
+        count += 1
+        if progress is not None:
+            progress(count, None)
+
+    hook = model.register_forward_hook(after, with_kwargs=True)
+    try:
+        with torch.no_grad():
+            loop(model)
+    finally:
+        hook.remove()
+    return count
+
+
+def _run_batches(
+    model: fx.GraphModule,
+    stubs: Mapping[str, QuantStub],
+    data: Iterable[Any],
+    progress: Progress | None,
+) -> int:
+    """Run the model on batches; returns how many there were."""
+    check_batches(data)
     total = length_hint(data) or None
     inputs = sum(node.op == "placeholder" for node in model.graph.nodes)
     device = device_of(model)
+    if device is not None and device.type == "meta":
+        raise CalibrationError("the model is on the meta device, where nothing has a value")
     count = 0
     for batch in data:
-        args, kwargs = call_arguments(batch, inputs)
-        try:
-            with torch.no_grad():
-                model(*moved(args, device), **moved(kwargs, device))
-        except Exception as error:  # layers raise what they like
-            raise CalibrationError(
-                f"calibration batch {count} with {_shapes(args, kwargs)} does not fit the model: "
-                f"{first_line(error)}"
-            ) from error
+        args, kwargs = _run_batch(model, call_arguments(batch, inputs), device, count)
+        check_finite(model, stubs, args, kwargs, f"calibration batch {count}")
         count += 1
         if progress is not None:
             progress(count, total)
     return count
 
 
-def call_arguments(batch: Any, inputs: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _run_batch(
+    model: fx.GraphModule, batch: Inputs, device: torch.device | None, index: int
+) -> Inputs:
+    """Run the model on a batch; returns the inputs on its device."""
+    what = f"calibration batch {index} with {_shapes(*batch)}"
+    if any(isinstance(one, Tensor) and not one.numel() for one in pytree.tree_leaves(batch)):
+        raise CalibrationError(f"{what} is empty; leave it out")
+    try:
+        args, kwargs = moved(batch, device)
+        with torch.no_grad():
+            model(*args, **kwargs)
+    except Exception as error:  # layers raise what they like
+        message = f"{what} does not fit the model: {first_line(error)}"
+        raise CalibrationError(message) from error
+    return args, kwargs
+
+
+def call_arguments(batch: Any, inputs: int) -> Inputs:
     """Positional and keyword arguments of a batch for a model with that many inputs."""
     match batch:
         case Mapping():
@@ -184,25 +248,36 @@ def _shapes(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     return ", ".join(shapes) or "no tensor"
 
 
-def _shared(ranges: Mapping[str, Tensor], stubs: Mapping[str, QuantStub]) -> dict[str, Tensor]:
-    """The largest range of its group for each stub."""
-    largest: dict[str, Tensor] = {}
-    for path, one in ranges.items():
-        group = stubs[path].shares or path
-        largest[group] = torch.maximum(one, largest.get(group, one))
-    return {path: largest[stubs[path].shares or path] for path in ranges}
+def _groups(stubs: Mapping[str, QuantStub]) -> list[list[str]]:
+    """Paths of the stubs that share a scale."""
+    members = defaultdict(list)
+    for path, stub in stubs.items():
+        members[stub.shares or path].append(path)
+    return [*members.values()]
 
 
-def _range(path: str, stub: QuantStub) -> Tensor:
-    largest = stub.observer.compute() if stub.observer is not None else None
+def _range(group: Sequence[str], stubs: Mapping[str, QuantStub]) -> tuple[Tensor, bool]:
+    """The largest magnitude for all stubs of a group, and whether one has negative values."""
+    signed = any(_is_signed(stubs[path]) for path in group)
+    ranges = [_largest(path, stubs[path], signed=signed).cpu() for path in group]
+    return torch.stack(ranges).max(), signed
+
+
+def _is_signed(stub: QuantStub) -> bool:
+    """Whether a stub has numbers with a sign; without, where its observer saw none below 0."""
+    lowest = stub.observer.lowest if stub.observer is not None else None
+    return stub.config.signed or lowest is None or bool(lowest < 0)
+
+
+def _largest(path: str, stub: QuantStub, *, signed: bool) -> Tensor:
+    grid = stub.config.grid(signed=signed)
+    largest = stub.observer.compute(grid) if stub.observer is not None else None
     if largest is None:
         raise CalibrationError(
             f"the stub '{path}' saw no data: the calibration data never takes the branch it is in"
         )
     if not torch.isfinite(largest):
         raise CalibrationError(
-            f"values that are not finite (NaN or infinite) reach '{path}' "
-            f"({', '.join(stub.points)}), the first such stub in the model's order; check the "
-            "calibration data, and the weights of the layers before it"
+            f"the observer at '{path}' ({', '.join(stub.points)}) gives a range that is not finite"
         )
     return largest

@@ -6,27 +6,54 @@ from typing import Literal, get_args
 
 from embedl_deploy.errors import QuantizationError
 from embedl_deploy.quantize.observers import MinMaxObserver, Observer
+from embedl_deploy.quantize.rounding import FLOAT8, Grid
 from embedl_deploy.quantize.skip import Selector, Skip
 
+Format = Literal["int", "float8_e4m3"]
 Attention = Literal["inputs", "full", "none"]
 
 
 @dataclass(frozen=True)
 class TensorQuantConfig:
-    """How one kind of tensor is quantized: signed integers, symmetric, zero-point 0.
+    """How one kind of tensor is quantized: symmetric, zero-point 0.
 
     Attributes:
-        bits: Width of the integers; TensorRT runs 8.
+        bits: Width of the numbers; TensorRT runs 8.
         observer: Makes the observer that finds the range, such as `MinMaxObserver` or
             `partial(PercentileObserver, 99.9)`.
+        signed: Whether all integers have a sign. Where not, activations that are never negative
+            have none, and twice the resolution; weights keep it. TensorRT takes signed ones.
+        format: Integers, or FP8 numbers (E4M3).
     """
 
     bits: int = 8
     observer: Callable[[], Observer] = MinMaxObserver
+    signed: bool = True
+    format: Format = "int"
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:
             raise QuantizationError(f"bits must be between 2 and 8, {self.bits} is not")
+        if self.format not in get_args(Format):
+            raise QuantizationError(
+                f"format is one of {', '.join(get_args(Format))}, not {self.format!r}"
+            )
+        if self.format != "int" and (self.bits != 8 or not self.signed):
+            raise QuantizationError(f"{self.format} has 8 bits and a sign")
+
+    @property
+    def numbers(self) -> str:
+        """The kind of numbers in words."""
+        sign = "" if self.signed else ", unsigned where nothing is negative"
+        return f"bits={self.bits}{sign}" if self.format == "int" else self.format
+
+    def grid(self, *, signed: bool = True) -> Grid:
+        """The numbers there are."""
+        if self.format != "int":
+            return FLOAT8
+        if not signed:
+            return Grid(0, 2**self.bits - 1)
+        return Grid(-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1)
 
 
 @dataclass(frozen=True)

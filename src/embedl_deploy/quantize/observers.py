@@ -3,23 +3,30 @@
 They keep no activations, so memory does not grow with the data.
 """
 
-import math
 from abc import ABC, abstractmethod
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from embedl_deploy.errors import QuantizationError
-
-_COUNTABLE = 2**24
-"""How far float32, in which torch.histc counts, knows all integers."""
-
-_SMALLEST = 2.0**-100
-"""Magnitudes below count as zero; the width of a bin stays a normal float32."""
+from embedl_deploy.quantize.rounding import INT8, Grid
 
 
 class Observer(ABC):
-    """Collects statistics of a tensor over batches."""
+    """Collects statistics of a tensor over batches.
+
+    Attributes:
+        axis: The dimension that has a range for each of its indices; `None` for one range. Set
+            before the first batch.
+        lowest: The smallest value seen, if the observer keeps it; likewise `largest`, the
+            largest magnitude. From these, calibration knows of negative values and of values
+            that are not finite.
+    """
+
+    axis: int | None = None
+    lowest: Tensor | None = None
+    largest: Tensor | None = None
 
     def __init__(self) -> None:
         self.reset()
@@ -29,91 +36,111 @@ class Observer(ABC):
         """Take in one batch, of any shape but not empty."""
 
     @abstractmethod
-    def compute(self) -> Tensor | None:
-        """The largest magnitude to represent, a scalar; `None` before any data."""
+    def compute(self, grid: Grid = INT8) -> Tensor | None:
+        """The largest magnitude to represent; `None` before any data.
+
+        A scalar, or one for each index of `axis`.
+
+        Args:
+            grid: The numbers there are, for observers that weigh clipping against rounding.
+        """
 
     @abstractmethod
     def reset(self) -> None:
         """Forget everything."""
 
+    def merge(self, other: Self) -> None:
+        """Take in what another observer of the same kind has seen, in another process.
+
+        Raises:
+            QuantizationError: This kind of observer can not.
+        """
+        raise QuantizationError(
+            f"{type(self).__name__} has no merge(), which calibration in several processes needs"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process gets: the same, off the device."""
+        state = self.__dict__
+        return {k: one.cpu() if isinstance(one, Tensor) else one for k, one in state.items()}
+
+    def _see(self, tensor: Tensor) -> Tensor:
+        """Keep the range of a batch; returns its largest magnitude."""
+        rows = rows_of(tensor, self.axis)
+        low, high = torch.aminmax(rows) if self.axis is None else torch.aminmax(rows, dim=1)
+        largest = torch.maximum(-low, high).float()
+        self._keep(low.float(), largest)
+        return largest
+
+    def _keep(self, low: Tensor, largest: Tensor) -> None:
+        self.lowest = low if self.lowest is None else torch.minimum(self.lowest, low)
+        self.largest = largest if self.largest is None else torch.maximum(self.largest, largest)
+
+    def _keep_of(self, other: Self) -> None:
+        if other.lowest is not None and other.largest is not None:
+            self._keep(other.lowest, other.largest)
+
 
 class MinMaxObserver(Observer):
     """The largest magnitude seen."""
 
-    _largest: Tensor | None
-
     def collect(self, tensor: Tensor) -> None:
-        low, high = torch.aminmax(tensor.detach())
-        largest = torch.maximum(-low, high).float()
-        self._largest = largest if self._largest is None else torch.maximum(self._largest, largest)
+        self._see(tensor)
 
-    def compute(self) -> Tensor | None:
-        return self._largest
+    def compute(self, grid: Grid = INT8) -> Tensor | None:
+        return self.largest
 
     def reset(self) -> None:
-        self._largest = None
+        self.lowest = self.largest = None
+
+    def merge(self, other: Self) -> None:
+        self._keep_of(other)
 
 
-class PercentileObserver(Observer):
-    """The magnitude that a given share of all values stays below.
+class MovingAverageObserver(Observer):
+    """A moving average of the batches' largest magnitudes: rare outliers count little.
 
-    Magnitudes are counted in a histogram up to a power of two. When a batch exceeds it, it is
-    doubled by merging neighbouring bins, which loses no count. So the order of the batches does
-    not matter, and the result is exact to one bin.
+    It depends on the order of the batches. Over processes, averages are weighted by batches.
 
     Args:
-        percentile: Share of the values to represent, in percent.
-        bins: Number of bins, even.
+        momentum: Weight of each new batch.
 
     Raises:
-        QuantizationError: The percentile is not in (0, 100], or the number of bins is odd.
+        QuantizationError: The momentum is not in (0, 1].
     """
 
-    _largest: Tensor | None
-    _counts: Tensor | None
-    _limit: float
+    _average: Tensor | None
+    _batches: int
 
-    def __init__(self, percentile: float = 99.99, bins: int = 4096) -> None:
-        if not 0 < percentile <= 100:
-            raise QuantizationError(f"a percentile lies in (0, 100], {percentile} does not")
-        if bins < 2 or bins % 2:
-            raise QuantizationError(f"the number of bins must be even, {bins} is not")
-        self.percentile = percentile
-        self.bins = bins
+    def __init__(self, momentum: float = 0.1) -> None:
+        if not 0 < momentum <= 1:
+            raise QuantizationError(f"a momentum lies in (0, 1], {momentum} does not")
+        self.momentum = momentum
         super().__init__()
 
     def collect(self, tensor: Tensor) -> None:
-        magnitudes = tensor.detach().abs().float().flatten()
-        largest = magnitudes.max()
-        self._largest = largest if self._largest is None else torch.maximum(self._largest, largest)
-        if not torch.isfinite(self._largest):
-            return
-        self._grow(self._largest.item())
-        limit = min(self._limit, torch.finfo(torch.float32).max)
-        for part in magnitudes.split(_COUNTABLE):
-            counts = torch.histc(part, self.bins, 0, limit).double()
-            self._counts = counts if self._counts is None else self._counts + counts
+        largest = self._see(tensor)
+        before = largest if self._average is None else self._average
+        self._average = before + self.momentum * (largest - before)
+        self._batches += 1
 
-    def _grow(self, largest: float) -> None:
-        """Raise the limit to the power of two above `largest`."""
-        limit = 2.0 ** math.frexp(max(largest, _SMALLEST))[1]
-        if self._counts is None:
-            self._limit = limit
-            return
-        while self._limit < limit:
-            self._limit *= 2
-            merged = self._counts.view(-1, 2).sum(1)
-            self._counts = torch.cat((merged, torch.zeros_like(merged)))
-
-    def compute(self) -> Tensor | None:
-        if self._largest is None or self._counts is None or not torch.isfinite(self._largest):
-            return self._largest
-        reached = self._counts.cumsum(0) >= self._counts.sum() * (self.percentile / 100)
-        index = int(reached.int().argmax())
-        edge = self._largest.new_tensor((index + 1) * self._limit / self.bins)
-        return torch.minimum(edge, self._largest)
+    def compute(self, grid: Grid = INT8) -> Tensor | None:
+        return self._average
 
     def reset(self) -> None:
-        self._largest = None
-        self._counts = None
-        self._limit = 0.0
+        self.lowest = self.largest = self._average = None
+        self._batches = 0
+
+    def merge(self, other: Self) -> None:
+        self._keep_of(other)
+        if other._average is None:
+            return
+        self._batches += other._batches
+        own = other._average if self._average is None else self._average
+        self._average = own + (other._average - own) * (other._batches / self._batches)
+
+
+def rows_of(tensor: Tensor, axis: int | None) -> Tensor:
+    """The values as rows: one for each index of `axis`, or a single one."""
+    tensor = tensor.detach()
+    return tensor.reshape(1, -1) if axis is None else tensor.movedim(axis, 0).flatten(1)

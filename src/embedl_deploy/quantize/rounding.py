@@ -4,11 +4,45 @@
 `IQuantizeLayer` (TensorRT) and `QuantizeLinear` (ONNX); the simulation returns `q · scale`.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+_FLOAT8 = torch.float8_e4m3fn
 
-def fake_quantize(tensor: Tensor, scale: Tensor, lowest: int, highest: int) -> Tensor:
+
+@dataclass(frozen=True)
+class Grid:
+    """The numbers that are multiplied by a scale: integers, or FP8 (E4M3).
+
+    Attributes:
+        lowest: Smallest of them.
+        highest: Largest of them.
+        float8: Whether they are FP8 numbers, which are finer near zero.
+    """
+
+    lowest: int
+    highest: int
+    float8: bool = False
+
+    def round(self, steps: Tensor) -> Tensor:
+        """The nearest of them, ties to even, for steps in the range."""
+        return steps.to(_FLOAT8).to(steps.dtype) if self.float8 else steps.round()
+
+
+INT8 = Grid(-128, 127)
+FLOAT8 = Grid(-448, 448, float8=True)
+
+
+def fake_quantize(
+    tensor: Tensor,
+    scale: Tensor,
+    lowest: int,
+    highest: int,
+    rounding: Callable[[Tensor], Tensor] = torch.round,
+) -> Tensor:
     """Round `tensor` to multiples of `scale` between `lowest` and `highest` of them.
 
     The gradient passes straight through the rounding (Bengio et al., 2013) and is zero where
@@ -17,11 +51,12 @@ def fake_quantize(tensor: Tensor, scale: Tensor, lowest: int, highest: int) -> T
     Args:
         tensor: Any shape.
         scale: Positive; broadcasts against `tensor`.
-        lowest: Smallest integer.
-        highest: Largest integer.
+        lowest: Smallest multiple.
+        highest: Largest multiple.
+        rounding: Which multiples there are in between; the integers, or a `Grid`'s.
     """
     steps = in_steps(tensor, scale).clamp(lowest, highest)
-    rounded = steps.round()
+    rounded = rounding(steps)
     if torch.is_grad_enabled():
         rounded = steps + (rounded - steps).detach()
     return (rounded * scale).to(tensor.dtype)

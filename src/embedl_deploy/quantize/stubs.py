@@ -10,7 +10,7 @@ from embedl_deploy.errors import QuantizationError
 from embedl_deploy.modules import LeafModule
 from embedl_deploy.quantize.config import TensorQuantConfig
 from embedl_deploy.quantize.observers import Observer
-from embedl_deploy.quantize.rounding import fake_quantize, in_steps, per_channel, scale_of
+from embedl_deploy.quantize.rounding import Grid, fake_quantize, in_steps, per_channel, scale_of
 
 
 class _Quantizer(nn.Module):
@@ -39,8 +39,11 @@ class QuantStub(_Quantizer, LeafModule):
 
     Attributes:
         scale: Scalar; not a number before calibration.
+        signed: Whether the numbers have a sign.
         observer: Set while calibrating.
     """
+
+    unsigned: Tensor
 
     def __init__(
         self, config: TensorQuantConfig, points: tuple[str, ...] = (), shares: str = ""
@@ -49,11 +52,27 @@ class QuantStub(_Quantizer, LeafModule):
         self.config = config
         self.points = points
         self.shares = shares
-        self.highest = 2 ** (config.bits - 1) - 1
-        self.lowest = -self.highest - 1
+        self.signed = True
         self.observer: Observer | None = None
         self.calibrated = False
         self.register_buffer("scale", torch.tensor(float("nan")))
+        if not config.signed:
+            self.register_buffer("unsigned", torch.tensor(data=False))
+
+    @property
+    def grid(self) -> Grid:
+        """The numbers that the scale multiplies."""
+        return self.config.grid(signed=self.signed)
+
+    @property
+    def lowest(self) -> int:
+        """The smallest of them."""
+        return self.grid.lowest
+
+    @property
+    def highest(self) -> int:
+        """The largest of them."""
+        return self.grid.highest
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
         """Simulate quantization; any shape, unchanged.
@@ -68,20 +87,30 @@ class QuantStub(_Quantizer, LeafModule):
             raise QuantizationError(
                 f"the stub at {', '.join(self.points)} has no scale yet; calibrate the model first"
             )
-        return fake_quantize(input, self.scale, self.lowest, self.highest)
+        grid = self.grid
+        return fake_quantize(input, self.scale, grid.lowest, grid.highest, grid.round)
 
-    def set_range(self, largest: Tensor) -> None:
-        """Set the scale so that the largest integer stands for `largest`."""
+    def set_range(self, largest: Tensor, *, signed: bool = True) -> None:
+        """Set the scale so that the largest number stands for `largest`.
+
+        Args:
+            largest: A scalar.
+            signed: Whether the tensor has negative values; asked where the config leaves it open.
+        """
+        if not self.config.signed:
+            self.signed = signed
+            self.unsigned.fill_(not signed)
         self.scale.copy_(scale_of(largest, self.highest))
         self.calibrated = True
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self.calibrated = bool(torch.isfinite(self.scale))
+        self.signed = self.config.signed or not bool(self.unsigned)
 
     def extra_repr(self) -> str:
         scale = f"{self.scale.item():.4g}" if self.calibrated else "not calibrated"
-        return f"bits={self.config.bits}, scale={scale}, at {', '.join(self.points)}"
+        return f"{self.config.numbers}, scale={scale}, at {', '.join(self.points)}"
 
 
 class WeightFakeQuantize(_Quantizer):
@@ -105,16 +134,19 @@ class WeightFakeQuantize(_Quantizer):
         super().__init__()
         self.config = config
         self.axis = axis
-        self.highest = 2 ** (config.bits - 1) - 1
+        self.highest = config.grid().highest
         self.enabled = True
         self.register_buffer("scale", torch.ones(weight.shape[axis], device=weight.device))
         self.observe(weight)
 
     def observe(self, weight: Tensor) -> None:
         """Set the scales from a weight."""
-        channels = weight.detach().abs().movedim(self.axis, 0)
-        largest = channels.flatten(1).amax(1).to(self.scale.dtype)
-        self.scale.copy_(scale_of(largest, self.highest))
+        observer = self.config.observer()
+        observer.axis = self.axis
+        observer.collect(weight)
+        largest = observer.compute(self.config.grid())
+        assert largest is not None  # noqa: S101 - it has collected
+        self.scale.copy_(scale_of(largest.to(self.scale.dtype), self.highest))
 
     def forward(self, weight: Tensor) -> Tensor:
         """Simulate quantization; the shape is unchanged."""
@@ -122,7 +154,8 @@ class WeightFakeQuantize(_Quantizer):
             return weight
         if self.training:
             self.observe(weight)
-        return fake_quantize(weight, self.scale_for(weight), -self.highest, self.highest)
+        scale, rounding = self.scale_for(weight), self.config.grid().round
+        return fake_quantize(weight, scale, -self.highest, self.highest, rounding)
 
     def scale_for(self, weight: Tensor) -> Tensor:
         """The scales, shaped to broadcast against the weight."""
@@ -134,4 +167,4 @@ class WeightFakeQuantize(_Quantizer):
         return steps.clamp(-self.highest, self.highest).to(torch.int8)
 
     def extra_repr(self) -> str:
-        return f"bits={self.config.bits}, channels={self.scale.numel()}, axis={self.axis}"
+        return f"{self.config.numbers}, channels={self.scale.numel()}, axis={self.axis}"

@@ -1,0 +1,82 @@
+"""Two processes that share the data get the scales of one that has it all."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, distributed, fx, nn
+from torch.multiprocessing.spawn import spawn
+
+from embedl_deploy import transform
+from embedl_deploy.errors import CalibrationError
+from embedl_deploy.quantize import (
+    EntropyObserver,
+    MinMaxObserver,
+    MSEObserver,
+    Observer,
+    PercentileObserver,
+    QuantConfig,
+    QuantStub,
+    TensorQuantConfig,
+    calibrate,
+    insert_qdq,
+)
+
+OBSERVERS: dict[str, Callable[[], Observer]] = {
+    "min-max": MinMaxObserver,
+    "percentile": partial(PercentileObserver, 99.0),
+    "mse": MSEObserver,
+    "entropy": EntropyObserver,
+}
+
+
+def model(observer: str = "min-max") -> fx.GraphModule:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    config = QuantConfig(TensorQuantConfig(observer=OBSERVERS[observer], signed=False))
+    return insert_qdq(transform(net.eval()), config)
+
+
+def data() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(2, 3, 20, 20, generator=generator) * (1 + part) for part in range(5)]
+
+
+def state(model: fx.GraphModule) -> dict[str, Tensor]:
+    stubs = [path for path, one in model.named_modules() if isinstance(one, QuantStub)]
+    tensors = model.state_dict()
+    return {name: one for name, one in tensors.items() if name.rpartition(".")[0] in stubs}
+
+
+def message(parts: list[Tensor]) -> str:
+    with pytest.raises(CalibrationError) as raised:
+        calibrate(model(), parts)
+    return str(raised.value)
+
+
+def work(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    address = f"file://{folder / 'meeting'}"
+    distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    own = data()[rank::2]
+    found = {name: state(calibrate(model(name), own)) for name in OBSERVERS}
+    alone = state(calibrate(model(), data() if rank else []))
+    said = [message([one / 0 for one in own] if rank else own), message([])]
+    torch.save((found, alone, said), folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def test_two_processes_give_the_scales_of_one(tmp_path: Path) -> None:
+    spawn(work, (tmp_path,), nprocs=2)
+    results = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    for found, alone, (fault, empty) in results:
+        for name in OBSERVERS:
+            want = state(calibrate(model(name), data()))
+            assert len(want) == 4
+            assert found[name] == want
+        assert alone == state(calibrate(model(), data()))
+        assert "come from the input" in fault
+        assert "calibration data is empty" in empty
+    assert results[0][2][0].startswith("calibration failed in process 1: CalibrationError: values")
