@@ -5,7 +5,7 @@ Run it on a machine with nothing else to do: python benchmarks/calibration.py
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,11 @@ from torch import Tensor, fx
 from embedl_deploy import transform
 from embedl_deploy.cli.models import load_model
 from embedl_deploy.quantize import (
+    EntropyObserver,
     MinMaxObserver,
+    MovingAverageObserver,
+    MSEObserver,
+    Observer,
     PercentileObserver,
     QuantConfig,
     QuantStub,
@@ -26,8 +30,20 @@ from embedl_deploy.quantize import (
 )
 
 MODELS = ("resnet50", "mobilenet_v2", "vit_b_16")
-OBSERVERS = {"min-max": MinMaxObserver, "percentile": partial(PercentileObserver, 99.99)}
-THROUGHPUT = {"min-max": 0.8}
+OBSERVERS: dict[str, Callable[[], Observer]] = {
+    "min-max": MinMaxObserver,
+    "moving average": MovingAverageObserver,
+    "percentile": partial(PercentileObserver, 99.99),
+    "entropy": EntropyObserver,
+    "mse": MSEObserver,
+}
+THROUGHPUT = {
+    "min-max": 0.8,
+    "moving average": 0.8,
+    "percentile": 0.5,
+    "entropy": 0.5,
+    "mse": 0.5,
+}
 MEMORY_MODEL = "mobilenet_v2"
 _SHAPE = (3, 224, 224)
 
@@ -73,7 +89,7 @@ def throughput(name: str, rounds: int, batches: int, batch_size: int) -> list[Fi
         shares = [one / other for one, other in zip(plain, runs, strict=True)]
         rate = batches * batch_size / median(runs)
         details = f"{rate:.1f} samples/s, {spread(shares)}"
-        bar = THROUGHPUT.get(observer)
+        bar = THROUGHPUT[observer]
         figures.append(
             Figure(f"{name}, {observer}", median(shares), "×", bar, "higher", details=details)
         )

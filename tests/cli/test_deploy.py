@@ -8,6 +8,7 @@ import torch
 
 from embedl_deploy.cli.commands import journey
 from embedl_deploy.export import OnnxModel, Parity
+from embedl_deploy.quantize import QuantConfig
 from tests.cli.commands import files, run, run_json
 
 SMALL = ("deploy", "user_nets:small", "out.onnx")
@@ -54,6 +55,32 @@ def test_data_from_code_gives_the_shape_and_may_have_labels(source: str) -> None
     assert found["input_shape"] == [1, 3, 8, 8]
     assert found["calibration_batches"] == 3
     assert found["verification"] is None
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_observer_is_the_one_that_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[object] = []
+
+    def config(job: journey.Job) -> QuantConfig:
+        chosen.append(job.observer)
+        return QuantConfig()
+
+    monkeypatch.setattr(journey.Job, "config", property(config))
+    result = run(*SMALL, "--data", "rows.npz", "--no-verify", "--observer", "mse")
+    assert chosen == [journey.ObserverChoice.MSE]
+    assert "of rows.npz, mse" in " ".join(result.stdout.split())
+
+
+def test_every_choice_is_an_observer() -> None:
+    made = {choice: journey._OBSERVERS.get(choice) for choice in journey.ObserverChoice}
+    assert made.pop(journey.ObserverChoice.PERCENTILE) is None
+    names = {choice.value: kind.__name__ for choice, kind in made.items() if kind is not None}
+    assert names == {
+        "minmax": "MinMaxObserver",
+        "average": "MovingAverageObserver",
+        "entropy": "EntropyObserver",
+        "mse": "MSEObserver",
+    }
 
 
 def test_nothing_but_the_file_is_left(folder: Path) -> None:

@@ -48,7 +48,11 @@ def deploy(  # noqa: PLR0913 - one argument for each option
     patterns: PatternsOption = PatternChoice.FULL,
     observer: Annotated[
         ObserverChoice,
-        typer.Option(help="minmax: the whole range; percentile: without outliers."),
+        typer.Option(
+            help="minmax: the whole range; average: the mean of the batches' ranges; percentile: "
+            "without outliers; entropy: with the least loss of information; mse: with the least "
+            "squared error."
+        ),
     ] = ObserverChoice.MINMAX,
     percentile: Annotated[
         float | None,
@@ -148,8 +152,9 @@ def _quantized(deployed: Deployed) -> str:
 
 
 def _observed(job: Job) -> str:
-    by_percentile = job.observer is ObserverChoice.PERCENTILE
-    return f"percentile {job.percentile:g}" if by_percentile else "min-max"
+    if job.observer is ObserverChoice.PERCENTILE:
+        return f"percentile {job.percentile:g}"
+    return "min-max" if job.observer is ObserverChoice.MINMAX else job.observer.value
 
 
 def _sizes(deployed: Deployed) -> str:

@@ -29,7 +29,11 @@ from embedl_deploy.errors import LoadError, VerificationError
 from embedl_deploy.export import Parity, export_onnx, verify_onnx
 from embedl_deploy.export.files import written_beside
 from embedl_deploy.quantize import (
+    EntropyObserver,
     MinMaxObserver,
+    MovingAverageObserver,
+    MSEObserver,
+    Observer,
     PercentileObserver,
     QuantConfig,
     TensorQuantConfig,
@@ -48,7 +52,18 @@ class ObserverChoice(enum.StrEnum):
     """The observers by name."""
 
     MINMAX = "minmax"
+    AVERAGE = "average"
     PERCENTILE = "percentile"
+    ENTROPY = "entropy"
+    MSE = "mse"
+
+
+_OBSERVERS: dict[ObserverChoice, type[Observer]] = {
+    ObserverChoice.MINMAX: MinMaxObserver,
+    ObserverChoice.AVERAGE: MovingAverageObserver,
+    ObserverChoice.ENTROPY: EntropyObserver,
+    ObserverChoice.MSE: MSEObserver,
+}
 
 
 @dataclass(frozen=True)
@@ -75,9 +90,7 @@ class Job:
     @property
     def config(self) -> QuantConfig:
         """How to quantize."""
-        if self.observer is ObserverChoice.MINMAX:
-            return QuantConfig(TensorQuantConfig(observer=MinMaxObserver))
-        observer = partial(PercentileObserver, self.percentile)
+        observer = _OBSERVERS.get(self.observer) or partial(PercentileObserver, self.percentile)
         observer()  # so that a percentile out of range is said before any work
         return QuantConfig(TensorQuantConfig(observer=observer))
 
