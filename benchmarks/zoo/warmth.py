@@ -8,6 +8,8 @@ from benchmarks.zoo.entry import Built
 
 _SILENT = 1e-4
 _WEAK = 0.5
+_BIAS = 0.2
+"""What was zero is a bias as a rule, and large ones would drown what depends on the input."""
 _LEAST_VARIANCE = 0.1
 
 
@@ -34,7 +36,8 @@ def _shake(values: Tensor) -> None:
             values.mul_(gain / spread)
     elif spread <= _SILENT:
         signs = torch.randint_like(values, 2) * 2 - 1
-        values.copy_((torch.rand_like(values) * 0.7 + 0.3) * signs)
+        largest = 1.0 if values.any() else _BIAS
+        values.copy_((torch.rand_like(values) * 0.7 + 0.3) * signs * largest)
 
 
 def _learn_statistics(built: Built, norms: list[_BatchNorm]) -> None:
