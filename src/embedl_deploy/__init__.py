@@ -8,6 +8,7 @@ from embedl_deploy.rewrite import (
     Refusal,
     Result,
     TransformationPlan,
+    Uncovered,
     Unfused,
     apply_transformation_plan,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "Refusal",
     "Result",
     "TransformationPlan",
+    "Uncovered",
     "Unfused",
     "apply_transformation_plan",
     "capture",

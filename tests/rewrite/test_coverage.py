@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from embedl_deploy import transform
+from embedl_deploy import apply_transformation_plan, get_transformation_plan, transform
 from embedl_deploy.tensorrt import LinearPattern
 
 
@@ -34,12 +35,33 @@ def small_net() -> nn.Module:
     )
 
 
+class Unusual(nn.Module):
+    """What patterns do not take: functions with computed weights, recurrence, kept attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 6))
+        self.kernel = nn.Parameter(torch.randn(4, 6, 3))
+        self.lstm = nn.LSTM(8, 4, num_layers=2, bidirectional=True, batch_first=True)
+        self.attention = nn.MultiheadAttention(8, 2, kdim=4, vdim=4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        factor = x.mean()
+        y = self.lstm(F.linear(x, self.weight * factor))[0]
+        z = F.conv1d(x.transpose(1, 2), self.kernel * factor, padding=1).transpose(1, 2)
+        attended, weights = self.attention(y, z, z)
+        mixed = torch.einsum("nlc,nld->ncd", attended, y)
+        return torch.baddbmm(mixed, attended.transpose(1, 2), y) + weights.sum()
+
+
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...]]] = {
     "small": (small_net, (torch.randn(2, 3, 14, 14),)),
     "everything": (
         Everything,
         (torch.randn(2, 4, 6, 6), torch.randn(2, 5, 12), torch.randn(2, 5, 10)),
     ),
+    # The LSTM of oneDNN, which has none for float64, is one kernel that torch does not count.
+    "unusual": (lambda: Unusual().double(), (torch.randn(2, 5, 6, dtype=torch.float64),)),
 }
 
 
@@ -69,6 +91,31 @@ def test_what_no_pattern_took_is_not_covered() -> None:
     assert linear is not None
     assert linear.fused == 2 * 72 * 5
     assert linear.total == everything.total
+
+
+def test_the_rest_is_listed_with_reasons_the_largest_first() -> None:
+    make, args = MODELS["unusual"]
+    found = transform(make().eval(), args).coverage
+    assert found is not None
+    assert found.share < 0.1
+    assert sum(one.multiply_accumulates for one in found.rest) == found.total - found.fused
+    listed = {one.kind: one.reason for one in found.rest}
+    kinds = {"LSTM", "MultiheadAttention", "linear", "conv1d", "einsum", "baddbmm"}
+    assert kinds <= listed.keys()
+    assert "weights" in listed["MultiheadAttention"]
+    counts = [one.multiply_accumulates for one in found.rest]
+    assert counts == sorted(counts, reverse=True)
+
+
+def test_what_is_switched_off_says_so() -> None:
+    make, args = MODELS["small"]
+    plan = get_transformation_plan(make(), args)
+    plan.matches[-1].apply = False
+    found = apply_transformation_plan(plan).coverage
+    assert found is not None
+    (rest,) = found.rest
+    assert "switched off in the plan" in rest.reason
+    assert "Not fused" in str(found)
 
 
 def test_without_example_inputs_nothing_is_counted() -> None:

@@ -88,3 +88,10 @@ def graph_module(objects: dict[str, Any], graph: fx.Graph, source: nn.Module) ->
         if type(container) is nn.Module or container is module:
             container.training = known.get(path, source).training
     return module
+
+
+def node_path(node: fx.Node) -> str:
+    """The path of a node's module, or of a function within the module that calls it."""
+    if node.op == "call_module":
+        return str(node.target)
+    return join(str(node.meta.get("scope", "")), node.name)

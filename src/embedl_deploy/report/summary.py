@@ -11,7 +11,7 @@ from torch import fx
 from embedl_deploy.modules import FusedModule
 from embedl_deploy.patterns import Stage
 from embedl_deploy.quantize import QuantStub, WeightFakeQuantize
-from embedl_deploy.rewrite import Refusal, Result, Unfused
+from embedl_deploy.rewrite import Coverage, Refusal, Result, Unfused
 
 T = TypeVar("T")
 
@@ -77,6 +77,8 @@ class Summary:
         declined: With reasons.
         unfused: Layers with weights that are in no fused module.
         others: All other operations, most frequent first.
+        coverage: How much of the arithmetic is fused, and where the rest is; `None` where
+            shapes are not known.
     """
 
     conversions: tuple[Rewritten, ...]
@@ -84,6 +86,7 @@ class Summary:
     declined: tuple[Declined, ...]
     unfused: tuple[Unfused, ...]
     others: tuple[Other, ...]
+    coverage: Coverage | None
 
     @property
     def fused(self) -> dict[str, int]:
@@ -97,7 +100,8 @@ class Summary:
 
     def as_dict(self) -> dict[str, Any]:
         """All of it for JSON."""
-        return {"fused": self.fused, **asdict(self)}
+        share = None if self.coverage is None else self.coverage.share
+        return {"fused": self.fused, "fused_share": share, **asdict(self)}
 
 
 def summarize(result: Result) -> Summary:
@@ -110,6 +114,7 @@ def summarize(result: Result) -> Summary:
         declined=_declined(result.refusals, rewritten),
         unfused=result.unfused,
         others=_others(result.model),
+        coverage=result.coverage,
     )
 
 

@@ -15,7 +15,7 @@ from embedl_deploy.report.summary import (
     grouped,
     without_numbers,
 )
-from embedl_deploy.rewrite import Unfused
+from embedl_deploy.rewrite import Coverage, Unfused
 
 T = TypeVar("T")
 
@@ -35,6 +35,9 @@ def summary_tables(summary: Summary, *, every: bool = False) -> Iterator[Rendera
     if summary.unfused:
         note = "layers with weights in no fused module; they stay in floating point"
         yield from _section("Not fused", note, _unfused(summary.unfused, every=every))
+    if summary.coverage is not None and summary.coverage.rest:
+        note = f"of {summary.coverage.total / 1e9:.3g} G multiply-accumulates"
+        yield from _section("Arithmetic outside", note, _rest(summary.coverage, every=every))
     if summary.declined:
         note = "all operations of a pattern are there, and it does not apply"
         yield from _section("Declined", note, _declined(summary.declined, every=every))
@@ -96,6 +99,19 @@ def _kind(fusion: Rewritten) -> Text:
 def _unfused(unfused: Sequence[Unfused], *, every: bool) -> RenderableType:
     groups = _groups(unfused, lambda one: (one.kind, without_numbers(one.reason)), every=every)
     return Group(*(_place(n, one.kind, one.path, one.reason) for n, one in groups))
+
+
+def _rest(coverage: Coverage, *, every: bool) -> RenderableType:
+    each = [(one.multiply_accumulates / coverage.total, one) for one in coverage.rest]
+    return Group(
+        *(
+            Group(
+                Text.assemble(f"{share:>6.2%}  ", one.kind, (f", largest at {one.path}", "dim")),
+                Padding(Text(one.reason), (0, 0, 0, 9)),
+            )
+            for share, one in (each if every else coverage.grouped())
+        )
+    )
 
 
 def _declined(declined: Sequence[Declined], *, every: bool) -> RenderableType:

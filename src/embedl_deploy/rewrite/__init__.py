@@ -1,6 +1,6 @@
 """Find, plan, apply: the one driver of all patterns."""
 
-from embedl_deploy.rewrite.coverage import Coverage
+from embedl_deploy.rewrite.coverage import Coverage, Uncovered
 from embedl_deploy.rewrite.plan import Match, Refusal, Result, Unfused
 from embedl_deploy.rewrite.transform import (
     Patterns,
@@ -16,6 +16,7 @@ __all__ = [
     "Refusal",
     "Result",
     "TransformationPlan",
+    "Uncovered",
     "Unfused",
     "apply_transformation_plan",
     "find_plan",

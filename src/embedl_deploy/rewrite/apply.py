@@ -8,13 +8,13 @@ from torch import fx, nn
 
 from embedl_deploy.errors import PatternError
 from embedl_deploy.graph.canonical import canonicalize
-from embedl_deploy.graph.paths import join, parent
+from embedl_deploy.graph.paths import join, node_path, parent
 from embedl_deploy.graph.shapes import propagate_new, targets
 from embedl_deploy.graph.tracer import trace_call
 from embedl_deploy.modules import FusedModule
 from embedl_deploy.patterns import Pattern
 from embedl_deploy.rewrite.draft import Draft
-from embedl_deploy.rewrite.find import call, node_path
+from embedl_deploy.rewrite.find import call
 from embedl_deploy.rewrite.matcher import Binding, Slot
 from embedl_deploy.rewrite.plan import Match
 

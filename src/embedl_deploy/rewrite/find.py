@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx
 
 from embedl_deploy.errors import PatternError
-from embedl_deploy.graph.paths import join
+from embedl_deploy.graph.paths import node_path
 from embedl_deploy.graph.tracer import is_hooked
 from embedl_deploy.patterns import Pattern
 from embedl_deploy.patterns.tree import Op, names, operations
@@ -175,13 +175,6 @@ class NodeSite:
         if isinstance(found, fx.Node):
             return found
         raise PatternError(f"'{name}' is a run of operations; ask for one that is bound alone")
-
-
-def node_path(node: fx.Node) -> str:
-    """The path of a node's module, or of a function within the module that calls it."""
-    if node.op == "call_module":
-        return str(node.target)
-    return join(str(node.meta.get("scope", "")), node.name)
 
 
 def call(pattern: Pattern, method: Callable[..., Any], bound: Mapping[str, Any]) -> Any:

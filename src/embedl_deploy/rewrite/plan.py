@@ -9,7 +9,7 @@ from torch import fx
 
 from embedl_deploy.modules import FusedModule, QDQPoint
 from embedl_deploy.patterns import Pattern, Stage
-from embedl_deploy.rewrite.coverage import Coverage
+from embedl_deploy.rewrite.coverage import NO_PATTERN, Coverage
 from embedl_deploy.rewrite.matcher import Binding
 from embedl_deploy.rewrite.table import table
 
@@ -109,7 +109,7 @@ class Result:
 def unfused(model: fx.GraphModule, refusals: Sequence[Refusal]) -> tuple[Unfused, ...]:
     """Operations of a graph that have parameters and are in no fused module."""
     modules = dict(model.named_modules())
-    reasons = {refusal.path: f"{refusal.pattern}: {refusal.reason}" for refusal in refusals}
+    why = reasons(refusals)
     found: dict[str, Unfused] = {}
     for node in model.graph.nodes:
         path = str(node.target)
@@ -118,9 +118,13 @@ def unfused(model: fx.GraphModule, refusals: Sequence[Refusal]) -> tuple[Unfused
         if next(modules[path].parameters(), None) is None:
             continue
         kind = type(modules[path]).__name__
-        reason = reasons.get(path, "no pattern has it at this place")
-        found[path] = Unfused(path, kind, reason)
+        found[path] = Unfused(path, kind, why.get(path, NO_PATTERN))
     return tuple(found.values())
+
+
+def reasons(refusals: Sequence[Refusal]) -> dict[str, str]:
+    """Which pattern declined and why, by path."""
+    return {one.path: f"{one.pattern}: {one.reason}" for one in refusals}
 
 
 def summary(

@@ -13,7 +13,7 @@ from embedl_deploy.rewrite.convert import run_conversions
 from embedl_deploy.rewrite.coverage import coverage
 from embedl_deploy.rewrite.draft import Draft
 from embedl_deploy.rewrite.find import Finder
-from embedl_deploy.rewrite.plan import Match, Refusal, Result, summary
+from embedl_deploy.rewrite.plan import Match, Refusal, Result, reasons, summary
 
 Patterns = Sequence[Pattern | type[Pattern]]
 
@@ -108,11 +108,12 @@ def _fuse_all(draft: Draft, plan: TransformationPlan, off: frozenset[tuple[str, 
         (match, finder.arguments(match)) for match in applied if match.pattern.stage is Stage.FUSION
     ]
     fused = [node for match, _ in bound for node in match.binding.all_nodes()]
-    covered = coverage(draft.graph.nodes, fused, draft.objects)
+    left_out = [match for key, match in _keyed(plan.matches) if key in off]
+    refusals = (*plan.refusals, *_switched_off(left_out))
+    covered = coverage(draft.graph.nodes, fused, draft.objects, reasons(refusals))
     for match, arguments in bound:
         fuse(draft, match, arguments, calls)
-    left_out = [match for key, match in _keyed(plan.matches) if key in off]
-    return Result(draft.finish(), applied, (*plan.refusals, *_switched_off(left_out)), covered)
+    return Result(draft.finish(), applied, refusals, covered)
 
 
 def _switched_off(matches: Sequence[Match]) -> Iterator[Refusal]:

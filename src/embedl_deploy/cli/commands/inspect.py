@@ -90,8 +90,10 @@ def _quantized(model: fx.GraphModule) -> tuple[int, int]:
 
 def _in_all(summary: Summary, tensors: int, weights: int) -> str:
     left = summary.weighted
+    covered = summary.coverage
+    arithmetic = "" if covered is None else f" ({covered.share:.1%} of the arithmetic)"
     outside = f"{left} operations with weights are in none" if left else "all weights are in them"
     return (
-        f"{len(summary.fusions)} fused modules, {outside}; quantization would put {tensors} "
-        f"tensors and {weights} weights into INT8"
+        f"{len(summary.fusions)} fused modules{arithmetic}, {outside}; quantization would put "
+        f"{tensors} tensors and {weights} weights into INT8"
     )
