@@ -1,5 +1,6 @@
 """Quantization: stubs where the patterns declared them, calibration, fine-tuning."""
 
+from embedl_deploy.quantize.analyze import Analysis, AnalysisRow, analyze
 from embedl_deploy.quantize.calibrate import calibrate, quantize
 from embedl_deploy.quantize.clipping import EntropyObserver, MSEObserver, PercentileObserver
 from embedl_deploy.quantize.config import QuantConfig, TensorQuantConfig
@@ -12,6 +13,8 @@ from embedl_deploy.quantize.skip import Skip
 from embedl_deploy.quantize.stubs import QuantStub, WeightFakeQuantize
 
 __all__ = [
+    "Analysis",
+    "AnalysisRow",
     "EntropyObserver",
     "Grid",
     "HistogramObserver",
@@ -27,6 +30,7 @@ __all__ = [
     "Skip",
     "TensorQuantConfig",
     "WeightFakeQuantize",
+    "analyze",
     "calibrate",
     "insert_qdq",
     "placement",

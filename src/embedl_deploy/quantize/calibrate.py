@@ -9,7 +9,7 @@ from operator import length_hint
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from embedl_deploy.errors import CalibrationError, QuantizationError
@@ -17,7 +17,7 @@ from embedl_deploy.quantize.config import QuantConfig
 from embedl_deploy.quantize.faults import check_finite
 from embedl_deploy.quantize.insert import insert_qdq
 from embedl_deploy.quantize.ranks import observed_by_all
-from embedl_deploy.quantize.stubs import QuantStub, WeightFakeQuantize
+from embedl_deploy.quantize.stubs import QuantStub, enabled_only
 from embedl_deploy.rewrite import Result
 
 Data = Iterable[Any] | Callable[[fx.GraphModule], object]
@@ -124,21 +124,25 @@ def check_batches(data: Iterable[Any]) -> None:
 @contextmanager
 def _observing(model: fx.GraphModule, stubs: Mapping[str, QuantStub]) -> Iterator[None]:
     """Observers on, weights in floating point, eval mode; all as before afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    weights = [one for one in model.modules() if isinstance(one, WeightFakeQuantize)]
-    enabled = [one.enabled for one in weights]
     try:
-        model.eval()
         for stub in stubs.values():
             stub.observer = stub.config.observer()
-        for one in weights:
-            one.enabled = False
-        yield
+        with inferring(model), enabled_only(model):
+            yield
     finally:
         for stub in stubs.values():
             stub.observer = None
-        for one, was in zip(weights, enabled, strict=True):
-            one.enabled = was
+
+
+@contextmanager
+def inferring(model: nn.Module) -> Iterator[None]:
+    """Eval mode, without gradients; as before afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        with torch.no_grad():
+            yield
+    finally:
         for module, training in modes.items():
             module.training = training
 
@@ -170,8 +174,7 @@ def _run_loop(
 
     hook = model.register_forward_hook(after, with_kwargs=True)
     try:
-        with torch.no_grad():
-            loop(model)
+        loop(model)
     finally:
         hook.remove()
     return count
@@ -184,37 +187,50 @@ def _run_batches(
     progress: Progress | None,
 ) -> int:
     """Run the model on batches; returns how many there were."""
-    check_batches(data)
     total = length_hint(data) or None
-    inputs = sum(node.op == "placeholder" for node in model.graph.nodes)
-    device = device_of(model)
-    if device is not None and device.type == "meta":
-        raise CalibrationError("the model is on the meta device, where nothing has a value")
     count = 0
-    for batch in data:
-        args, kwargs = _run_batch(model, call_arguments(batch, inputs), device, count)
-        check_finite(model, stubs, args, kwargs, f"calibration batch {count}")
+    for inputs in batches_for(model, data):
+        what = f"calibration batch {count}"
+        with fitting(what, inputs):
+            args, kwargs = moved(inputs, device_of(model))
+            model(*args, **kwargs)
+        check_finite(model, stubs, args, kwargs, what)
         count += 1
         if progress is not None:
             progress(count, total)
     return count
 
 
-def _run_batch(
-    model: fx.GraphModule, batch: Inputs, device: torch.device | None, index: int
-) -> Inputs:
-    """Run the model on a batch; returns the inputs on its device."""
-    what = f"calibration batch {index} with {_shapes(*batch)}"
-    if any(isinstance(one, Tensor) and not one.numel() for one in pytree.tree_leaves(batch)):
+def batches_for(model: fx.GraphModule, data: Iterable[Any]) -> Iterator[Inputs]:
+    """Batches of data as arguments of a model.
+
+    Raises:
+        CalibrationError: The data are no batches, or the model has no values.
+    """
+    check_batches(data)
+    device = device_of(model)
+    if device is not None and device.type == "meta":
+        raise CalibrationError("the model is on the meta device, where nothing has a value")
+    inputs = sum(node.op == "placeholder" for node in model.graph.nodes)
+    for batch in data:
+        yield call_arguments(batch, inputs)
+
+
+@contextmanager
+def fitting(what: str, inputs: Inputs) -> Iterator[None]:
+    """Says of whatever goes wrong inside that inputs do not fit the model.
+
+    Raises:
+        CalibrationError: Something went wrong, or the inputs are empty.
+    """
+    leaves = pytree.tree_leaves(inputs)
+    what = f"{what} with {_shapes(*inputs)}"
+    if any(isinstance(one, Tensor) and not one.numel() for one in leaves):
         raise CalibrationError(f"{what} is empty; leave it out")
     try:
-        args, kwargs = moved(batch, device)
-        with torch.no_grad():
-            model(*args, **kwargs)
+        yield
     except Exception as error:  # layers raise what they like
-        message = f"{what} does not fit the model: {first_line(error)}"
-        raise CalibrationError(message) from error
-    return args, kwargs
+        raise CalibrationError(f"{what} does not fit the model: {first_line(error)}") from error
 
 
 def call_arguments(batch: Any, inputs: int) -> Inputs:

@@ -63,7 +63,7 @@ def _source(
 ) -> str:
     """What gives values that are not finite and takes none, going back from a stub."""
     watch = _Watch(model)
-    watch.run(*_in_order(model, args, kwargs))
+    watch.run(*in_order(model, args, kwargs))
     calls = {str(node.target): node for node in model.graph.nodes if node.op == "call_module"}
     owner = path  # of a stub inside a fused module
     while owner not in calls:
@@ -74,7 +74,8 @@ def _source(
     return _described(node, model)
 
 
-def _in_order(model: fx.GraphModule, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+def in_order(model: fx.GraphModule, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    """The arguments of a graph by position."""
     inputs = [node for node in model.graph.nodes if node.op == "placeholder"]
     rest = inputs[len(args) :]
     named = [kwargs.get(str(node.target), *node.args[:1]) for node in rest]

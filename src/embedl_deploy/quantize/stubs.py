@@ -1,6 +1,7 @@
 """The quantizers: one module for activations, one for weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
@@ -40,6 +41,7 @@ class QuantStub(_Quantizer, LeafModule):
     Attributes:
         scale: Scalar; not a number before calibration.
         signed: Whether the numbers have a sign.
+        enabled: Whether to quantize; without, values pass as they are.
         observer: Set while calibrating.
     """
 
@@ -53,6 +55,7 @@ class QuantStub(_Quantizer, LeafModule):
         self.points = points
         self.shares = shares
         self.signed = True
+        self.enabled = True
         self.observer: Observer | None = None
         self.calibrated = False
         self.register_buffer("scale", torch.tensor(float("nan")))
@@ -83,6 +86,14 @@ class QuantStub(_Quantizer, LeafModule):
         if self.observer is not None:
             self.observer.collect(input)
             return input
+        return self.rounded(input) if self.enabled else input
+
+    def rounded(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
+        """The tensor as the numbers that stand for it.
+
+        Raises:
+            QuantizationError: The stub has no scale yet.
+        """
         if not self.calibrated:
             raise QuantizationError(
                 f"the stub at {', '.join(self.points)} has no scale yet; calibrate the model first"
@@ -168,3 +179,21 @@ class WeightFakeQuantize(_Quantizer):
 
     def extra_repr(self) -> str:
         return f"{self.config.numbers}, channels={self.scale.numel()}, axis={self.axis}"
+
+
+def quantizers_of(model: nn.Module) -> list[QuantStub | WeightFakeQuantize]:
+    """All quantizers of a model."""
+    return [one for one in model.modules() if isinstance(one, QuantStub | WeightFakeQuantize)]
+
+
+@contextmanager
+def enabled_only(model: nn.Module, chosen: Collection[nn.Module] = ()) -> Iterator[None]:
+    """Of all quantizers of a model only those chosen quantize; as before afterwards."""
+    before = {one: one.enabled for one in quantizers_of(model)}
+    try:
+        for one in before:
+            one.enabled = one in chosen
+        yield
+    finally:
+        for one, was in before.items():
+            one.enabled = was
