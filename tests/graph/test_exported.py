@@ -245,10 +245,132 @@ def test_a_model_that_no_way_takes_names_its_line() -> None:
         capture(Impossible(), (torch.randn(2, 3),))
 
 
-def test_an_input_that_is_a_container_is_refused() -> None:
-    class Listed(nn.Module):
-        def forward(self, xs: list[Tensor]) -> Tensor:
-            return xs[0] + xs[1]
+class Contained(nn.Module):
+    """Containers in and out, one of them within another; code that depends on a shape."""
 
-    with pytest.raises(CaptureError, match="container"):
-        capture(Listed(), ([torch.randn(2), torch.randn(2)],), method="export")
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(
+        self, several_xs: list[Tensor], named: dict[str, Any], *, other: Any = None
+    ) -> dict[str, Any]:
+        x = self.linear(several_xs[0]) * named["my_factor"]
+        if several_xs[1].shape[1] == 3 and other is not None:
+            x = x + named["more"]["of_it"][0] * other[1]
+        return {"x": x, "both": [several_xs[1], (x, None)]}
+
+
+@pytest.mark.parametrize("method", ["export", "auto"])
+def test_containers_go_in_and_out(method: Any) -> None:
+    one, two, three, four = torch.randn(4, 2, 3)
+    args = ([one, two], {"my_factor": three, "more": {"of_it": (four,)}})
+    kwargs = {"other": (two * 2, three * 2)}
+    model = Contained().eval()
+    graph = capture(model, args, kwargs, method=method)
+    names = [str(node.target) for node in graph.graph.nodes if node.op == "placeholder"]
+    assert names == ["several_xs", "named", "other"]
+    assert_same(model(*args, **kwargs), graph(*args, **kwargs))
+    assert_same(model(*args, **kwargs), transform(model, args, kwargs).model(*args, **kwargs))
+
+
+class WithoutGradient(nn.Module):
+    """Blocks under `no_grad` and under an autocast that is switched off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.second = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            scale = self.first(x).sigmoid() * 2
+        return self.second(x) * scale
+
+
+def test_code_under_no_grad_passes_no_gradient() -> None:
+    model = WithoutGradient()
+    x = torch.randn(3, 4)
+    graph = capture(model, (x,), method="export", copy=False)
+    assert_same(model(x), graph(x))
+    torch.autograd.backward(graph(x).sum())
+    assert model.first.weight.grad is None
+    assert model.second.weight.grad is not None
+
+
+def test_code_under_autocast_is_refused() -> None:
+    class Cast(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return x @ x
+
+    with pytest.raises(CaptureError, match="runs under autocast"):
+        capture(Cast(), (torch.randn(2, 2),), method="export")
+
+
+@pytest.mark.parametrize(
+    ("drop", "shape"),
+    [
+        (F.dropout, (3, 8)),
+        (F.dropout1d, (3, 8, 4)),
+        (F.dropout2d, (3, 8, 4, 4)),
+        (F.dropout3d, (3, 8, 2, 2, 2)),
+        (F.alpha_dropout, (3, 8)),
+        (F.feature_alpha_dropout, (3, 8, 4, 4)),
+    ],
+)
+def test_a_dropout_beside_a_residual_drops_its_branch_alone(
+    drop: Callable[..., Tensor], shape: tuple[int, ...]
+) -> None:
+    class Dropped(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            x = x * 2
+            return x - drop(x, 0.5, self.training)
+
+    model, x = Dropped().eval(), torch.rand(shape) + 0.1
+    graph = capture(model, (x,), method="export").train()
+    model.train()
+    for mode in (graph, model):
+        torch.manual_seed(3)
+        expected = model(x)
+        torch.manual_seed(3)
+        torch.testing.assert_close(mode(x), expected)
+    assert graph(x).abs().max() > 0
+
+
+class Unknown:
+    """A result of a kind that no library knows."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+
+BAD: dict[str, tuple[Callable[[Tensor], Any], str]] = {
+    "value": (lambda x: x if x.sum() > 0 else -x, "x.sum() > 0"),
+    "numpy": (lambda x: torch.from_numpy(x.numpy()), "x.numpy()"),
+    "item as a size": (lambda x: x[: int(x.max())].reshape(x.shape[0], 1), "int(x.max())"),
+    "unknown result": (lambda x: Unknown(x.sum(0)[: len(x)]), "return tensors"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_model_that_no_way_takes_has_one_error(name: str) -> None:
+    function, said = BAD[name]
+
+    class Inside(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            return function(x)
+
+    with pytest.raises(CaptureError) as caught:
+        capture(nn.Sequential(nn.Identity(), Inside()), (torch.ones(2, 3),))
+    text = str(caught.value)
+    assert text.startswith("no way in takes Sequential\nSequential can not be traced: ")
+    assert "torch.export can not take Sequential: " in text
+    assert said in text
+    assert text.count("What to try") == 1
+    assert "test_exported.py" in text
+
+
+def test_what_is_no_model_is_said() -> None:
+    with pytest.raises(CaptureError, match="the model is a function, not a"):
+        capture(lambda x: x)  # type: ignore[arg-type]

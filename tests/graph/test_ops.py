@@ -195,6 +195,7 @@ SAMPLES = {
     "masked_fill": Sample("masked_fill"),
     "unflatten": Sample("unflatten", options(1, (2, -1))),
     "clone": Sample("clone"),
+    "detach": Sample("detach"),
     "stack": Sample("stack", options(1), TWO),
     "expand": Sample("broadcast_to", options((3, -1, -1)), ((4, 6),)),
     "squeeze": Sample("squeeze", options(1), ((2, 1, 3),)),

@@ -13,6 +13,7 @@ from embedl_deploy.graph.canonical import canonicalize
 from embedl_deploy.graph.exported import Inputs, export
 from embedl_deploy.graph.paths import keep_name
 from embedl_deploy.graph.shapes import propagate
+from embedl_deploy.graph.stops import no_way
 from embedl_deploy.graph.tracer import trace
 
 Method = Literal["auto", "trace", "export"]
@@ -57,6 +58,10 @@ def capture(
         raise CaptureError(
             f"args is a {type(args).__name__}; pass the inputs as a tuple: (example,)"
         )
+    if not isinstance(model, nn.Module):
+        raise CaptureError(
+            f"the model is a {type(model).__name__}, not a torch.nn.Module; pass an instance of one"
+        )
     own = _copied(model, share=not copy)
     keep_name(own, model)
     given = args is not None or bool(kwargs)
@@ -79,7 +84,11 @@ def _captured(model: nn.Module, inputs: Inputs | None, method: Method) -> fx.Gra
         if method == "trace" or inputs is None:
             raise
         _logger.info("%s; torch.export is tried", str(error).partition("\n")[0])
+        traced = error
+    try:
         return _exported(model, inputs)
+    except CaptureError as error:
+        raise no_way(model, traced, error) from error
 
 
 def _exported(model: nn.Module, inputs: Inputs | None) -> fx.GraphModule:

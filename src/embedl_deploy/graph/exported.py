@@ -1,39 +1,25 @@
 """Capture by `torch.export`: for models whose Python code depends on shapes or values."""
 
 import inspect
-import operator
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from embedl_deploy.errors import CaptureError
-from embedl_deploy.graph.leaves import LeafCall, Leaves
-from embedl_deploy.graph.respell import VALUES_ALONE, respell, spelling_of
-from embedl_deploy.graph.tracer import Tracer, source_line
+from embedl_deploy.graph.leaves import Leaves
+from embedl_deploy.graph.reader import SAME_VALUE, Reader
+from embedl_deploy.graph.respell import spelling_of
+from embedl_deploy.graph.stops import stopped
+from embedl_deploy.graph.tracer import Tracer
 
 _OPENED = (nn.Identity, nn.Flatten)
 """Leaves of symbolic tracing that compute nothing a module is needed for."""
-
-_ATEN = torch.ops.aten
-_SAME_VALUE = frozenset(
-    {
-        _ATEN.alias.default,
-        _ATEN.contiguous.default,
-        _ATEN.detach.default,
-        _ATEN.detach_.default,
-        _ATEN.lift_fresh_copy.default,
-    }
-)
-"""Operations that give the values of their input back."""
-
-_DROPPED = frozenset({_ATEN._assert_tensor_metadata.default})  # noqa: SLF001 - the operation's name
-"""Operations that only check what the example inputs showed."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +50,7 @@ def export(model: nn.Module, inputs: Inputs) -> fx.Graph:
     with leaves.kept(_leaf_modules(model)):
         program = _functional(_program(model, inputs))
     unlifted = program.module(check_guards=False)
-    graph = _Reader(leaves, program).read(unlifted.graph)
+    graph = Reader(leaves, program, unlifted).read(unlifted.graph)
     _adopt_constants(model, unlifted, graph)
     return graph
 
@@ -75,7 +61,12 @@ def _program(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     try:
         return _export(model, inputs)
     except Exception as error:  # torch raises what it likes
-        raise _export_error(model, error) from error
+        how = f"torch.export can not take {type(model).__name__}"
+        advice = (
+            "capture a submodule without this line, other example inputs, or dynamic_shapes that "
+            "the model's code allows"
+        )
+        raise stopped(model, how, error, advice) from error
 
 
 def _functional(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
@@ -90,20 +81,55 @@ def _functional(program: torch.export.ExportedProgram) -> torch.export.ExportedP
 def _writes(node: fx.Node) -> bool:
     if not isinstance(node.target, torch._ops.OpOverload):  # noqa: SLF001 - has no public name
         return False
-    known = node.target in _SAME_VALUE or spelling_of(node.target) is not None
+    known = node.target in SAME_VALUE or spelling_of(node.target) is not None
     return node.target._schema.is_mutable and not known  # noqa: SLF001 - the only way to ask
 
 
 def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     args, kwargs, dynamic_shapes = inputs.args, inputs.kwargs, inputs.dynamic_shapes
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _SeparateDropouts():
         # A recurrent layer sets up its list of weights again (torch 2.13); torch takes that back.
         warnings.filterwarnings("ignore", "The tensor attributes .* were assigned during export")
         return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
 
 
+class _SeparateDropouts(TorchFunctionMode):
+    """Keeps what a dropout gives apart from what it takes.
+
+    In eval mode the two are one tensor; torch.export then takes the one for the other wherever
+    it is used, and in training the model would be another one.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _DROPOUTS and args and not kwargs.get("inplace"):
+            args = (args[0].clone(), *args[1:])
+        return func(*args, **kwargs)
+
+
+_DROPOUTS = frozenset(
+    {
+        F.dropout,
+        F.dropout1d,
+        F.dropout2d,
+        F.dropout3d,
+        F.alpha_dropout,
+        F.feature_alpha_dropout,
+        torch.dropout,
+        torch.feature_dropout,
+        torch.alpha_dropout,
+        torch.feature_alpha_dropout,
+    }
+)
+
+
 def _any_batch(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram | None:
-    """The program for batches of any size, or `None` where the model's code fixes the size."""
+    """The program for batches of any size, or `None` where it has to be exported as it is.
+
+    Where the model's code fixes the size, it is the program for the size that was given.
+    """
     tree = (inputs.args, inputs.kwargs)
     tensors = [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
     sizes = {leaf.shape[0] if leaf.dim() else None for leaf in tensors}
@@ -116,11 +142,15 @@ def _any_batch(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram
         program = _export(model, Inputs(args, kwargs, dynamic))
     except Exception:  # noqa: BLE001 - torch raises what it likes; the export with the sizes given says why
         return None
-    found = [
-        node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs
-    ]
-    values = [node.meta["val"] for node in found if isinstance(node.meta.get("val"), Tensor)]
-    return program if all(isinstance(one.shape[0], torch.SymInt) for one in values) else None
+    return program if sizes != {1} or _varies(program) else None
+
+
+def _varies(program: torch.export.ExportedProgram) -> bool:
+    """Whether the first dimension of each tensor that is an input has any size."""
+    names = set(program.graph_signature.user_inputs)
+    found = [node.meta.get("val") for node in program.graph.nodes if node.name in names]
+    values = [value for value in found if isinstance(value, Tensor)]
+    return all(isinstance(value.shape[0], torch.SymInt) for value in values)
 
 
 def _two_or_more(tensor: Tensor) -> Tensor:
@@ -163,113 +193,3 @@ def _has(model: nn.Module, path: str) -> bool:
     except AttributeError:
         return False
     return True
-
-
-class _Reader:
-    """Copies the exported graph: module calls in place of the operator that hid them.
-
-    ATen operations get the spelling of the operations table where it has them.
-    """
-
-    def __init__(self, leaves: Leaves, program: torch.export.ExportedProgram) -> None:
-        self.leaves = leaves
-        self.spec = program.call_spec
-        self.graph = fx.Graph()
-        self.values: dict[fx.Node, Any] = {}
-
-    def read(self, exported: fx.Graph) -> fx.Graph:
-        _check_inputs(self.spec.in_spec)
-        for node in exported.nodes:
-            self.values[node] = self._read(node)
-        return self.graph
-
-    def _read(self, node: fx.Node) -> Any:
-        if node.op == "output":
-            return self._output(node)
-        if (call := self.leaves.call(node)) is not None:
-            return self._module(node, call)
-        if node.target is operator.getitem and not node.users:
-            return None
-        if node.target is operator.getitem and isinstance(self._value(node.args[0]), list):
-            return self._value(node.args[0])[node.args[1]]
-        if node.target in _SAME_VALUE:
-            return self._value(node.args[0])
-        if node.target in _DROPPED:
-            return None
-        copied = self.graph.node_copy(node, self.values.__getitem__)
-        if node.target in VALUES_ALONE and _used_items(node) <= {0}:
-            copied.target = VALUES_ALONE[node.target]
-            return [copied]
-        if isinstance(node.target, torch._ops.OpOverload):  # noqa: SLF001 - has no public name
-            respell(copied)
-        return copied
-
-    def _value(self, node: object) -> Any:
-        return self.values[node] if isinstance(node, fx.Node) else node
-
-    def _module(self, node: fx.Node, call: LeafCall) -> list[fx.Node]:
-        """The tensors of a module call's result, in order."""
-        inputs = node.args[0]
-        assert isinstance(inputs, list)  # noqa: S101 - the operator's schema
-        args, kwargs = call.arguments([self._value(one) for one in inputs])
-        called = self.graph.call_module(call.path, args, kwargs)
-        called.meta = dict(node.meta)
-        values = called.meta.pop("val")
-        paths = call.result_paths()
-        return [self._item(called, *item) for item in zip(paths, values, strict=True)]
-
-    def _item(self, called: fx.Node, keys: tuple[Any, ...], value: Any) -> fx.Node:
-        node = called
-        for key in keys:
-            node = self.graph.call_function(operator.getitem, (node, key))
-            node.meta = dict(called.meta)
-        node.meta["val"] = value
-        return node
-
-    def _output(self, node: fx.Node) -> fx.Node:
-        (outputs,) = node.args
-        assert isinstance(outputs, tuple | list)  # noqa: S101 - torch.export gives a flat tuple
-        leaves = [self._value(one) for one in outputs]
-        return self.graph.output(_plain(pytree.tree_unflatten(leaves, self.spec.out_spec)))
-
-
-def _used_items(node: fx.Node) -> set[Any]:
-    """Which items of a result something uses."""
-    return {user.args[1] for user in node.users if user.users}
-
-
-def _plain(tree: Any) -> Any:
-    """A result in containers that a graph may return; classes of other kinds become dicts."""
-    if isinstance(tree, Mapping):
-        return {key: _plain(one) for key, one in tree.items()}
-    if isinstance(tree, tuple | list):
-        return (
-            type(tree)(map(_plain, tree))
-            if type(tree) in {tuple, list}
-            else tuple(map(_plain, tree))
-        )
-    return tree
-
-
-def _check_inputs(spec: Any) -> None:
-    """Hold that every input is a tensor or a constant.
-
-    Raises:
-        CaptureError: One is a container.
-    """
-    for side in spec.children():
-        if any(not child.is_leaf() for child in side.children()):
-            raise CaptureError(
-                "an input of the model is a container; write a wrapper whose forward() takes its "
-                "tensors one by one"
-            )
-
-
-def _export_error(model: nn.Module, error: Exception) -> CaptureError:
-    reason = str(error).strip().splitlines()
-    return CaptureError(
-        f"torch.export can not take {type(model).__name__}: "
-        f"{reason[0] if reason else type(error).__name__}{source_line(error)}\n"
-        "What to try: capture a submodule without this line, other example inputs, or "
-        "dynamic_shapes that the model's code allows"
-    )

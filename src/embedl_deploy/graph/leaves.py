@@ -40,7 +40,8 @@ class LeafCall:
         args, kwargs = self.arguments(tensors)
         leaves, self.result_spec = pytree.tree_flatten(self.forward(*args, **kwargs))
         self.result = [_HOLE if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        return [leaf.clone() for leaf in leaves if isinstance(leaf, Tensor)]
+        found = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        return [one.clone() if _is_view_of_any(one, tensors) else one for one in found]
 
     def result_paths(self) -> list[tuple[Any, ...]]:
         """How to get from the result to each of its tensors: indices and keys."""
@@ -56,6 +57,11 @@ class LeafCall:
         """The result with `tensors`, or nodes, in the holes."""
         assert self.result_spec is not None  # noqa: S101 - run() was called
         return _filled(self.result, tensors, self.result_spec)
+
+
+def _is_view_of_any(tensor: Tensor, others: list[Tensor]) -> bool:
+    memory = tensor.untyped_storage()._cdata  # noqa: SLF001 - a fake tensor has no other address
+    return any(other.untyped_storage()._cdata == memory for other in others)  # noqa: SLF001
 
 
 def _filled(leaves: list[Any], tensors: Any, spec: pytree.TreeSpec) -> Any:

@@ -1,15 +1,14 @@
 """Symbolic tracing that keeps fused modules whole and says where it had to stop."""
 
-import traceback
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from embedl_deploy.errors import CaptureError
 from embedl_deploy.graph.proxies import TensorProxy, ValueProxy
+from embedl_deploy.graph.stops import stopped
 from embedl_deploy.modules import LeafModule
 
 RANDOM_DEPTH = ("StochasticDepth", "DropPath")
@@ -148,27 +147,12 @@ def trace(model: nn.Module, omitted: Collection[str] = ()) -> fx.Graph:
     except CaptureError:
         raise
     except Exception as error:
-        message = (
-            f"{type(model).__name__} can not be traced: {str(error).splitlines()[0]}"
-            f"{source_line(error)}\nWhat to try: capture a submodule without this line, or "
-            "move the decision that depends on the input out of forward()"
+        how = f"{type(model).__name__} can not be traced"
+        advice = (
+            "give example inputs, with which torch.export is tried too, capture a submodule "
+            "without this line, or move the decision that depends on the input out of forward()"
         )
-        raise CaptureError(message) from error
-
-
-def source_line(error: Exception) -> str:
-    """The last line of the traceback that is the model's own."""
-    own = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not _is_library(frame.filename) and frame.line
-    ]
-    return f"\n  {own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else ""
-
-
-def _is_library(filename: str) -> bool:
-    folders = [*torch.__path__, __file__.rpartition("/")[0]]
-    return filename.startswith((*folders, "<"))
+        raise stopped(model, how, error, advice) from error
 
 
 class _CallTracer(Tracer):

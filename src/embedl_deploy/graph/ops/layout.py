@@ -113,6 +113,7 @@ _ITEMS = (
 
 LAYOUT = (
     *_ITEMS,
+    FunctionRow("detach", "input", (torch.detach, "detach"), target=torch.detach),
     FunctionRow("clone", "input", (torch.clone, "clone"), target=torch.clone),
     *_CASTS,
     *_SIZES,
