@@ -8,7 +8,6 @@ from embedl_deploy.rewrite import (
     Refusal,
     Result,
     TransformationPlan,
-    Uncovered,
     Unfused,
     apply_transformation_plan,
 )
@@ -19,7 +18,6 @@ __all__ = [
     "Refusal",
     "Result",
     "TransformationPlan",
-    "Uncovered",
     "Unfused",
     "apply_transformation_plan",
     "capture",

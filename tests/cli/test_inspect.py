@@ -21,7 +21,7 @@ SMALL = "user_nets:small"
 def test_the_tables_say_what_fuses_what_not_and_why() -> None:
     words = run("inspect", SMALL, "--shape", "3,8,8").stdout.split()
     assert {"1×3×8×8", "full", "FusedConvBNReLU", "FusedConvBN", "FusedLinear"} <= set(words)
-    assert {"PReLU", "norm", "1×mean"} <= set(words)
+    assert {"PReLU", "slopes", "1×mean"} <= set(words)
 
 
 def test_nothing_is_written(folder: Path) -> None:
@@ -43,9 +43,23 @@ def test_json_has_every_match_and_refusal() -> None:
         "operations": ["stem.0", "stem.1", "stem.2"],
         "qdq_points": ["INPUT"],
     }
-    assert [one["path"] for one in found["unfused"]] == ["norm"]
+    assert [one["path"] for one in found["unfused"]] == ["slopes"]
     assert found["unfused"][0]["reason"]
     assert (found["quantized_tensors"], found["quantized_weights"]) == (4, 4)
+    covered = found["coverage"]
+    assert (covered["fused"], covered["share"], covered["rest"]) == (covered["total"], 1.0, [])
+    assert found["unfused"][0]["macs"] == 0
+
+
+def test_products_in_no_fused_module_are_shown_with_their_share(folder: Path) -> None:
+    source = "from torch import nn\nclass Net(nn.Module):\n    def forward(self, x):\n"
+    (folder / "products.py").write_text(f"{source}        return x @ x.mT @ x\n")
+    found = run_json("inspect", "products:Net", "--shape", "3,8,4")["coverage"]
+    assert (found["fused"], found["share"], found["total"]) == (0, 0.0, 3 * 8 * 8 * 4 * 2)
+    assert [(one["kind"], one["macs"]) for one in found["rest"]] == [("matmul", 768)] * 2
+    text = " ".join(run("inspect", "products:Net", "--shape", "3,8,4").stdout.split())
+    assert "2 matmul, first at matmul 100.0% of the multiply-accumulates; no pattern" in text
+    assert "0.0% of 1.54 k multiply-accumulates are fused" in text
 
 
 def test_the_counts_are_those_of_transform() -> None:

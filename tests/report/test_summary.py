@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from embedl_deploy import Result, transform
 from embedl_deploy.quantize import insert_qdq
-from embedl_deploy.report.summary import Summary, grouped, quantizers, summarize, without_numbers
+from embedl_deploy.report.summary import Summary, grouped, quantizers, summarize
 from embedl_deploy.report.tables import figures_table, summary_tables
+from embedl_deploy.rewrite import without_names
 from embedl_deploy.tensorrt import TENSORRT_MIXED_PRECISION_PATTERNS
 
 
@@ -24,7 +25,7 @@ class Net(nn.Module):
         self.conv = nn.Conv2d(3, 4, 3)
         self.shared = nn.Conv2d(4, 4, 1)
         self.depthwise = nn.Conv2d(4, 4, 3, groups=4)
-        self.norm = nn.PReLU(4)
+        self.slopes = nn.PReLU(4)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.head = nn.Linear(4, 2)
@@ -33,7 +34,7 @@ class Net(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x).relu() * self.gain
         x = self.shared(self.shared(x) + 1)
-        x = self.norm(self.depthwise(x))
+        x = self.slopes(self.depthwise(x))
         return self.head(self.flatten(self.pool(x)))
 
 
@@ -77,7 +78,7 @@ def test_a_refusal_says_which_pattern_took_the_place_instead(result: Result) -> 
 
 def test_what_is_left_is_told_with_and_without_weights(result: Result) -> None:
     summary = summarize(result)
-    assert [one.path for one in summary.unfused] == ["norm"]
+    assert [one.path for one in summary.unfused] == ["slopes"]
     others = {one.kind: (one.count, one.weighted) for one in summary.others}
     assert others == {"mul": (1, True), "add": (1, False), "flatten": (1, False)}
     assert summary.weighted == 2
@@ -124,7 +125,7 @@ def test_brackets_are_text_and_no_markup() -> None:
     ],
 )
 def test_reasons_are_alike_but_for_numbers_and_places(one: str, other: str, *, same: bool) -> None:
-    assert (without_numbers(one) == without_numbers(other)) is same
+    assert (without_names(one) == without_names(other)) is same
 
 
 def test_groups_are_in_order_of_size() -> None:

@@ -337,19 +337,14 @@ def test_an_error_inside_build_is_not_hidden() -> None:
 
 
 def leaky() -> nn.Module:
-    """One convolution fuses, two can not with their activations, a PReLU not at all."""
+    """One convolution fuses, two can not with their activations, one with groups not at all."""
 
     def forward(m: Any, x: Tensor) -> Tensor:
         first, second = m.first(x), m.second(x)
-        return (
-            m.slopes(first.relu() + second.relu())
-            + first.mean()
-            + second.mean()
-            + m.third(x).mean()
-        )
+        return m.up(first.relu() + second.relu()) + first.mean() + second.mean() + m.third(x).mean()
 
     parts = {name: nn.Conv2d(3, 4, 1) for name in ("first", "second", "third")}
-    return net(forward, slopes=nn.PReLU(4), **parts)
+    return net(forward, up=nn.ConvTranspose2d(4, 4, 1, groups=2), **parts)
 
 
 def test_a_result_prints_what_fused_what_was_refused_and_what_is_left() -> None:
@@ -360,9 +355,9 @@ def test_a_result_prints_what_fused_what_was_refused_and_what_is_left() -> None:
     refused = [row for row in rows if row[:1] == ["ConvBNReLUPattern"]]
     assert [row[1:3] for row in refused] == [["first", "1"], ["second", "1"]]
     assert all("is also used by 'mean" in " ".join(row) for row in refused)
-    (left,) = [row for row in rows if row[:1] == ["PReLU"]]
-    assert left[1:3] == ["slopes", "1"]
-    assert "no pattern has it at this place" in " ".join(left)
+    (left,) = [row for row in rows if row[:1] == ["ConvTranspose2d"]]
+    assert left[1:5] == ["up", "1", "1.02", "k"]
+    assert "ConvTransposeBNPattern: a transposed convolution with 2 groups" in " ".join(left)
 
 
 def test_a_plan_prints_what_is_switched_off() -> None:

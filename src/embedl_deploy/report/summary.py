@@ -76,15 +76,16 @@ class Summary:
         fusions: In graph order.
         declined: With reasons.
         unfused: Layers with weights that are in no fused module.
+        left: The same and the products of other operations, the largest first.
         others: All other operations, most frequent first.
-        coverage: How much of the arithmetic is fused, and where the rest is; `None` where
-            shapes are not known.
+        coverage: The share of the arithmetic that is fused; `None` where shapes are not known.
     """
 
     conversions: tuple[Rewritten, ...]
     fusions: tuple[Rewritten, ...]
     declined: tuple[Declined, ...]
     unfused: tuple[Unfused, ...]
+    left: tuple[Unfused, ...]
     others: tuple[Other, ...]
     coverage: Coverage | None
 
@@ -100,8 +101,11 @@ class Summary:
 
     def as_dict(self) -> dict[str, Any]:
         """All of it for JSON."""
-        share = None if self.coverage is None else self.coverage.share
-        return {"fused": self.fused, "fused_share": share, **asdict(self)}
+        values = {"fused": self.fused, **asdict(self)}
+        del values["left"]  # what multiplies stands with the coverage
+        if self.coverage is not None:
+            values["coverage"]["share"] = self.coverage.share
+        return values
 
 
 def summarize(result: Result) -> Summary:
@@ -113,6 +117,7 @@ def summarize(result: Result) -> Summary:
         fusions=tuple(fusions),
         declined=_declined(result.refusals, rewritten),
         unfused=result.unfused,
+        left=result.left,
         others=_others(result.model),
         coverage=result.coverage,
     )
@@ -130,11 +135,6 @@ def grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> Sequence[Sequen
     for item in items:
         groups[key(item)].append(item)
     return sorted(groups.values(), key=lambda group: -len(group))
-
-
-def without_numbers(text: str) -> str:
-    """A text that is the same for reasons that differ in numbers and names of places alone."""
-    return re.sub(r"\d+", "0", re.sub(r"'[^']*'", "''", text))
 
 
 def _rewritten(result: Result) -> tuple[Rewritten, ...]:

@@ -13,9 +13,8 @@ from embedl_deploy.report.summary import (
     Rewritten,
     Summary,
     grouped,
-    without_numbers,
 )
-from embedl_deploy.rewrite import Coverage, Unfused
+from embedl_deploy.rewrite import Unfused, percent, without_names
 
 T = TypeVar("T")
 
@@ -32,12 +31,9 @@ def summary_tables(summary: Summary, *, every: bool = False) -> Iterator[Rendera
         yield from _section("Converted", note, _conversions(summary.conversions, every=every))
     note = "each one kernel, by the pattern of its name where no other is named"
     yield from _section("Fused", note, _fusions(summary.fusions, every=every))
-    if summary.unfused:
-        note = "layers with weights in no fused module; they stay in floating point"
-        yield from _section("Not fused", note, _unfused(summary.unfused, every=every))
-    if summary.coverage is not None and summary.coverage.rest:
-        note = f"of {summary.coverage.total / 1e9:.3g} G multiply-accumulates"
-        yield from _section("Arithmetic outside", note, _rest(summary.coverage, every=every))
+    if summary.left:
+        note = "layers with weights, and products, in no fused module; they stay in floating point"
+        yield from _section("Not fused", note, _unfused(summary, every=every))
     if summary.declined:
         note = "all operations of a pattern are there, and it does not apply"
         yield from _section("Declined", note, _declined(summary.declined, every=every))
@@ -96,26 +92,22 @@ def _kind(fusion: Rewritten) -> Text:
     return Text.assemble(fusion.kind, (f"\n  by {fusion.pattern}", "dim"))
 
 
-def _unfused(unfused: Sequence[Unfused], *, every: bool) -> RenderableType:
-    groups = _groups(unfused, lambda one: (one.kind, without_numbers(one.reason)), every=every)
-    return Group(*(_place(n, one.kind, one.path, one.reason) for n, one in groups))
+def _unfused(summary: Summary, *, every: bool) -> RenderableType:
+    key: Callable[[Unfused], Hashable] = lambda one: (one.kind, without_names(one.reason))  # noqa: E731
+    groups = [[one] for one in summary.left] if every else grouped(summary.left, key)
+    total = summary.coverage.total if summary.coverage else 0
+    return Group(*(_left(group, total) for group in groups))
 
 
-def _rest(coverage: Coverage, *, every: bool) -> RenderableType:
-    each = [(one.multiply_accumulates / coverage.total, one) for one in coverage.rest]
-    return Group(
-        *(
-            Group(
-                Text.assemble(f"{share:>6.2%}  ", one.kind, (f", largest at {one.path}", "dim")),
-                Padding(Text(one.reason), (0, 0, 0, 9)),
-            )
-            for share, one in (each if every else coverage.grouped())
-        )
-    )
+def _left(group: Sequence[Unfused], total: int) -> RenderableType:
+    """Operations of one kind, and their share of the arithmetic."""
+    one, macs = group[0], sum(one.macs or 0 for one in group)
+    share = f"{percent(macs / total)} of the multiply-accumulates; " if macs and total else ""
+    return _place(len(group), one.kind, one.path, f"{share}{one.reason}")
 
 
 def _declined(declined: Sequence[Declined], *, every: bool) -> RenderableType:
-    key = lambda one: (one.pattern, without_numbers(one.reason), one.instead)  # noqa: E731
+    key = lambda one: (one.pattern, without_names(one.reason), one.instead)  # noqa: E731
     return Group(
         *(
             _place(n, one.pattern, one.path, f"{one.reason}; {_taken(one)}")

@@ -1,7 +1,7 @@
 """Find, plan, apply: the one driver of all patterns."""
 
-from embedl_deploy.rewrite.coverage import Coverage, Uncovered
-from embedl_deploy.rewrite.plan import Match, Refusal, Result, Unfused
+from embedl_deploy.rewrite.coverage import Coverage, Unfused, percent
+from embedl_deploy.rewrite.plan import Match, Refusal, Result, without_names
 from embedl_deploy.rewrite.transform import (
     Patterns,
     TransformationPlan,
@@ -16,8 +16,9 @@ __all__ = [
     "Refusal",
     "Result",
     "TransformationPlan",
-    "Uncovered",
     "Unfused",
     "apply_transformation_plan",
     "find_plan",
+    "percent",
+    "without_names",
 ]

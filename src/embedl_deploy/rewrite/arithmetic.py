@@ -1,151 +1,147 @@
-"""Multiply-accumulates of a graph's nodes, from shapes."""
+"""How many multiply-accumulates an operation takes, from the shapes of its inputs and result."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils import _pytree as pytree
 
 from embedl_deploy.graph.shapes import shape, value
-from embedl_deploy.modules import MHAInProjection, ScaledDotProductAttention
+from embedl_deploy.modules import FusedModule, MHAInProjection, ScaledDotProductAttention
 
-_FUNCTIONS = frozenset(
-    {
-        "addbmm",
-        "addmm",
-        "baddbmm",
-        "bmm",
-        "conv1d",
-        "conv2d",
-        "conv3d",
-        "conv_transpose1d",
-        "conv_transpose2d",
-        "conv_transpose3d",
-        "convolution",
-        "einsum",
-        "linear",
-        "matmul",
-        "mm",
-        "multi_head_attention_forward",
-        "scaled_dot_product_attention",
-        "tensordot",
-    }
-)
-"""Names of functions and tensor methods that multiply and accumulate."""
+Sizes = tuple[int, ...]
+Rule = Callable[[Any, Sequence[Sizes], Sizes], int]
+"""A count from the module, the shapes of the inputs and that of the result."""
 
 
-def multiply_accumulates(node: fx.Node, objects: Mapping[str, Any]) -> int | None:
+def multiply_accumulates(node: fx.Node, module: object) -> int | None:
     """How many a node takes; `None` where the shapes it follows from are not known.
 
-    Args:
-        node: Of a canonical graph, with or without shapes.
-        objects: The modules, parameters and buffers that the nodes' targets name.
+    Counted are convolutions, linear and recurrent layers, attention and products of matrices; what
+    is done value by value counts as nothing.
     """
-    match node.op:
-        case "call_module":
-            return _of_module(node, objects[str(node.target)])
-        case "call_function" | "call_method" if function_name(node) in _FUNCTIONS:
-            return _of_function(node, objects)
-    return 0
-
-
-def function_name(node: fx.Node) -> str:
-    """The name of a function or method, for an operator of ATen without its overload."""
-    name = str(getattr(node.target, "__name__", node.target))
-    return name.partition(".")[0]
-
-
-def _of_module(node: fx.Node, module: object) -> int | None:
-    count = next((count for kind, count in _MODULES.items() if isinstance(module, kind)), None)
-    if count is None:
+    if isinstance(module, FusedModule) or _name(node) in _MEASURED:
+        return _measured(node, module)
+    rule = _rule(node, module)
+    if rule is None:
         return 0
-    inputs = [shape(one) for one in node.args if isinstance(one, fx.Node)]
-    known = [one for one in inputs if one is not None]
-    result = () if isinstance(module, _WITH_TUPLES) else shape(node)
-    if len(known) < len(inputs) or not known or result is None:
+    inputs = [shape(one) for one in (*node.args, *node.kwargs.values()) if _may_be_tensor(one)]
+    result = () if isinstance(module, _SEVERAL_RESULTS) else shape(node)
+    if None in inputs or result is None:
         return None
-    return count(module, known, result)
+    return rule(module, [one for one in inputs if one is not None], result)
 
 
-def _of_function(node: fx.Node, objects: Mapping[str, Any]) -> int | None:
-    """Counted by torch, on tensors without memory."""
-    known = {one: _standin(one, objects) for one in node.all_input_nodes}
-    if any(one is None for one in known.values()):
+def _may_be_tensor(argument: object) -> bool:
+    return isinstance(argument, fx.Node) and isinstance(value(argument), Tensor | None)
+
+
+def _rule(node: fx.Node, module: object) -> Rule | None:
+    if node.op != "call_module":
+        return _FUNCTIONS.get(_name(node))
+    return next((rule for kind, rule in _MODULES if isinstance(module, kind)), None)
+
+
+def _name(node: fx.Node) -> str:
+    """`linear` for `F.linear`, `mm` for `torch.mm`, `x.mm` and `aten.mm.default`."""
+    if node.op not in {"call_function", "call_method"}:
+        return ""
+    return str(getattr(node.target, "__name__", node.target)).partition(".")[0]
+
+
+def _measured(node: fx.Node, module: object) -> int | None:
+    """As torch counts, on its meta device."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    if any(value(source) is None for source in node.all_input_nodes):
         return None
-    args, kwargs = fx.map_arg((node.args, node.kwargs), known.__getitem__)
-    call = getattr(args[0], node.target) if isinstance(node.target, str) else node.target
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        call(*args[1:], **kwargs) if isinstance(node.target, str) else call(*args, **kwargs)
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda source: _empty(value(source)))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        if isinstance(module, nn.Module):
+            named = (*module.named_parameters(), *module.named_buffers())
+            state = {name: _empty(tensor) for name, tensor in named}
+            torch.func.functional_call(module, state, args, kwargs)
+        elif node.op == "call_method":
+            getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        else:
+            node.target(*args, **kwargs)  # type: ignore[operator]
     return counter.get_total_flops() // 2
 
 
-def _standin(node: fx.Node, objects: Mapping[str, Any]) -> Any:
-    known = objects.get(str(node.target)) if node.op == "get_attr" else value(node)
-    if not isinstance(known, Tensor):
-        return known
-    return torch.empty(known.shape, dtype=known.dtype, device="meta")
+def _empty(tree: Any) -> Any:
+    make = lambda one: torch.empty(tuple(one.shape), dtype=one.dtype, device="meta")  # noqa: E731
+    return pytree.tree_map_only(Tensor, make, tree)
 
 
-# --- modules -------------------------------------------------------------------------------------
-
-Shapes = list[tuple[int, ...]]
-
-
-def _conv(module: nn.Conv2d, _: Shapes, result: tuple[int, ...]) -> int:
-    return math.prod(result) * module.weight[0].numel()
+def _product(_: Any, inputs: Sequence[Sizes], result: Sizes) -> int:
+    return math.prod(result) * inputs[0][-1]
 
 
-def _transposed(module: nn.ConvTranspose2d, inputs: Shapes, _: tuple[int, ...]) -> int:
-    return math.prod(inputs[0]) * module.weight[0].numel()
+def _sum_and_product(_: Any, inputs: Sequence[Sizes], result: Sizes) -> int:
+    return math.prod(result) * inputs[1][-1]
 
 
-def _linear(module: nn.Linear, _: Shapes, result: tuple[int, ...]) -> int:
-    return math.prod(result) * module.in_features
+def _attention(_: Any, inputs: Sequence[Sizes], result: Sizes) -> int:
+    query, key = inputs[:2]
+    return (math.prod(query) + math.prod(result)) * key[-2]
 
 
-def _in_projection(module: MHAInProjection, inputs: Shapes, _: tuple[int, ...]) -> int:
-    return sum(math.prod(one) * _features(module) for one in inputs)
-
-
-def _features(module: MHAInProjection) -> int:
-    """Output features of one projection."""
-    if module.in_proj_weight is not None:
-        return module.in_proj_weight.shape[0] // 3
+def _in_projection(module: MHAInProjection, inputs: Sequence[Sizes], _: Sizes) -> int:
+    weight = module.in_proj_weight
+    if weight is not None:
+        return sum(math.prod(one) for one in inputs) * (weight.shape[0] // 3)
     assert module.q_proj_weight is not None  # noqa: S101 - one or the other
-    return module.q_proj_weight.shape[0]
+    return sum(math.prod(one) for one in inputs) * module.q_proj_weight.shape[0]
 
 
-def _attention(_: nn.Module, inputs: Shapes, __: tuple[int, ...]) -> int:
+def _whole_attention(module: nn.MultiheadAttention, inputs: Sequence[Sizes], _: Sizes) -> int:
+    """In-projections, attention, out-projection; masks are among the inputs and do not count."""
     query, key, value_ = inputs[:3]
-    return math.prod(query) * key[-2] + math.prod(query[:-1]) * key[-2] * value_[-1]
+    batched = len(query) == 3
+    length = key[1] if batched and module.batch_first else key[0]
+    width, rows = module.embed_dim, math.prod(query[:-1])
+    projected = math.prod(query) + math.prod(key) + math.prod(value_) + rows * width
+    return projected * width + 2 * rows * length * width
 
 
-def _multihead(module: nn.MultiheadAttention, inputs: Shapes, _: tuple[int, ...]) -> int:
-    """Three projections in, attention, one projection out."""
-    query, key, _value = inputs[:3]
-    length = key[1] if module.batch_first and len(key) == 3 else key[0]
-    size = module.embed_dim
-    projections = sum(math.prod(one) for one in (*inputs[:3], query)) * size
-    return projections + 2 * math.prod(query) * length
+def _recurrent(module: nn.Module, inputs: Sequence[Sizes], _: Sizes) -> int:
+    """Each matrix multiplies once for each step of each sequence."""
+    matrices = sum(one.numel() for one in module.parameters() if one.dim() == 2)
+    return math.prod(inputs[0][:-1]) * matrices
 
 
-def _recurrent(module: nn.RNNBase, inputs: Shapes, _: tuple[int, ...]) -> int:
-    """Each step multiplies with every matrix once."""
-    matrices = [one for one in module.parameters() if one.dim() == 2]
-    steps = math.prod(inputs[0]) // module.input_size
-    return steps * sum(one.numel() for one in matrices)
+def _weight_of(index: int) -> Rule:
+    """A convolution whose weight is the input of that number."""
+    return lambda _, inputs, result: math.prod(result) * math.prod(inputs[index][1:])
 
 
-_MODULES: dict[Any, Callable[[Any, Shapes, tuple[int, ...]], int]] = {
-    nn.modules.conv._ConvTransposeNd: _transposed,  # noqa: SLF001 - the base of all of them
-    nn.modules.conv._ConvNd: _conv,  # noqa: SLF001 - as above
-    nn.Linear: _linear,
-    MHAInProjection: _in_projection,
-    ScaledDotProductAttention: _attention,
-    nn.MultiheadAttention: _multihead,
-    nn.RNNBase: _recurrent,
+_CONV, _TRANSPOSED = nn.modules.conv._ConvNd, nn.modules.conv._ConvTransposeNd  # noqa: SLF001 - the bases of all convolutions
+_CELL = nn.modules.rnn.RNNCellBase
+
+_MODULES: tuple[tuple[type[nn.Module], Rule], ...] = (
+    (_TRANSPOSED, lambda conv, inputs, _: math.prod(inputs[0]) * conv.weight[0].numel()),
+    (_CONV, lambda conv, _, result: math.prod(result) * conv.weight[0].numel()),
+    (nn.Linear, lambda linear, _, result: math.prod(result) * linear.in_features),
+    (nn.Bilinear, lambda one, _, result: math.prod(result) * one.weight[0].numel()),
+    (MHAInProjection, _in_projection),
+    (ScaledDotProductAttention, _attention),
+    (nn.MultiheadAttention, _whole_attention),
+    (nn.RNNBase, _recurrent),
+    (_CELL, _recurrent),
+)
+_SEVERAL_RESULTS = (MHAInProjection, nn.MultiheadAttention, nn.RNNBase, _CELL)
+
+_FUNCTIONS: Mapping[str, Rule] = {
+    **dict.fromkeys(("matmul", "bmm", "mm", "mv", "linear"), _product),
+    **dict.fromkeys(("addmm", "baddbmm", "addmv"), _sum_and_product),
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _weight_of(1)),
+    **dict.fromkeys(
+        ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
+        lambda _, inputs, __: math.prod(inputs[0]) * math.prod(inputs[1][1:]),
+    ),
+    "deform_conv2d": _weight_of(2),
+    "scaled_dot_product_attention": _attention,
 }
-_WITH_TUPLES = (MHAInProjection, nn.MultiheadAttention, nn.RNNBase)
-"""Modules whose result is no tensor, and is not counted by."""
+_MEASURED = frozenset({"einsum", "tensordot", "multi_head_attention_forward"})

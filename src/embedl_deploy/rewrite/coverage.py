@@ -1,33 +1,34 @@
-"""How much of a model's arithmetic ended in fused modules, and where the rest is."""
+"""How much of a model's arithmetic ended in fused modules."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import fx
 
-from embedl_deploy.graph.paths import node_path
-from embedl_deploy.rewrite.arithmetic import function_name, multiply_accumulates
-from embedl_deploy.rewrite.table import table
+from embedl_deploy.modules import FusedModule
+from embedl_deploy.rewrite.arithmetic import multiply_accumulates
 
-NO_PATTERN = "no pattern has it at this place"
+_UNITS = (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3))
 
 
 @dataclass(frozen=True)
-class Uncovered:
-    """An operation that multiplies and is in no fused module.
+class Unfused:
+    """An operation with parameters or multiply-accumulates that no fusion took.
 
     Attributes:
-        path: Its module path, or the name of the call within its module's.
-        kind: Class of the module, or name of the function.
-        multiply_accumulates: How many it takes.
+        path: Its module path; of a function, its name within the module that calls it.
+        kind: Name of its class or function.
         reason: Why no pattern took it.
+        macs: Its multiply-accumulates; `None` where shapes are not known.
+        weighted: Whether it has parameters of its own.
     """
 
     path: str
     kind: str
-    multiply_accumulates: int
     reason: str
+    macs: int | None = None
+    weighted: bool = True
 
 
 @dataclass(frozen=True)
@@ -35,69 +36,56 @@ class Coverage:
     """Multiply-accumulates of a model, from the shapes of its example inputs.
 
     Attributes:
-        total: Of convolutions, linear and recurrent layers, attention and matrix products.
+        total: Of convolutions, linear and recurrent layers, attention and products of matrices.
         fused: Of those in fused modules.
-        rest: What is in none, the largest first.
+        rest: The operations that have the others, the largest first, with reasons.
     """
 
     total: int
     fused: int
-    rest: tuple[Uncovered, ...] = ()
+    rest: tuple[Unfused, ...] = ()
 
     @property
     def share(self) -> float:
         """The fused share, between 0 and 1; 1 for a model that multiplies nothing."""
         return self.fused / self.total if self.total else 1.0
 
-    def grouped(self) -> tuple[tuple[float, Uncovered], ...]:
-        """Shares of the rest by kind and reason, each with its largest operation."""
-        first: dict[tuple[str, str], Uncovered] = {}
-        sums: dict[tuple[str, str], int] = {}
-        for one in self.rest:
-            key = (one.kind, one.reason)
-            first.setdefault(key, one)
-            sums[key] = sums.get(key, 0) + one.multiply_accumulates
-        ordered = sorted(sums, key=lambda key: -sums[key])
-        return tuple((sums[key] / self.total, first[key]) for key in ordered)
-
     def __str__(self) -> str:
-        head = f"{self.share:.1%} of {self.total / 1e9:.3g} G multiply-accumulates are fused"
-        rows = [(f"{share:.2%}", one.kind, one.path, one.reason) for share, one in self.grouped()]
-        rest = table(("Not fused", "In", "Largest at", "Reason"), rows)
-        return f"{head}\n\n{rest}" if rest else head
+        return f"{percent(self.share)} of {amount(self.total)} multiply-accumulates are fused"
+
+
+def amount(count: int) -> str:
+    """A number to three digits with its unit: `4.09 G`."""
+    unit, size = next(((u, s) for u, s in _UNITS if count >= 0.9995 * s), ("", 1))
+    return f"{count / size:.3g} {unit}" if unit else str(count)
+
+
+def percent(share: float) -> str:
+    """A share to a tenth of a percent; what is not all never reads as 100."""
+    return "99.9%" if 0.9995 <= share < 1 else f"{share:.1%}"
 
 
 def coverage(
     nodes: Iterable[fx.Node],
     fused: Iterable[fx.Node],
     objects: Mapping[str, Any],
-    reasons: Mapping[str, str],
+    left: Sequence[Unfused] = (),
 ) -> Coverage | None:
     """The coverage of a graph before its matches are applied; `None` where shapes are not known.
 
     Args:
         nodes: All nodes.
         fused: Those in a fusion.
-        objects: The modules, parameters and buffers that the nodes' targets name.
-        reasons: Why patterns declined, by path.
+        objects: The modules that the nodes' targets name.
+        left: What no fusion took.
     """
     inside = set(fused)
-    counts = {node: multiply_accumulates(node, objects) for node in nodes}
-    known = {node: count for node, count in counts.items() if count}
-    if None in counts.values():
-        return None
-    rest = [
-        Uncovered(path, _kind(node, objects), count, reasons.get(path, NO_PATTERN))
-        for node, count in known.items()
-        if node not in inside and (path := node_path(node))
-    ]
-    total = sum(known.values())
-    left = sum(one.multiply_accumulates for one in rest)
-    ordered = sorted(rest, key=lambda one: -one.multiply_accumulates)
-    return Coverage(total, total - left, tuple(ordered))
-
-
-def _kind(node: fx.Node, objects: Mapping[str, Any]) -> str:
-    if node.op == "call_module":
-        return type(objects[str(node.target)]).__name__
-    return function_name(node)
+    total = covered = 0
+    for node in nodes:
+        module = objects.get(str(node.target)) if node.op == "call_module" else None
+        count = multiply_accumulates(node, module)
+        if count is None:
+            return None
+        total += count
+        covered += count if node in inside or isinstance(module, FusedModule) else 0
+    return Coverage(total, covered, tuple(one for one in left if one.macs))

@@ -92,7 +92,7 @@ class Finder:
             reason = self._reason(variant, match)
             if reason is None:
                 return match
-            declined.append(Refusal(pattern.name, match.path, reason))
+            declined.append(Refusal(pattern.name, match.path, reason, match.operations))
         for refusal in declined:
             self._refused[pattern.name, node, refusal.reason] = refusal
         return None

@@ -9,7 +9,7 @@ from torch import fx
 
 from embedl_deploy.modules import FusedModule, QDQPoint
 from embedl_deploy.patterns import Pattern, Stage
-from embedl_deploy.rewrite.coverage import NO_PATTERN, Coverage
+from embedl_deploy.rewrite.coverage import Coverage, Unfused, amount
 from embedl_deploy.rewrite.matcher import Binding
 from embedl_deploy.rewrite.table import table
 
@@ -50,26 +50,13 @@ class Refusal:
         pattern: Name of the pattern.
         path: Module path of the first operation that has one.
         reason: Why.
+        operations: Paths of all its operations, where the whole tree fits.
     """
 
     pattern: str
     path: str
     reason: str
-
-
-@dataclass(frozen=True)
-class Unfused:
-    """An operation with parameters that no match took.
-
-    Attributes:
-        path: Its module path.
-        kind: Name of its class.
-        reason: Why no pattern took it.
-    """
-
-    path: str
-    kind: str
-    reason: str
+    operations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,12 +68,14 @@ class Result:
         matches: What was applied: conversions in the order of application, then fusions.
         refusals: What was declined, with reasons.
         coverage: How much of the arithmetic is in fused modules; `None` without example inputs.
+        unfused: Operations with parameters that are in no fused module, with the reason.
     """
 
     model: fx.GraphModule
     matches: tuple[Match, ...]
     refusals: tuple[Refusal, ...]
     coverage: Coverage | None = None
+    unfused: tuple[Unfused, ...] = ()
 
     @property
     def fused(self) -> Counter[str]:
@@ -97,34 +86,14 @@ class Result:
         )
 
     @property
-    def unfused(self) -> tuple[Unfused, ...]:
-        """Operations with parameters that are in no fused module, with the reason."""
-        return unfused(self.model, self.refusals)
+    def left(self) -> tuple[Unfused, ...]:
+        """What the coverage lacks, then what else has parameters and is in no fused module."""
+        products = () if self.coverage is None else self.coverage.rest
+        return (*products, *(one for one in self.unfused if one not in products))
 
     def __str__(self) -> str:
-        tables = summary(self.matches, self.refusals, self.unfused)
+        tables = summary(self.matches, self.refusals, self.left)
         return tables if self.coverage is None else f"{tables}\n\n{self.coverage}"
-
-
-def unfused(model: fx.GraphModule, refusals: Sequence[Refusal]) -> tuple[Unfused, ...]:
-    """Operations of a graph that have parameters and are in no fused module."""
-    modules = dict(model.named_modules())
-    why = reasons(refusals)
-    found: dict[str, Unfused] = {}
-    for node in model.graph.nodes:
-        path = str(node.target)
-        if node.op != "call_module" or isinstance(modules.get(path), FusedModule | None):
-            continue
-        if next(modules[path].parameters(), None) is None:
-            continue
-        kind = type(modules[path]).__name__
-        found[path] = Unfused(path, kind, why.get(path, NO_PATTERN))
-    return tuple(found.values())
-
-
-def reasons(refusals: Sequence[Refusal]) -> dict[str, str]:
-    """Which pattern declined and why, by path."""
-    return {one.path: f"{one.pattern}: {one.reason}" for one in refusals}
 
 
 def summary(
@@ -139,11 +108,36 @@ def summary(
         rows = [(one.pattern, one.path, str(count), one.reason) for one, count in kinds]
         parts.append(table(("Refused pattern", "First at", "Count", "Reason at the first"), rows))
     if left:
-        counts = Counter((one.kind, one.reason) for one in left)
-        places = {(one.kind, one.reason): one.path for one in reversed(left)}
-        rows = [(kind, places[kind, why], str(n), why) for (kind, why), n in counts.items()]
-        parts.append(table(("Left as it is", "First at", "Count", "Reason"), rows))
+        parts.append(_left_table(left))
     return "\n\n".join(part for part in parts if part)
+
+
+def _left_table(left: Sequence[Unfused]) -> str:
+    groups: dict[tuple[str, str], list[Unfused]] = {}
+    for one in left:
+        groups.setdefault((one.kind, without_names(one.reason)), []).append(one)
+    rows = [
+        (
+            group[0].kind,
+            group[0].path,
+            str(len(group)),
+            _macs(group),
+            group[0].reason,
+        )
+        for group in groups.values()
+    ]
+    header = ("Left as it is", "First at", "Count", "MACs", "Reason at the first")
+    return table(header, rows)
+
+
+def _macs(group: Sequence[Unfused]) -> str:
+    known = [one.macs for one in group if one.macs is not None]
+    return amount(sum(known)) if len(known) == len(group) else ""
+
+
+def without_names(text: str) -> str:
+    """A text that is the same for reasons that differ in numbers and names of places alone."""
+    return re.sub(r"\d+", "0", re.sub(r"'[^']*'", "''", text))
 
 
 def _kind(refusal: Refusal) -> tuple[str, str]:

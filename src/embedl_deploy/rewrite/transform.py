@@ -13,7 +13,8 @@ from embedl_deploy.rewrite.convert import run_conversions
 from embedl_deploy.rewrite.coverage import coverage
 from embedl_deploy.rewrite.draft import Draft
 from embedl_deploy.rewrite.find import Finder
-from embedl_deploy.rewrite.plan import Match, Refusal, Result, reasons, summary
+from embedl_deploy.rewrite.leftovers import leftovers
+from embedl_deploy.rewrite.plan import Match, Refusal, Result, summary
 
 Patterns = Sequence[Pattern | type[Pattern]]
 
@@ -107,13 +108,15 @@ def _fuse_all(draft: Draft, plan: TransformationPlan, off: frozenset[tuple[str, 
     bound = [
         (match, finder.arguments(match)) for match in applied if match.pattern.stage is Stage.FUSION
     ]
-    fused = [node for match, _ in bound for node in match.binding.all_nodes()]
     left_out = [match for key, match in _keyed(plan.matches) if key in off]
     refusals = (*plan.refusals, *_switched_off(left_out))
-    covered = coverage(draft.graph.nodes, fused, draft.objects, reasons(refusals))
+    fused = {node for match, _ in bound for node in match.binding.all_nodes()}
+    left = leftovers(draft, fused, refusals, plan._patterns)  # noqa: SLF001
+    covered = coverage(draft.graph.nodes, fused, draft.objects, left)
     for match, arguments in bound:
         fuse(draft, match, arguments, calls)
-    return Result(draft.finish(), applied, refusals, covered)
+    unfused = tuple(one for one in left if one.weighted)
+    return Result(draft.finish(), applied, refusals, covered, unfused)
 
 
 def _switched_off(matches: Sequence[Match]) -> Iterator[Refusal]:

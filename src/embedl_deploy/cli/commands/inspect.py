@@ -75,7 +75,8 @@ def inspect(
             ("Input", str(Shape(inputs[0].shape)) if inputs else _NO_EXAMPLE),
             ("Patterns", patterns.value),
         )
-        tail = (("In all", _in_all(summary, tensors, stubbed)),)
+        covered = str(summary.coverage or "not known without an example input")
+        tail = (("In all", _in_all(summary, tensors, stubbed)), ("Coverage", covered))
         tables = summary_tables(summary, every=every)
         answer.tables = [figures_table(head), *tables, Text(), figures_table(tail)]
 
