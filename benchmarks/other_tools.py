@@ -3,11 +3,12 @@
 A tiny residual network is quantized by each tool that is installed, with its default settings.
 NNCF and Model Optimizer are no dependencies of this project; install them in an environment of
 their own, with torch beside: pip install nncf 'nvidia-modelopt[onnx]'. Then, with this library
-on PYTHONPATH: python benchmarks/other_tools.py FOLDER
+on PYTHONPATH: python benchmarks/other_tools.py
 """
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from importlib.metadata import version
@@ -28,9 +29,19 @@ Batch = dict[str, NDArray[np.float32]]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Quantize with each tool, and print what is found."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="where the files are written")
-    folder: Path = parser.parse_args(arguments).folder
-    folder.mkdir(parents=True, exist_ok=True)
+    parser.add_argument(
+        "folder", type=Path, nargs="?", help="where the files are kept (default: nowhere)"
+    )
+    folder: Path | None = parser.parse_args(arguments).folder
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        return compare(folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        return compare(Path(temporary))
+
+
+def compare(folder: Path) -> int:
+    """Write a file with each tool and print what is found in it; gives 0."""
     source = folder / "float.onnx"
     onnx.save(residual(), source)
     for name, (module, package, tool) in TOOLS.items():

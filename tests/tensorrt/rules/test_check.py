@@ -118,6 +118,26 @@ def test_names_that_collide_are_refused(lines: str, message: str, tmp_path: Path
     assert message in refused(saved(lines, tmp_path))
 
 
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    content = CLEAN.save(tmp_path).read_bytes()
+    (tmp_path / "model.onnx").write_bytes(content.replace(b"Relu_y", b"Relu\xff\xff"))
+    assert "is not UTF-8" in refused(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_damaged_file_is_refused_or_checked(seed: int, tmp_path: Path) -> None:
+    draw = np.random.default_rng(seed)
+    content = bytearray(CLEAN.save(tmp_path).read_bytes())
+    for place in draw.integers(0, len(content), 3):
+        content[place] = draw.integers(0, 256)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    try:
+        assert str(check_onnx(path))
+    except CheckError as error:
+        assert "model.onnx" in str(error)  # noqa: PT017 - most of them are refused
+
+
 def test_a_value_that_nothing_makes_is_refused(tmp_path: Path) -> None:
     proto = Text("y = Add(x, B_16x8x8)").proto()
     del proto.graph.initializer[:]

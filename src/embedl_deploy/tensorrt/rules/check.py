@@ -52,11 +52,13 @@ def check_onnx(
     if unknown:
         raise CheckError(f"there is no rule '{unknown[0]}'; ids are {RULES[0].id}, …")
     file = Path(path)
-    model = _typed(_sound(read_onnx(file), file))
-    graph = Graph(model, file.parent)
-    infer_types(graph)
+    model = read_onnx(file)
     run = [rule for rule in RULES if rule.id not in ignore]
-    findings, unjudged = _found(run, View(graph, wanted, frozenset(keep_float32)))
+    try:
+        graph = _graph(model, file.parent)
+        findings, unjudged = _found(run, View(graph, wanted, frozenset(keep_float32)))
+    except CheckError as error:
+        raise CheckError(f"'{file}' is not sound: {error}") from None
     return Report(
         path=file,
         version=str(wanted),
@@ -80,14 +82,15 @@ def _found(rules: Sequence[Rule], view: View) -> tuple[list[Finding], list[Unjud
     return findings, unjudged
 
 
-def _sound(model: "ModelProto", path: Path) -> "ModelProto":
+def _graph(model: "ModelProto", folder: Path) -> Graph:
     from onnx import inliner
 
-    try:
-        put_in_order(model.graph)
-    except CheckError as error:
-        raise CheckError(f"'{path}' is not sound: {error}") from None
-    return inliner.inline_local_functions(model) if model.functions else model
+    put_in_order(model.graph)
+    if model.functions:
+        model = inliner.inline_local_functions(model)
+    graph = Graph(_typed(model), folder)
+    infer_types(graph)
+    return graph
 
 
 def _typed(model: "ModelProto") -> "ModelProto":

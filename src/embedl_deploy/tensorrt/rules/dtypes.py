@@ -39,7 +39,7 @@ def infer_types(graph: Graph) -> None:
 
 def _said(node: Node, names: dict[int, str]) -> str:
     key = "to" if node.op == "Cast" else "output_dtype"
-    said = names.get(int(node.attributes.get(key, 0)), "")
+    said = names.get(node.number(key, 0), "")
     if said:
         return said
     if node.op == "QuantizeLinear":

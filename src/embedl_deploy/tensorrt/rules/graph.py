@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embedl_deploy.errors import CheckError
 from embedl_deploy.tensorrt.rules.soundness import subgraphs
 from embedl_deploy.tensorrt.rules.tensors import Tensor
 
@@ -79,6 +80,17 @@ class Node:
             entries = self._proto.attribute
             self._attributes = {one.name: get_attribute_value(one) for one in entries}
         return self._attributes
+
+    def number(self, name: str, default: int) -> int:
+        """An attribute that is an integer.
+
+        Raises:
+            CheckError: It is something else.
+        """
+        value = self.attributes.get(name, default)
+        if not isinstance(value, int):
+            raise CheckError(f"the attribute '{name}' of {self.op} '{self.label}' is no integer")
+        return value
 
     def input(self, index: int) -> Value | None:
         """An input; None where it is left out."""
@@ -162,9 +174,10 @@ class Graph:
             self._add(inner, scope)
 
     def _add_constant(self, node: Node) -> None:
-        proto = node.attributes.get("value")
-        if proto is None:
-            proto = _written_out(node)
+        from onnx import TensorProto
+
+        said = node.attributes.get("value")
+        proto = said if isinstance(said, TensorProto) else _written_out(node)
         if proto is not None and node.outputs:
             value, dtype = node.output, self._dtypes.get(proto.data_type, "")
             value.dtype, value.tensor = dtype, Tensor(proto, self._folder, dtype)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from embedl_deploy.tensorrt.rules.attention import Attention, attentions
 from embedl_deploy.tensorrt.rules.rule import Fault, Outcome, Rule, Severity, Unknown
-from embedl_deploy.tensorrt.rules.view import View
+from embedl_deploy.tensorrt.rules.view import View, dequantizer
 
 _POSITIONS = 512
 _HEADS = (16, 32, 64)
@@ -19,6 +19,10 @@ def _complete(view: View) -> Iterator[Outcome]:
         if one.missing:
             what = f"attention is quantized in part: {', '.join(one.missing)} not"
             yield Fault(what, (one.softmax,))
+    for node in view.of("Attention"):
+        if any(dequantizer(value) for value in node.inputs[:3]):
+            why = "the softmax is inside the operator Attention, where no pair can be seen"
+            yield Unknown(why, (node,))
 
 
 P16 = Rule(

@@ -52,7 +52,7 @@ def _match(view: View, quantize: Node, dequantize: Node) -> Iterator[Outcome]:
 def _axis(node: Node) -> int | None:
     scale = node.input(1)
     several = scale is not None and scale.shape not in {(), (1,), None}
-    return int(node.attributes.get("axis", 1)) if several else None
+    return node.number("axis", 1) if several else None
 
 
 F10 = Rule(
@@ -100,7 +100,7 @@ F11 = Rule(
 
 def _groups(view: View) -> Iterator[Outcome]:
     for node in view.of(*CONVOLUTIONS):
-        if weight_quantizer(node) is None or int(node.attributes.get("group", 1)) == 1:
+        if weight_quantizer(node) is None or node.number("group", 1) == 1:
             continue
         found = channels(node)
         if found is None:

@@ -81,7 +81,8 @@ def _scale_value(view: View) -> Iterator[Outcome]:
         if scale is None or id(node.input(1)) in seen:
             continue
         seen.add(id(node.input(1)))
-        values = scale.astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            values = scale.astype(np.float64)
         if not (np.isfinite(values) & (values > 0)).all():
             worst = values[~(np.isfinite(values) & (values > 0))].flat[0]
             yield Fault(f"a scale is {worst:g}", (node,))
@@ -145,7 +146,7 @@ def _misfit(node: Node, scale: Shape, data: Shape) -> str:
 
 
 def _axis(node: Node) -> int:
-    return int(node.attributes.get("axis", 1))
+    return node.number("axis", 1)
 
 
 F07 = Rule(
@@ -164,8 +165,9 @@ F07 = Rule(
 def _per_channel(view: View) -> Iterator[Outcome]:
     for node in view.pairs:
         scale = node.input(1)
-        several = scale is not None and scale.shape is not None and _elements(scale.shape) > 1
-        if several and stored(node) not in BLOCKED and not is_constant(node.first):
+        shape = () if scale is None or scale.shape is None else scale.shape
+        blocks = len(shape) > 1 or node.attributes.get("block_size")
+        if _elements(shape) > 1 and not blocks and not is_constant(node.first):
             yield Fault("an activation is quantized with more than one scale", (node,))
 
 
@@ -225,12 +227,17 @@ def _weight_uses(node: Node) -> Iterator[tuple[Node, int | None]]:
                 axis = _channel_axis(use, index, rank)
                 yield use, None if order is None or axis >= len(order) else order[axis]
             elif use.op == "Transpose" and order is not None:
-                perm = use.attributes.get("perm") or tuple(reversed(range(len(order))))
-                stack.append((use.output, tuple(order[one] for one in perm)))
+                stack.append((use.output, _permuted(use, order)))
             elif use.op in {"Identity", "Cast"}:
                 stack.append((use.output, order))
             elif use.op in {"Reshape", "Squeeze", "Unsqueeze"}:
                 stack.append((use.output, None))
+
+
+def _permuted(transpose: Node, order: tuple[int, ...]) -> tuple[int, ...] | None:
+    perm = transpose.attributes.get("perm") or tuple(reversed(range(len(order))))
+    fits = sorted(perm) == list(range(len(order)))
+    return tuple(order[one] for one in perm) if fits else None
 
 
 def _channel_axis(node: Node, index: int, rank: int) -> int:

@@ -18,7 +18,7 @@ from embedl_deploy.tensorrt.rules.view import (
 
 def _grouped(view: View) -> Iterator[Outcome]:
     for node in view.quantized:
-        group = int(node.attributes.get("group", 1)) if node.op in CONVOLUTIONS else 1
+        group = node.number("group", 1) if node.op in CONVOLUTIONS else 1
         found = channels(node)
         if group > 1:
             kind = "depthwise" if found and found[0] == group else "grouped"

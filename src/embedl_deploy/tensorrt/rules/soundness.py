@@ -20,6 +20,7 @@ def put_in_order(graph: "GraphProto", outer: frozenset[str] = frozenset()) -> No
     Raises:
         CheckError: A name has two values, a value is made nowhere, or there is a cycle.
     """
+    _hold_text(graph)
     makers = _makers(graph)
     constants = {one.name for one in graph.initializer}
     constants.update(one.values.name for one in graph.sparse_initializer)
@@ -45,6 +46,19 @@ def put_in_order(graph: "GraphProto", outer: frozenset[str] = frozenset()) -> No
         known_inside = known | set(makers)
         for one in inner:
             put_in_order(one, known_inside)
+
+
+def _hold_text(graph: "GraphProto") -> None:
+    """Protobuf gives text that is not UTF-8 as bytes."""
+    ends = (one.name for one in (*graph.input, *graph.output, *graph.initializer))
+    texts = (
+        text
+        for node in graph.node
+        for text in (node.op_type, node.domain, node.name, *node.input, *node.output)
+    )
+    wrong = next((text for text in (*ends, *texts) if not isinstance(text, str)), None)
+    if wrong is not None:
+        raise CheckError(f"the name {wrong!r} is not UTF-8; the file is damaged")
 
 
 def _makers(graph: "GraphProto") -> dict[str, int]:

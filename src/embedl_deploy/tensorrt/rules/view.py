@@ -207,7 +207,7 @@ def is_quantized(node: Node) -> bool:
 
 def channels(node: Node) -> tuple[int, int, int] | None:
     """Inputs, outputs and groups of a convolution; None where the weight's shape is not known."""
-    weight, group = node.input(1), int(node.attributes.get("group", 1))
+    weight, group = node.input(1), node.number("group", 1)
     shape = weight.shape if weight is not None else None
     if shape is None or len(shape) < 2 or shape[0] is None or shape[1] is None or group < 1:
         return None
