@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
+from onnx import TensorProto
 
 from embedl_deploy.cli.commands import journey
 from embedl_deploy.export import OnnxModel, Parity
@@ -175,3 +177,15 @@ def test_images_are_normalized_as_asked() -> None:
     assert raw == pytest.approx(1 / 127)  # one photo is white
     assert scales("--mean", "0", "--std", "0.5") == pytest.approx(2 * raw)
     assert scales() == pytest.approx((1 - 0.406) / 0.225 / 127)
+
+
+def test_the_file_may_be_in_half_precision(folder: Path) -> None:
+    found = run_json(*SMALL, "--data", "rows.npz", "--precision", "float16")
+    assert found["precision"] == "float16"
+    assert found["verification"]["only_ties"] is True
+    file = onnx.load(folder / "out.onnx")
+    assert {one.data_type for one in file.graph.initializer} <= {
+        TensorProto.FLOAT16,
+        TensorProto.INT8,
+        TensorProto.INT64,
+    }

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, fx
@@ -62,16 +63,20 @@ def assert_typed(file: File) -> None:
         assert trace.encode() not in content
 
 
-def assert_pairs(file: File, model: fx.GraphModule) -> None:
-    """Each stub is a pair with its scale and an int8 zero-point, and there is no other pair."""
+def assert_pairs(file: File, model: fx.GraphModule, dtype: str = "float32") -> None:
+    """Each stub is a pair with its scale and an int8 zero-point, and there is no other pair.
+
+    That of a query has its scale times the factor on the logits that stands before it.
+    """
     stubs = stubs_of(model)
     quantize = file.named("QuantizeLinear")
     assert [node.name.removesuffix("/QuantizeLinear") for node in quantize]
     for node in quantize:
         stub = stubs[node.name.removesuffix("/QuantizeLinear")]
         scale, zero_point = (file.constants[name] for name in node.input[1:])
-        assert (scale.ndim, scale.dtype.name) == (0, "float32")
-        assert scale.item() == stub.scale.item() > 0
+        assert (scale.ndim, scale.dtype.name) == (0, dtype)
+        want = stub.scale * _factor(file, node)
+        assert torch.tensor(scale) == want.to(getattr(torch, dtype)) > 0
         assert (zero_point.ndim, zero_point.dtype.name, zero_point.item()) == (0, "int8", 0)
         readers = file.readers(node)
         assert [reader.op_type for reader in readers] == ["DequantizeLinear"]
@@ -82,7 +87,26 @@ def assert_pairs(file: File, model: fx.GraphModule) -> None:
         assert source is None or source.op_type != "DequantizeLinear"
 
 
-def assert_weights(file: File, model: fx.GraphModule) -> None:
+def _factor(file: File, quantize: onnx.NodeProto) -> float:
+    """What the operator multiplies in front of a pair, if that is part of its stub."""
+    stub = quantize.name.removesuffix("QuantizeLinear")
+    source = file.maker.get(quantize.input[0])
+    if source is None or source.op_type != "Mul" or not source.name.startswith(stub):
+        return 1.0
+    (factor,) = (file.constants[name] for name in source.input if name in file.constants)
+    return float(factor)
+
+
+def assert_attention(file: File, model: fx.GraphModule) -> None:
+    """Nothing stands between a pair and the multiplications of attention."""
+    for name, stub in stubs_of(model).items():
+        if not any(".attention " in f".{p}" and not p.endswith("OUTPUT") for p in stub.points):
+            continue
+        (pair,) = (n for n in file.nodes if n.name == f"{name}/DequantizeLinear")
+        assert [reader.op_type for reader in file.readers(pair)] == ["MatMul"]
+
+
+def assert_weights(file: File, model: fx.GraphModule, dtype: str = "float32") -> None:
     """Each quantized weight is stored once, as int8, with a scale per output channel."""
     quantizers = quantizers_of(model)
     assert quantizers
@@ -97,7 +121,7 @@ def assert_weights(file: File, model: fx.GraphModule) -> None:
         assert attributes(node) == {"axis": axis}
         assert integers.dtype == zero_point.dtype == np.int8
         assert not zero_point.any()
-        assert scale.dtype == np.float32
+        assert scale.dtype.name == dtype
         assert 0 < scale.min() <= scale.max() < np.inf
         assert scale.shape == zero_point.shape == integers.shape[axis : axis + 1]
         assert np.abs(integers.astype(int)).max() <= quantizer.highest
@@ -153,10 +177,11 @@ def _product(file: File, path: str) -> onnx.NodeProto:
 
 
 def assert_names(file: File, model: fx.GraphModule) -> None:
-    """Nodes are named by modules of the model, each name once."""
+    """Nodes are named by modules of the model and the softmax of its attention, each name once."""
     names = [node.name for node in file.nodes]
     assert len(set(names)) == len(names)
     modules = {path for path, _ in model.named_modules(remove_duplicate=False)}
+    modules |= {f"{path}.softmax" for path in modules if path.endswith("attention")}
     for node in file.nodes:
         path, _, op = node.name.rpartition("/")
         assert op.split("_")[0] == node.op_type

@@ -65,6 +65,7 @@ def test_a_quantized_model_is_exported_as_simulated(name: str, tmp_path: Path) -
     file = files.File(path)
     files.assert_typed(file)
     files.assert_pairs(file, model)
+    files.assert_attention(file, model)
     files.assert_weights(file, model)
     files.assert_no_leftovers(file, model)
     files.assert_whole_kernels(file, model, case.kept_norms)

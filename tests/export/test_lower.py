@@ -11,7 +11,8 @@ from torch import Tensor, fx, nn
 
 from embedl_deploy import transform
 from embedl_deploy.errors import ExportError
-from embedl_deploy.export.lower import DequantizedWeight, lower
+from embedl_deploy.export.lower import fold, to_operators
+from embedl_deploy.export.operators import DequantizedWeight
 from embedl_deploy.modules import FusedConvBN, FusedConvTransposeBN
 from embedl_deploy.quantize import TensorQuantConfig, WeightFakeQuantize, insert_qdq, quantize
 from tests.helpers import warm
@@ -51,8 +52,8 @@ def parts(model: fx.GraphModule) -> tuple[FusedConvBN, WeightFakeQuantize]:
 
 
 def written(model: fx.GraphModule) -> tuple[DequantizedWeight, Tensor]:
-    (weight,) = (one for one in lower(model).modules() if isinstance(one, DequantizedWeight))
-    (fused,) = (one for one in lower(model).modules() if isinstance(one, FusedConvBN))
+    (weight,) = (one for one in fold(model).modules() if isinstance(one, DequantizedWeight))
+    (fused,) = (one for one in fold(model).modules() if isinstance(one, FusedConvBN))
     assert fused.batch_norm is None
     assert fused.conv.bias is not None
     return weight, fused.conv.bias
@@ -108,7 +109,7 @@ def test_behind_other_layers_the_norm_folds_as_exactly(
     source = warm(nn.Sequential(layer, norm).eval())
     model = quantize(transform(source, (torch.randn(shape),)), [torch.randn(shape)])
     (quantizer,) = (one for one in model.modules() if isinstance(one, WeightFakeQuantize))
-    (weight,) = (one for one in lower(model).modules() if isinstance(one, DequantizedWeight))
+    (weight,) = (one for one in fold(model).modules() if isinstance(one, DequantizedWeight))
     factor = (norm.running_var.double() + norm.eps).rsqrt()
     factor = factor if norm.weight is None else factor * norm.weight.double()
     sizes = [1] * layer.weight.dim()
@@ -118,13 +119,13 @@ def test_behind_other_layers_the_norm_folds_as_exactly(
     assert torch.equal(weight.integers.double(), steps * factor.sign().view(sizes))
     scale = (quantizer.scale * factor.abs()).float()
     torch.testing.assert_close(weight.scale, scale, rtol=2e-7, atol=0)
-    assert not any(isinstance(one, type(norm)) for one in lower(model).modules())
+    assert not any(isinstance(one, type(norm)) for one in fold(model).modules())
 
 
 def test_a_norm_behind_groups_of_a_transposed_convolution_stays() -> None:
     fused = FusedConvTransposeBN(nn.ConvTranspose2d(4, 6, 2, groups=2), nn.BatchNorm2d(6))
     model = warm(nn.Sequential(fused).eval())
-    lowered = lower(transform(model, patterns=[]).model)
+    lowered = fold(transform(model, patterns=[]).model)
     image = torch.randn(2, 4, 3, 3)
     assert any(isinstance(one, nn.BatchNorm2d) for one in lowered.modules())
     torch.testing.assert_close(lowered(image), model(image))
@@ -166,7 +167,7 @@ def test_lowering_leaves_the_model_and_what_it_shares() -> None:
     source = warm(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval())
     model = quantize(transform(source), [torch.randn(2, 3, 4, 4)])
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    lower(model)
+    fold(model)
     assert all(torch.equal(one, before[name]) for name, one in model.state_dict().items())
     assert parts(model)[0].batch_norm is not None
 
@@ -177,20 +178,20 @@ def test_a_batch_norm_without_statistics_can_not_be_folded(*, quantized: bool) -
     model = transform(nn.Sequential(nn.Conv2d(3, 4, 1), norm).eval()).model
     model = quantize(model, [torch.randn(2, 3, 4, 4)]) if quantized else model
     with pytest.raises(ExportError, match=r"batch norm in '.*' keeps no running statistics"):
-        lower(model)
+        fold(model)
 
 
 def test_an_uncalibrated_model_is_refused() -> None:
     model = insert_qdq(transform(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)).eval()))
     with pytest.raises(ExportError, match=r"2 of 2 stubs have no scale, the first is '.*_stub'"):
-        lower(model)
+        fold(model)
 
 
 def test_pooling_of_an_image_without_a_batch_stays_what_it_is() -> None:
     model = transform(nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1)).eval()).model
     image = torch.randn(3, 6, 6)
     with torch.no_grad():
-        torch.testing.assert_close(lower(model)(image), model(image))
+        torch.testing.assert_close(to_operators(fold(model))(image), model(image))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -198,5 +199,5 @@ def test_a_quantized_model_of_another_type_is_refused(dtype: torch.dtype) -> Non
     model = transform(nn.Conv2d(3, 4, 1).to(dtype)).model
     model = quantize(model, [torch.randn(2, 3, 4, 4).to(dtype)])
     with pytest.raises(ExportError, match=rf"is of type {dtype}; .* call \.float\(\) on it first"):
-        lower(model)
-    lower(model.float())
+        fold(model)
+    fold(model.float())

@@ -127,8 +127,8 @@ def test_a_parity_reads_as_a_sentence() -> None:
 @pytest.mark.parametrize(
     ("found", "fault"),
     [
-        (parity(0, 10, distance=0.25), "; at 'x' values differ by 0.25 steps"),
-        (parity(1, 10, distance=7.5, largest=8), "; at 'x' values differ by 7.5 steps"),
+        (parity(0, 10, distance=0.25), "; first at 'x', values differ by 0.25 steps"),
+        (parity(1, 10, distance=7.5, largest=8), "; first at 'x', values differ by 7.5 steps"),
         (
             Parity(rounding_difference=0.5, stubs={"x": StubParity("x", 9)}),
             "; from the same integers outputs differ by 5.0e-01",

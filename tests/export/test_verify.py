@@ -255,7 +255,7 @@ def test_a_file_that_is_none_is_said(tmp_path: Path, exported: Path) -> None:
 
 def test_a_model_that_was_not_quantized_at_all_is_said(exported: Path) -> None:
     with pytest.raises(VerificationError, match="takes a transformed model, not a Net"):
-        verify_onnx(exported, Net(), data())  # type: ignore[arg-type]
+        verify_onnx(exported, Net(), data())
 
 
 def test_an_uncalibrated_model_is_said(exported: Path) -> None:

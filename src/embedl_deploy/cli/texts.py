@@ -55,7 +55,8 @@ function without arguments that returns one
 
 [bold]Examples[/bold]
 
-[green]embedl-deploy deploy torchvision:resnet50 r50.onnx --weights r50.pt --data photos[/green]
+[green]embedl-deploy deploy torchvision:resnet50 r50.onnx --weights r50.pt --data photos
+--precision float16[/green]
 
 Images are scaled and cut at the centre to 3×224×224, normalized as for ImageNet.
 

@@ -10,10 +10,17 @@ import copy
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from embedl_deploy.errors import ExportError
+from embedl_deploy.export.attention import lower_attention
+from embedl_deploy.export.operators import (
+    DequantizedWeight,
+    GlobalAveragePool,
+    GridAveragePool,
+    QuantizeDequantize,
+    QuantizedWeight,
+)
 from embedl_deploy.modules import FusedModule
 from embedl_deploy.modules.conv import ConvKernel, FusedConvTransposeBN
 from embedl_deploy.modules.linear import FusedLinearBN
@@ -23,8 +30,10 @@ from embedl_deploy.quantize.rounding import per_channel
 _WITH_NORM = (ConvKernel, FusedConvTransposeBN, FusedLinearBN)
 
 
-def lower(model: fx.GraphModule) -> fx.GraphModule:
-    """A copy of a model in the operators of the file: integers, explicit Q/DQ, norms folded.
+def fold(model: fx.GraphModule) -> fx.GraphModule:
+    """A copy of a model with integers for quantized weights and norms folded; it still runs.
+
+    It shares the tensors that stay as they are.
 
     Raises:
         ExportError: A stub has no scale, a batch norm has no statistics to fold, or a quantized
@@ -33,16 +42,37 @@ def lower(model: fx.GraphModule) -> fx.GraphModule:
     check_calibrated(model)
     _check_type(model)
     _check_numbers(model)
-    lowered = copy.deepcopy(model).eval()
-    for path, module in list(lowered.named_modules()):
+    shared = {id(one): one for one in (*model.parameters(), *model.buffers())}
+    folded = copy.deepcopy(model, shared).eval()
+    for path, module in list(folded.named_modules()):
+        if isinstance(module, FusedModule):
+            _fold_weights(path, module)
+    return folded
+
+
+def to_operators(
+    folded: fx.GraphModule, *, attention_op: bool = False, float_weights: bool = False
+) -> fx.GraphModule:
+    """Put the operators of the file into a folded model, in place.
+
+    Args:
+        folded: From `fold`, with the factors of its attention set.
+        attention_op: Whether attention is left to the exporter, as one operator, where its
+            probabilities are not quantized.
+        float_weights: Whether quantized weights are stored in floating point behind a pair.
+    """
+    lower_attention(folded, as_operator=attention_op)
+    for path, module in list(folded.named_modules()):
         match module:
-            case FusedModule():
-                _lower_weights(path, module)
             case QuantStub():
-                lowered.set_submodule(path, QuantizeDequantize(module))
+                folded.set_submodule(path, QuantizeDequantize(module))
+            case DequantizedWeight() if float_weights:
+                folded.set_submodule(path, QuantizedWeight(module))
             case nn.AdaptiveAvgPool2d(output_size=1 | (1, 1)):
-                lowered.set_submodule(path, GlobalAveragePool())
-    return lowered
+                folded.set_submodule(path, GlobalAveragePool())
+            case nn.AdaptiveAvgPool2d():
+                folded.set_submodule(path, GridAveragePool(module))
+    return folded
 
 
 def check_calibrated(model: fx.GraphModule) -> None:
@@ -87,79 +117,7 @@ def _check_numbers(model: fx.GraphModule) -> None:
             )
 
 
-class QuantizeDequantize(nn.Module):
-    """A stub as the pair of ONNX operators."""
-
-    scale: Tensor
-    zero_point: Tensor
-
-    def __init__(self, stub: QuantStub) -> None:
-        super().__init__()
-        self.register_buffer("scale", stub.scale)
-        self.register_buffer("zero_point", torch.zeros_like(stub.scale, dtype=torch.int8))
-        self.limits = (stub.lowest, stub.highest) if stub.config.bits < 8 else None
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
-        """Quantize and dequantize; any shape, unchanged."""
-        if self.limits is not None:
-            lowest, highest = (limit * self.scale for limit in self.limits)
-            input = input.clamp(lowest, highest)  # noqa: A001
-        quantized = torch.onnx.ops.symbolic(
-            "QuantizeLinear",
-            (input, self.scale, self.zero_point),
-            dtype=torch.int8,
-            shape=input.shape,
-        )
-        return dequantize(quantized, self.scale, self.zero_point, input)
-
-
-class DequantizedWeight(nn.Module):
-    """A stored integer weight and its `DequantizeLinear`; stands in for the weight's quantizer."""
-
-    integers: Tensor
-    scale: Tensor
-    zero_point: Tensor
-
-    def __init__(self, integers: Tensor, scale: Tensor, axis: int) -> None:
-        super().__init__()
-        self.axis = axis
-        self.register_buffer("integers", integers)
-        self.register_buffer("scale", scale)
-        self.register_buffer("zero_point", torch.zeros_like(scale, dtype=torch.int8))
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """The weight, per output channel; the argument gives dtype and shape alone."""
-        return dequantize(self.integers, self.scale, self.zero_point, weight, axis=self.axis)
-
-
-def dequantize(
-    integers: Tensor, scale: Tensor, zero_point: Tensor, like: Tensor, axis: int | None = None
-) -> Tensor:
-    """The ONNX operator; `axis` is always written where there is one scale per channel."""
-    attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
-    return torch.onnx.ops.symbolic(
-        "DequantizeLinear",
-        (integers, scale, zero_point),
-        attrs=attributes,
-        dtype=like.dtype,
-        shape=like.shape,
-    )
-
-
-class GlobalAveragePool(nn.Module):
-    """Average over height and width as the one ONNX operator that TensorRT has a kernel for."""
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
-        """Pool. Shapes: (N, C, H, W) to (N, C, 1, 1); without N, the operator would read it."""
-        if input.dim() != 4:
-            return F.adaptive_avg_pool2d(input, 1)
-        shape = (*input.shape[:-2], 1, 1)
-        return torch.onnx.ops.symbolic(
-            "GlobalAveragePool", (input,), dtype=input.dtype, shape=shape
-        )
-
-
-def _lower_weights(path: str, module: FusedModule) -> None:
+def _fold_weights(path: str, module: FusedModule) -> None:
     factor = _fold(path, module)
     for weight_path in module.quantizable_weights():
         key = weight_path.replace(".", "_")

@@ -1,27 +1,38 @@
 """Writing the ONNX file."""
 
-import itertools
 import logging
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from embedl_deploy.errors import ExportError
+from embedl_deploy.export import naming
 from embedl_deploy.export.files import written_beside
-from embedl_deploy.export.lower import lower
+from embedl_deploy.export.lower import fold, to_operators
+from embedl_deploy.export.precision import Keep, Precision, dtype_of, kept_nodes
+from embedl_deploy.export.program import DynamicShapes, program, reason
+from embedl_deploy.export.recipe import Recipe, settle
 from embedl_deploy.export.runtime import require
-from embedl_deploy.quantize.calibrate import first_line
+from embedl_deploy.export.typed import give_types, to_type
+from embedl_deploy.rewrite import Result
 
 if TYPE_CHECKING:
     import onnx_ir
 
 OPSET = 21
-"""First version whose Q/DQ operators take half-precision scales and blocks."""
+"""First version whose Q/DQ operators take blocks."""
+
+_FIRST_OPSET: Mapping[Precision, int] = {"float32": 18, "float16": 19, "bfloat16": 22}
+"""First version whose operators take the type; those of float16 are the Q/DQ operators."""
+
+_ATTENTION_OPSET = 23
+
+_OPSETS = range(18, 25)
+"""What both `torch.onnx` writes and the parser of TensorRT 11.1 reads."""
 
 _EXTERNAL_BYTES = 2**31 - 2**24
 """Above this the weights go to a second file: protobuf stops at 2 GiB."""
@@ -29,12 +40,19 @@ _EXTERNAL_BYTES = 2**31 - 2**24
 _logger = logging.getLogger(__name__)
 
 
-def export_onnx(
-    model: fx.GraphModule,
+def export_onnx(  # noqa: PLR0913 - each is one choice
+    model: Result | fx.GraphModule,
     args: Sequence[Any] | Tensor,
     path: str | Path,
     *,
+    precision: Precision = "float32",
+    quantized_weights: Literal["int8", "float"] = "int8",
+    keep_float32: Sequence[Keep] = (),
+    float32_io: bool = False,
+    attention_op: bool = False,
     dynamic_batch: bool = False,
+    dynamic_shapes: DynamicShapes | None = None,
+    opset: int | None = None,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
 ) -> Path:
@@ -42,13 +60,26 @@ def export_onnx(
 
     Weights that are quantized are stored as int8 behind `DequantizeLinear`; stubs become
     `QuantizeLinear`/`DequantizeLinear` pairs with int8 zero-points; batch norms are folded,
-    exactly. Nodes are named by module paths. The model is left as it is.
+    exactly. Nodes are named by module paths. The model is left as it is, and the same model gives
+    the same bytes.
 
     Args:
-        model: The model of a transform result, or what `quantize` made of it.
+        model: A transform result or its model, or what `quantize` made of it.
         args: Example inputs; a single tensor may stand by itself.
         path: The file. A model above 2 GiB puts its weights into `path` + `.data`.
+        precision: Of all that is not an integer: constants, scales, and what is computed.
+        quantized_weights: `"int8"` stores the integers; `"float"` stores floating-point numbers
+            behind a pair of their own, which round to the same integers.
+        keep_float32: What stays in float32 in a half-precision file: patterns for module paths
+            such as `"*.softmax"`, or types such as `nn.LayerNorm`. Layers whose weights or
+            calibrated ranges half precision can not hold stay as well.
+        float32_io: Whether the inputs and outputs of a half-precision file are float32.
+        attention_op: Whether attention is the one operator `Attention`, of opset 23, and not
+            multiplication, softmax and multiplication; where its probabilities are not quantized.
         dynamic_batch: Whether the first dimension of every input may vary.
+        dynamic_shapes: Which dimensions may vary, in the form of `torch.export`; instead of
+            `dynamic_batch`.
+        opset: Version of the operators, 18 to 24; by default 21, or 22 for bfloat16.
         input_names: Names of the inputs; by default those of the model's `forward`.
         output_names: Names of the outputs; by default `output`, or `output_0`, … (with a `_`
             behind it where an input has that name).
@@ -57,142 +88,73 @@ def export_onnx(
         The path.
 
     Raises:
-        ExportError: A stub is not calibrated, the exporter can not express the model, names do
-            not fit, or the file can not be written. A file that was there stays whole.
+        ExportError: A stub is not calibrated, the exporter can not express the model, names or
+            choices do not fit, or the file can not be written. A file that was there stays whole.
         MissingExtraError: The packages of the `onnx` extra are not installed.
     """
     target = Path(path)
     for package in ("onnx", "onnxscript", "onnx_ir"):
         require(package, "ONNX export")
-    if not isinstance(model, fx.GraphModule):
+    graph_module = model.model if isinstance(model, Result) else model
+    if not isinstance(graph_module, fx.GraphModule):
         raise ExportError(f"export_onnx takes a transformed model, not a {type(model).__name__}")
-    lowered = lower(model)
+    dtype = dtype_of(precision)
+    opset = max(OPSET, _FIRST_OPSET[precision]) if opset is None else opset
+    _check_choices(opset, precision, quantized_weights, attention_op=attention_op)
+    if dynamic_batch and dynamic_shapes is not None:
+        raise ExportError("dynamic_batch and dynamic_shapes exclude each other; give one of them")
     inputs = (args,) if isinstance(args, Tensor) else tuple(args)
+    folded = fold(graph_module)
+    recipe = Recipe(precision, kept_nodes(folded, dtype, keep_float32), attention_op)
     with written_beside(target) as beside:
-        proto = _export(lowered, inputs, dynamic_batch=dynamic_batch)
-        entries = _given(input_names, "input") or _input_names(model, inputs, proto.graph)
-        results = _given(output_names, "output") or _output_names(proto.graph, entries)
-        _name_values(proto.graph, entries, results)
-        _name_nodes(proto)
+        lowered, edge = _typed(folded, inputs, recipe, quantized_weights, float32_io=float32_io)
+        typed = pytree.tree_map(lambda one: to_type(one, edge), inputs)
+        proto = program(lowered, typed, opset, dynamic_shapes, dynamic_batch=dynamic_batch)
+        entries = naming.given(input_names, "input") or naming.input_names(
+            graph_module, inputs, proto.graph
+        )
+        results = naming.given(output_names, "output") or naming.output_names(proto.graph, entries)
+        naming.name_values(proto.graph, entries, results)
+        naming.name_nodes(proto)
+        recipe.write(proto)
         _save(proto, beside)
         _check(beside)
     return target
 
 
-def _export(model: nn.Module, args: tuple[Any, ...], *, dynamic_batch: bool) -> "onnx_ir.Model":
-    dynamic_shapes = None
-    if dynamic_batch:
-        args = pytree.tree_map_only(Tensor, _two, args)
-        batch = torch.export.Dim("batch")
-        dynamic_shapes = pytree.tree_map(lambda one: {0: batch} if _has_rows(one) else None, args)
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                model,
-                args,
-                dynamo=True,
-                opset_version=OPSET,
-                dynamic_shapes=dynamic_shapes,
-                verbose=False,
-            )
-    except Exception as error:  # the exporter raises what it likes
-        raise ExportError(f"torch.onnx can not express the model: {_reason(error)}") from error
-    assert program is not None  # noqa: S101 - it is one with dynamo=True
-    return program.model
+def _check_choices(
+    opset: int, precision: Precision, quantized_weights: str, *, attention_op: bool
+) -> None:
+    if opset not in _OPSETS:
+        raise ExportError(
+            f"opset {opset} is not between {_OPSETS[0]} and {_OPSETS[-1]}, which torch.onnx writes "
+            "and TensorRT reads"
+        )
+    if opset < _FIRST_OPSET[precision]:
+        raise ExportError(f"{precision} needs opset {_FIRST_OPSET[precision]}, not {opset}")
+    if attention_op and opset < _ATTENTION_OPSET:
+        raise ExportError(f"the operator Attention needs opset {_ATTENTION_OPSET}, not {opset}")
+    if quantized_weights not in {"int8", "float"}:
+        raise ExportError(f"quantized_weights is {quantized_weights!r}; choose 'int8' or 'float'")
 
 
-def _has_rows(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.dim() > 0
-
-
-def _two(tensor: Tensor) -> Tensor:
-    """At least two rows: torch.export takes a size of one for a constant."""
-    single = _has_rows(tensor) and tensor.shape[0] == 1
-    return tensor.repeat(2, *[1] * (tensor.dim() - 1)) if single else tensor
-
-
-def _reason(error: BaseException) -> str:
-    """The innermost cause in one line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {first_line(error)}"
-
-
-def _input_names(
-    model: fx.GraphModule, args: Sequence[Any], graph: "onnx_ir.Graph"
-) -> tuple[str, ...]:
-    """The names in `forward`; torch's own where an argument holds several tensors."""
-    placeholders = [node for node in model.graph.nodes if node.op == "placeholder"]
-    pairs = zip(placeholders, args, strict=False)
-    names = tuple(str(node.target) for node, one in pairs if isinstance(one, Tensor))
-    if len(names) == len(graph.inputs):
-        return names
-    return tuple(str(value.name) for value in graph.inputs)
-
-
-def _output_names(graph: "onnx_ir.Graph", inputs: Sequence[str]) -> tuple[str, ...]:
-    count = len(graph.outputs)
-    names = ["output"] if count == 1 else [f"output_{index}" for index in range(count)]
-    return tuple(f"{name}_" if name in inputs else name for name in names)
-
-
-def _given(names: Sequence[str] | None, what: str) -> tuple[str, ...]:
-    if isinstance(names, str):
-        raise ExportError(f"the {what} names are a text, '{names}'; pass a list of names")
-    return tuple(names or ())
-
-
-def _name_values(graph: "onnx_ir.Graph", inputs: Sequence[str], outputs: Sequence[str]) -> None:
-    """Name what goes in and out; what has such a name inside gets another one."""
-    ends = (*graph.inputs, *graph.outputs)
-    for values, names, what in (
-        (graph.inputs, inputs, "input"),
-        (graph.outputs, outputs, "output"),
-    ):
-        if len(values) != len(names):
-            raise ExportError(f"{len(names)} {what} names were given for {len(values)} {what}s")
-    names = (*inputs, *outputs)
-    if len(set(names)) < len(names):
-        raise ExportError(f"inputs and outputs need different names, not {', '.join(names)}")
-    inner = [*graph.initializers.values(), *(value for node in graph for value in node.outputs)]
-    taken = {value.name for value in inner} | set(names)
-    for value in inner:
-        if value.name in names and not any(value is end for end in ends):
-            value.name = next(name for name in _numbered(value.name) if name not in taken)
-            taken.add(value.name)
-    for value, name in zip(ends, names, strict=True):
-        value.name = name
-
-
-def _numbered(name: str) -> Iterator[str]:
-    return (f"{name}_{index}" for index in itertools.count(1))
-
-
-def _name_nodes(model: "onnx_ir.Model") -> None:
-    """Names from the source; what the exporter noted of this machine goes."""
-    graph = model.graph
-    seen: dict[str, int] = {}
-    for node in graph:
-        name = _node_name(node)
-        count = seen.get(name, 0)
-        seen[name] = count + 1
-        node.name = name if count == 0 else f"{name}_{count}"
-        node.metadata_props.clear()
-        node.doc_string = None
-    for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
-        value.metadata_props.clear()
-    model.metadata_props.clear()
-    graph.metadata_props.clear()
-    model.producer_name, model.producer_version = "embedl_deploy", None
-
-
-def _node_name(node: "onnx_ir.Node") -> str:
-    """The path of the innermost module that made a node, and its operator."""
-    scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "")
-    paths = [part.strip(" '\"") for part in scopes.strip("[]").split(",")]
-    own = paths[-2] if len(paths) > 1 else ""
-    return f"{own}/{node.op_type}" if own else node.op_type
+def _typed(
+    folded: fx.GraphModule,
+    args: tuple[Any, ...],
+    recipe: Recipe,
+    quantized_weights: str,
+    *,
+    float32_io: bool,
+) -> tuple[fx.GraphModule, torch.dtype]:
+    """The model in operators and types of the file, and the type of its inputs."""
+    settle(folded, args, {}, recipe)
+    to_operators(
+        folded, attention_op=recipe.attention_op, float_weights=quantized_weights == "float"
+    )
+    dtype = dtype_of(recipe.precision)
+    ends = [node.name for node in folded.graph.nodes if node.op in {"placeholder", "output"}]
+    give_types(folded, dtype, {*recipe.float32, *(ends if float32_io else ())})
+    return folded, torch.float32 if float32_io else dtype
 
 
 def _save(model: "onnx_ir.Model", path: Path) -> None:
@@ -212,4 +174,4 @@ def _check(path: Path) -> None:
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:  # the checker raises what it likes
-        raise ExportError(f"the exported file is not valid ONNX: {_reason(error)}") from error
+        raise ExportError(f"the exported file is not valid ONNX: {reason(error)}") from error

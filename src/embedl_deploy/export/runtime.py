@@ -13,6 +13,12 @@ from embedl_deploy.errors import MissingExtraError, VerificationError
 if TYPE_CHECKING:
     import onnxruntime
 
+_TYPES = {
+    "tensor(float16)": torch.float16,
+    "tensor(float)": torch.float32,
+    "tensor(double)": torch.float64,
+}
+
 
 class OnnxModel:
     """An ONNX file as a function of tensors.
@@ -62,7 +68,7 @@ class OnnxModel:
         return size if isinstance(size, int) else None
 
     def __call__(self, *args: Tensor, **kwargs: Tensor) -> dict[str, Tensor]:
-        """Run the file; outputs by name.
+        """Run the file; outputs by name. Floating-point inputs are given in the file's type.
 
         Raises:
             VerificationError: The inputs do not fit the file.
@@ -83,7 +89,15 @@ class OnnxModel:
                 f"the file takes the inputs {', '.join(self.input_names)}; "
                 f"{len(args)} by position and {sorted(kwargs)} by name were given"
             )
-        return {name: tensor.detach().cpu().numpy() for name, tensor in named.items()}
+        types = {one.name: _TYPES.get(one.type) for one in self._session.get_inputs()}
+        return {name: _array(tensor, types[name]) for name, tensor in named.items()}
+
+
+def _array(tensor: Tensor, dtype: torch.dtype | None) -> Any:
+    """In the file's type, where both are floating-point."""
+    given = tensor.detach().cpu()
+    floating = dtype is not None and given.is_floating_point()
+    return (given.to(dtype) if floating else given).numpy()
 
 
 def require(package: str, purpose: str) -> None:

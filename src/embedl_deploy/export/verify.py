@@ -7,6 +7,7 @@ integers that the file computed, and a difference, before rounding and after, is
 layers since the stub before.
 """
 
+import inspect
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,31 +17,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
 from embedl_deploy.errors import VerificationError
+from embedl_deploy.export.attention import Upstream, upstream
 from embedl_deploy.export.parity import Parity, StubParity
-from embedl_deploy.export.runtime import OnnxModel, require
+from embedl_deploy.export.probe import Probe, Seen, load
+from embedl_deploy.export.recipe import Recipe, reference
+from embedl_deploy.export.runtime import OnnxModel
 from embedl_deploy.quantize import QuantStub
 from embedl_deploy.quantize.calibrate import (
     Progress,
     call_arguments,
     check_batches,
-    device_of,
-    first_line,
     moved,
 )
 from embedl_deploy.quantize.rounding import in_steps
 
-_INTEGERS, _VALUES = "/integers", "/values"
-"""End the names of the outputs that are added to see what a stub rounds, and to what."""
-
 
 def verify_onnx(
     path: str | Path,
-    model: fx.GraphModule,
+    model: nn.Module,
     data: Iterable[Any],
     *,
     stubs: bool = True,
@@ -48,9 +47,14 @@ def verify_onnx(
 ) -> Parity:
     """Compare an exported file, run by ONNX Runtime, with the simulated model.
 
+    A half-precision file is compared with the simulation in that precision: every constant has
+    the value that the file has. Its stubs are compared with sums in float32, its outputs as ONNX
+    Runtime computes them (in bfloat16, for which it has no kernels, in float32 too).
+
     Args:
-        path: The file that `export_onnx` wrote of `model`.
-        model: The simulated model; left as it is.
+        path: The file that `export_onnx` wrote of `model`. Of a file from another tool the
+            outputs alone are compared, since its quantizers have no counterpart in the model.
+        model: The simulated model; left as it is. For a file from another tool any model.
         data: Batches as `calibrate` takes them. Where the file fixes the batch size, batches
             are cut to it, and a last piece that is too small is left out.
         stubs: Whether to compare the integers of every stub as well.
@@ -63,14 +67,10 @@ def verify_onnx(
         QuantizationError: The model is not calibrated.
         MissingExtraError: ONNX Runtime is not installed.
     """
-    if not isinstance(model, fx.GraphModule):
-        raise VerificationError(
-            f"verify_onnx takes a transformed model, not a {type(model).__name__}"
-        )
     total = length_hint(data) or None
     check_batches(data)
-    with _runtime(Path(path), stubs=stubs) as runtime, _eval(model):
-        comparison = _Comparison(model, runtime, stubs=stubs)
+    with tempfile.TemporaryDirectory() as folder, _eval(model):
+        comparison = _Comparison(model, Path(path), Path(folder), stubs=stubs)
         for done, batch in enumerate(data, 1):
             comparison.add(batch)
             if progress is not None:
@@ -83,15 +83,24 @@ def verify_onnx(
 class _Comparison:
     """Runs batches through both and collects the differences."""
 
-    def __init__(self, model: fx.GraphModule, runtime: OnnxModel, *, stubs: bool) -> None:
+    def __init__(self, model: nn.Module, path: Path, folder: Path, *, stubs: bool) -> None:
+        file = load(path)
+        self.recipe = Recipe.read(file)
+        if self.recipe is not None and not isinstance(model, fx.GraphModule):
+            raise VerificationError(
+                f"verify_onnx takes a transformed model, not a {type(model).__name__}"
+            )
+        precision = None if self.recipe is None else self.recipe.precision
         self.model = model
-        self.runtime = runtime
-        self.parity = Parity()
-        self.inputs = [str(node.target) for node in model.graph.nodes if node.op == "placeholder"]
-        self.device = device_of(model)
-        named = model.named_modules()
-        self.stubs = {path: one for path, one in named if isinstance(one, QuantStub)}
-        self.compare_stubs = stubs
+        self.half = precision in {"float16", "bfloat16"}
+        self.referred = not self.half
+        self.compare_stubs = stubs and precision is not None
+        self.probe = Probe(file, folder) if self.compare_stubs or precision == "bfloat16" else None
+        native = self.probe is None or precision == "float16"
+        self.runtime = OnnxModel(path) if native or self.probe is None else self.probe.runtime
+        self.parity = Parity(foreign=precision is None)
+        self.inputs = _input_names(model)
+        self.device = next((one.device for one in model.parameters()), None)
 
     def add(self, batch: Any) -> None:
         args, kwargs = call_arguments(batch, len(self.inputs))
@@ -101,23 +110,38 @@ class _Comparison:
             )
         ordered = {name: kwargs[name] for name in self.inputs if name in kwargs}
         for piece, named in _pieces(args, ordered, self.runtime.batch_size):
-            computed = self.runtime(*_tensors((piece, named)))
-            integers, values = (_pop(computed, mark) for mark in (_INTEGERS, _VALUES))
-            for one, other in self._pairs(self._simulate(piece, named), computed):
-                self.parity.add(one, other)
-            if self.compare_stubs:
-                hooks = self._hooks(integers, values)
-                try:
-                    forced = self._simulate(piece, named)
-                finally:
-                    for hook in hooks:
-                        hook.remove()
-                for one, other in self._pairs(forced, computed):
-                    self.parity.add_rounding(one, other)
+            self._add_piece(piece, named)
+
+    def _add_piece(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if self.probe is not None:
+            args, kwargs = self.probe.as_given((args, kwargs))
+        inputs = _tensors((args, kwargs))
+        computed = self.runtime(*inputs)
+        seen = {} if self.probe is None else self.probe.pop(computed)
+        for one, other in self._pairs(self._simulate(args, kwargs), computed):
+            self.parity.add(one, other)
+        if not self.compare_stubs or self.probe is None:
+            return
+        if self.runtime is not self.probe.runtime:
+            computed = self.probe.runtime(*inputs)
+            seen = self.probe.pop(computed)
+        hooks = self._hooks(seen)
+        try:
+            forced = self._simulate(args, kwargs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for one, other in self._pairs(forced, computed):
+            self.parity.add_rounding(one, other)
 
     def _simulate(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+        args, kwargs = moved((args, kwargs), self.device)
+        if self.recipe is not None and not self.referred:
+            assert isinstance(self.model, fx.GraphModule)  # noqa: S101 - checked at the start
+            self.model = reference(self.model, args, kwargs, self.recipe)
+            self.referred = True
         with torch.no_grad():
-            output = self.model(*moved(args, self.device), **moved(kwargs, self.device))
+            output = self.model(*args, **kwargs)
         return [one.cpu() for one in _tensors(output)]
 
     def _pairs(
@@ -136,35 +160,59 @@ class _Comparison:
                 )
             yield one, other
 
-    def _hooks(
-        self, integers: Mapping[str, Tensor], values: Mapping[str, Tensor]
-    ) -> list[RemovableHandle]:
+    def _hooks(self, seen: Mapping[str, Seen]) -> list[RemovableHandle]:
         """From each stub on, the simulation sees the integers that the file computed."""
-        if self.stubs and not integers:
+        named = self.model.named_modules()
+        stubs = {path: one for path, one in named if isinstance(one, QuantStub)}
+        if stubs and not seen:
             raise VerificationError(
-                f"the model has {len(self.stubs)} stubs and the file quantizes nothing: it was not "
+                f"the model has {len(stubs)} stubs and the file quantizes nothing: it was not "
                 "exported from this model"
             )
-        if unknown := sorted(integers.keys() - self.stubs.keys()):
+        if unknown := sorted(seen.keys() - stubs.keys()):
             raise VerificationError(
                 f"the file quantizes at '{unknown[0]}', where the model has no stub"
             )
-        return [self._follow(path, one, values.get(path)) for path, one in integers.items()]
+        assert isinstance(self.model, fx.GraphModule)  # noqa: S101 - checked at the start
+        assert self.recipe is not None  # noqa: S101 - stubs are those of our files
+        before = upstream(self.model, as_operator=self.recipe.attention_op)
+        return [
+            self._follow(path, stubs[path], _as_stub(path, one, before))
+            for path, one in seen.items()
+        ]
 
-    def _follow(self, path: str, integers: Tensor, values: Tensor | None) -> RemovableHandle:
+    def _follow(self, path: str, stub: QuantStub, seen: Seen) -> RemovableHandle:
         parity = self.parity.stubs.setdefault(path, StubParity(path))
 
         def follow(stub: QuantStub, inputs: tuple[Tensor], output: Tensor) -> Tensor:
             steps = _steps(inputs[0], stub)
-            if steps.shape != integers.shape:
+            if steps.shape != seen.integers.shape:
                 raise VerificationError(
-                    f"'{path}' has shape {tuple(integers.shape)} in the file and "
+                    f"'{path}' has shape {tuple(seen.integers.shape)} in the file and "
                     f"{tuple(steps.shape)} in the model"
                 )
-            parity.add(steps.cpu(), integers, None if values is None else _steps(values, stub))
-            return (integers.to(steps) * stub.scale).to(output)
+            before = None if seen.values is None else _steps(seen.values, stub)
+            parity.add(steps.cpu(), seen.integers, before)
+            return (seen.integers.to(steps) * stub.scale).to(output)
 
-        return self.stubs[path].register_forward_hook(follow)
+        return stub.register_forward_hook(follow)
+
+
+def _as_stub(path: str, seen: Seen, before: Upstream) -> Seen:
+    """What the file shows, in the layout and the size that the stub of the simulation has."""
+    if path in before.transposed:
+        values = None if seen.values is None else seen.values.transpose(-2, -1)
+        return Seen(seen.integers.transpose(-2, -1), values)
+    if path in before.factors and seen.values is not None:
+        factor = before.factors[path] or seen.values.shape[-1] ** -0.5
+        return Seen(seen.integers, seen.values / factor)
+    return seen
+
+
+def _input_names(model: nn.Module) -> list[str]:
+    if isinstance(model, fx.GraphModule):
+        return [str(node.target) for node in model.graph.nodes if node.op == "placeholder"]
+    return list(inspect.signature(model.forward).parameters)
 
 
 def _steps(values: Tensor, stub: QuantStub) -> Tensor:
@@ -172,50 +220,8 @@ def _steps(values: Tensor, stub: QuantStub) -> Tensor:
     return in_steps(values, stub.scale.to(values.device)).clamp(stub.lowest, stub.highest)
 
 
-def _pop(outputs: dict[str, Tensor], mark: str) -> dict[str, Tensor]:
-    """Take out the outputs whose names end with the mark; by stub."""
-    names = [name for name in outputs if name.endswith(mark)]
-    return {name.removesuffix(mark): outputs.pop(name) for name in names}
-
-
 def _tensors(tree: Any) -> list[Tensor]:
     return [one for one in pytree.tree_leaves(tree) if isinstance(one, Tensor)]
-
-
-@contextmanager
-def _runtime(path: Path, *, stubs: bool) -> Iterator[OnnxModel]:
-    """The file as a function; with `stubs`, of a copy that shows what they do."""
-    if not path.is_file():
-        raise VerificationError(f"there is no file '{path}'")
-    if not stubs:
-        yield OnnxModel(path)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "with_stubs.onnx"
-        _write_with_stubs(path, copy)
-        yield OnnxModel(copy)
-
-
-def _write_with_stubs(path: Path, copy: Path) -> None:
-    require("onnx_ir", "verification")
-    import onnx_ir
-
-    try:
-        model = onnx_ir.load(path)
-    except Exception as error:  # protobuf raises what it likes
-        raise VerificationError(f"'{path}' is not an ONNX file: {first_line(error)}") from error
-    ends = {id(value) for value in (*model.graph.inputs, *model.graph.outputs)}
-    for node in model.graph:
-        if node.op_type != "QuantizeLinear" or not node.name:
-            continue
-        stub, values = node.name.removesuffix("/QuantizeLinear"), node.inputs[0]
-        (integers,) = node.outputs
-        integers.name, integers.dtype = stub + _INTEGERS, onnx_ir.DataType.INT8
-        model.graph.outputs.append(integers)
-        if values is not None and id(values) not in ends:
-            values.name = stub + _VALUES
-            model.graph.outputs.append(values)
-    onnx_ir.save(model, copy, external_data=f"{copy.name}.data")
 
 
 def _pieces(
@@ -238,7 +244,7 @@ def _cut(rows: int, start: int, size: int, tensor: Tensor) -> Tensor:
 
 
 @contextmanager
-def _eval(model: fx.GraphModule) -> Iterator[None]:
+def _eval(model: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()

@@ -6,7 +6,13 @@ from typing import Annotated
 import typer
 from rich.filesize import decimal
 
-from embedl_deploy.cli.commands.journey import Deployed, Job, ObserverChoice, travel
+from embedl_deploy.cli.commands.journey import (
+    Deployed,
+    Job,
+    ObserverChoice,
+    PrecisionChoice,
+    travel,
+)
 from embedl_deploy.cli.options import (
     DebugOption,
     JsonOption,
@@ -45,6 +51,10 @@ def deploy(  # noqa: PLR0913 - one argument for each option
     dynamic_batch: Annotated[
         bool, typer.Option("--dynamic-batch", help="The file takes any batch.")
     ] = False,
+    precision: Annotated[
+        PrecisionChoice,
+        typer.Option(help="Of what is not quantized; TensorRT 11 runs it in the file's type."),
+    ] = PrecisionChoice.FLOAT32,
     patterns: PatternsOption = PatternChoice.FULL,
     observer: Annotated[
         ObserverChoice,
@@ -110,6 +120,7 @@ def deploy(  # noqa: PLR0913 - one argument for each option
         shape=shape,
         batch=batch,
         dynamic_batch=dynamic_batch,
+        precision=precision,
         patterns=patterns,
         observer=observer,
         percentile=99.99 if percentile is None else percentile,
@@ -137,6 +148,7 @@ def _figures(deployed: Deployed) -> list[tuple[str, str]]:
         ("Quantized", _quantized(deployed)),
         ("Calibrated", f"{deployed.batches} batches of {job.data}, {_observed(job)}"),
         ("Written", f"{job.output}, {_sizes(deployed)}"),
+        ("Precision", _precision(job)),
         ("Takes", f"{shape}, any batch" if job.dynamic_batch else str(shape)),
         ("Verified", _verified(deployed)),
         ("Checked", _checked(deployed)),
@@ -149,6 +161,12 @@ def _figures(deployed: Deployed) -> list[tuple[str, str]]:
 
 def _quantized(deployed: Deployed) -> str:
     return f"{deployed.quantized_tensors} tensors and {deployed.quantized_weights} weights to INT8"
+
+
+def _precision(job: Job) -> str:
+    if job.precision is PrecisionChoice.FLOAT32:
+        return "float32 and INT8; for TensorRT 11 --precision float16 is faster"
+    return f"{job.precision} and INT8, inputs and outputs too"
 
 
 def _observed(job: Job) -> str:

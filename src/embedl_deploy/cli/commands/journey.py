@@ -66,6 +66,14 @@ _OBSERVERS: dict[ObserverChoice, type[Observer]] = {
 }
 
 
+class PrecisionChoice(enum.StrEnum):
+    """The types of what is not quantized."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+
+
 @dataclass(frozen=True)
 class Job:
     """What `deploy` is asked for; see its options."""
@@ -77,6 +85,7 @@ class Job:
     shape: tuple[int, ...] | None
     batch: int
     dynamic_batch: bool
+    precision: PrecisionChoice
     patterns: PatternChoice
     observer: ObserverChoice
     percentile: float
@@ -132,6 +141,7 @@ class Deployed:
             "output": str(job.output),
             "input_shape": list(self.input_shape),
             "dynamic_batch": job.dynamic_batch,
+            "precision": job.precision.value,
             "patterns": job.patterns.value,
             "observer": job.observer.value,
             "data": job.data,
@@ -165,7 +175,13 @@ def travel(job: Job, steps: Steps) -> Deployed:
             model = quantize(result, counted, config, progress=progress)
         examples = _positional(model, args, kwargs)
         with steps.step("Exporting"):
-            export_onnx(model, examples, draft, dynamic_batch=job.dynamic_batch)
+            export_onnx(
+                model,
+                examples,
+                draft,
+                precision=job.precision.value,
+                dynamic_batch=job.dynamic_batch,
+            )
         parity = None
         if job.verify:
             with steps.step("Verifying") as progress:

@@ -1,0 +1,153 @@
+"""Attention as a compiler fuses it: factor and transposition upstream of the quantizers."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx, nn
+
+from embedl_deploy.errors import ExportError
+from embedl_deploy.export.operators import (
+    MatMulAttention,
+    QuantizeDequantizeKey,
+    QuantizeDequantizeQuery,
+)
+from embedl_deploy.graph.shapes import propagate, shape
+from embedl_deploy.modules import FusedScaledDotProductAttention, ScaledDotProductAttention
+from embedl_deploy.quantize import QuantStub
+
+
+def attention_of(module: nn.Module | None) -> ScaledDotProductAttention | None:
+    """The attention that a module is or holds."""
+    if isinstance(module, FusedScaledDotProductAttention):
+        return module.attention
+    return module if isinstance(module, ScaledDotProductAttention) else None
+
+
+def set_factors(model: fx.GraphModule, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Write out the factor on the logits wherever the size of a head implies it.
+
+    Raises:
+        ExportError: A factor is zero or negative: it can not move before a quantizer.
+    """
+    implied = []
+    for node, attention in attentions(model):
+        if attention.scale is None:
+            implied.append((_argument(node, 0, "query"), attention))
+        elif not attention.scale > 0:
+            raise ExportError(
+                f"the attention '{node.target}' has the scale {attention.scale}; it has to be "
+                "above zero, since it is applied before the query is quantized"
+            )
+    if any(shape(query) is None for query, _ in implied):
+        propagate(model, tuple(args), kwargs)
+    for query, attention in implied:
+        size = shape(query)
+        assert size is not None  # noqa: S101 - known now
+        attention.scale = size[-1] ** -0.5
+
+
+def _argument(node: fx.Node, index: int, name: str) -> Any:
+    return node.args[index] if len(node.args) > index else node.kwargs.get(name)
+
+
+def attentions(
+    model: fx.GraphModule, *, as_operator: bool = False
+) -> list[tuple[fx.Node, ScaledDotProductAttention]]:
+    """Every call of attention; of those that are no operator where that is wanted.
+
+    With its probabilities quantized attention is never one operator.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    called = [node for node in model.graph.nodes if node.op == "call_module"]
+    if as_operator:
+        called = [node for node in called if _probabilities(modules[str(node.target)])]
+    found = [(node, attention_of(modules[str(node.target)])) for node in called]
+    return [(node, attention) for node, attention in found if attention is not None]
+
+
+def _probabilities(module: nn.Module) -> nn.Module | None:
+    return module.probabilities if isinstance(module, FusedScaledDotProductAttention) else None
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """What the file does before the pairs of queries and keys, by the paths of their stubs.
+
+    Attributes:
+        factors: On queries; `None` is one over the square root of the head size.
+        transposed: The keys.
+    """
+
+    factors: Mapping[str, float | None]
+    transposed: frozenset[str]
+
+
+def upstream(model: fx.GraphModule, *, as_operator: bool = False) -> Upstream:
+    """What moves before stubs: where a stub serves one attention alone."""
+    calls = attentions(model, as_operator=as_operator)
+    served = _stubs_of_attention(model, [node for node, _ in calls])
+    queries = [(served[node][0], one.scale) for node, one in calls]
+    keys = [key for _, key in served.values()]
+    return Upstream(
+        {path: scale for path, scale in queries if path is not None},
+        frozenset(path for path in keys if path is not None),
+    )
+
+
+def lower_attention(model: fx.GraphModule, *, as_operator: bool = False) -> None:
+    """Write attention out, where each stub of a query or key serves it alone."""
+    calls = attentions(model, as_operator=as_operator)
+    served = _stubs_of_attention(model, [node for node, _ in calls])
+    lowered: dict[str, nn.Module] = {}
+    for node, attention in calls:
+        query, key = served[node]
+        factor = attention.scale
+        assert factor is not None  # noqa: S101 - set_factors ran
+        if query is not None:
+            model.set_submodule(query, QuantizeDequantizeQuery(_get(model, query), factor))
+        if key is not None:
+            model.set_submodule(key, QuantizeDequantizeKey(_get(model, key)))
+        lowered[str(node.target)] = MatMulAttention(
+            factor if query is None else None,
+            transposed=key is not None,
+            is_causal=attention.is_causal,
+            enable_gqa=attention.enable_gqa,
+            probabilities=_probabilities(model.get_submodule(str(node.target))),
+        )
+    for path, module in lowered.items():
+        model.set_submodule(path, module)
+
+
+def _get(model: fx.GraphModule, path: str) -> QuantStub:
+    stub = model.get_submodule(path)
+    assert isinstance(stub, QuantStub)  # noqa: S101 - by its caller
+    return stub
+
+
+def _stubs_of_attention(
+    model: fx.GraphModule, attention: Sequence[fx.Node]
+) -> dict[fx.Node, tuple[str | None, str | None]]:
+    """The stubs of query and key, where nothing else reads them or is called by their names."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    calls = Counter(str(one.target) for one in model.graph.nodes if one.op == "call_module")
+
+    def alone(node: fx.Node, value: Any) -> str | None:
+        if not isinstance(value, fx.Node) or value.op != "call_module":
+            return None
+        path = str(value.target)
+        uses = sum(_arguments(user).count(value) for user in value.users)
+        once = uses == 1 and calls[path] == 1 and calls[str(node.target)] == 1
+        return path if once and isinstance(modules[path], QuantStub) else None
+
+    return {
+        node: (alone(node, _argument(node, 0, "query")), alone(node, _argument(node, 1, "key")))
+        for node in attention
+    }
+
+
+def _arguments(node: fx.Node) -> list[Any]:
+    found: list[Any] = []
+    fx.map_arg((node.args, node.kwargs), found.append)
+    return found

@@ -1,0 +1,240 @@
+"""What the file computes with: modules that become the ONNX operators a compiler looks for."""
+
+import copy
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from embedl_deploy.quantize import QuantStub
+from embedl_deploy.quantize.rounding import per_channel
+
+
+class QuantizeDequantize(nn.Module):
+    """A stub as the pair of ONNX operators.
+
+    Both scales have the same value. The first has the type of what is quantized, the second that
+    of what reads the result: so a tensor that stays in float32 needs no cast before its pair.
+    """
+
+    input_scale: Tensor
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, stub: QuantStub) -> None:
+        super().__init__()
+        self.register_buffer("input_scale", stub.scale)
+        self.register_buffer("scale", stub.scale)
+        self.register_buffer("zero_point", torch.zeros_like(stub.scale, dtype=torch.int8))
+        self.limits = (stub.lowest, stub.highest) if stub.config.bits < 8 else None
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
+        """Quantize and dequantize; any shape, unchanged."""
+        scale = self.scale if input.dtype == self.scale.dtype else self.input_scale
+        if self.limits is not None:
+            lowest, highest = (limit * scale for limit in self.limits)
+            input = input.clamp(lowest, highest)  # noqa: A001
+        return dequantize(quantize(input, scale, self.zero_point), self.scale, self.zero_point)
+
+    def twin(self) -> Self:
+        """Another pair of the same tensors."""
+        other = copy.copy(self)
+        other._buffers, other._modules = dict(self._buffers), {}  # noqa: SLF001 - a copy shares them
+        return other
+
+
+class QuantizeDequantizeQuery(QuantizeDequantize):
+    """The stub of a query, and the factor on the logits before it.
+
+    `round(q·f / (s·f))` gives the integers of `round(q / s)`, and dequantized they are `f` times
+    as large: the factor stands upstream of the pair, where it parts no `DequantizeLinear` from
+    the matrix multiplication, and no integer changes.
+    """
+
+    def __init__(self, stub: QuantStub, factor: float) -> None:
+        super().__init__(stub)
+        self.factor = factor
+        self.scale = self.input_scale = stub.scale * factor
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
+        """Scale, quantize and dequantize; any shape, unchanged."""
+        return super().forward(input * self.factor)
+
+
+class QuantizeDequantizeKey(QuantizeDequantize):
+    """The stub of a key, transposed before it: the pair is next to the matrix multiplication."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
+        """Transpose, quantize and dequantize. Shapes: (…, S, E) to (…, E, S)."""
+        return super().forward(input.transpose(-2, -1))
+
+
+class DequantizedWeight(nn.Module):
+    """A stored integer weight and its `DequantizeLinear`; stands in for the weight's quantizer.
+
+    It runs as well: the integers times their scales.
+    """
+
+    integers: Tensor
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, integers: Tensor, scale: Tensor, axis: int) -> None:
+        super().__init__()
+        self.axis = axis
+        self.register_buffer("integers", integers)
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero_point", torch.zeros_like(scale, dtype=torch.int8))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The weight, per output channel; the argument gives the type where it is run."""
+        if not torch.onnx.is_in_onnx_export():
+            return self.values().to(weight.dtype)
+        return dequantize(self.integers, self.scale, self.zero_point, axis=self.axis)
+
+    def values(self) -> Tensor:
+        """What the integers stand for."""
+        return self.integers * per_channel(self.scale, self.integers, self.axis)
+
+
+class QuantizedWeight(nn.Module):
+    """A weight stored in floating point behind a pair, already rounded to multiples of its scale.
+
+    So it quantizes to the integers that were simulated, also where a batch norm is folded in.
+    """
+
+    rounded: Tensor
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, weight: DequantizedWeight) -> None:
+        super().__init__()
+        self.axis = weight.axis
+        self.register_buffer("rounded", weight.values())
+        self.register_buffer("scale", weight.scale)
+        self.register_buffer("zero_point", weight.zero_point)
+
+    def forward(self, _: Tensor) -> Tensor:
+        """The weight, per output channel."""
+        integers = quantize(self.rounded, self.scale, self.zero_point, axis=self.axis)
+        return dequantize(integers, self.scale, self.zero_point, axis=self.axis)
+
+
+def quantize(tensor: Tensor, scale: Tensor, zero_point: Tensor, axis: int | None = None) -> Tensor:
+    """The ONNX operator; `axis` is always written where there is one scale per channel."""
+    return torch.onnx.ops.symbolic(
+        "QuantizeLinear",
+        (tensor, scale, zero_point),
+        attrs=_axis(axis),
+        dtype=torch.int8,
+        shape=tensor.shape,
+    )
+
+
+def dequantize(
+    integers: Tensor, scale: Tensor, zero_point: Tensor, axis: int | None = None
+) -> Tensor:
+    """The ONNX operator; the result has the type of the scale."""
+    return torch.onnx.ops.symbolic(
+        "DequantizeLinear",
+        (integers, scale, zero_point),
+        attrs=_axis(axis),
+        dtype=scale.dtype,
+        shape=integers.shape,
+    )
+
+
+def _axis(axis: int | None) -> dict[str, Any]:
+    return {} if axis is None else {"axis": axis}
+
+
+class GlobalAveragePool(nn.Module):
+    """Average over height and width as the one ONNX operator that TensorRT has a kernel for."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
+        """Pool. Shapes: (N, C, H, W) to (N, C, 1, 1); without N, the operator would read it."""
+        if input.dim() != 4:
+            return F.adaptive_avg_pool2d(input, 1)
+        shape = (*input.shape[:-2], 1, 1)
+        return torch.onnx.ops.symbolic(
+            "GlobalAveragePool", (input,), dtype=input.dtype, shape=shape
+        )
+
+
+class GridAveragePool(nn.Module):
+    """Average to a grid, as plain pooling where the cells are of one size.
+
+    The exporter spells adaptive pooling in float32.
+    """
+
+    def __init__(self, pool: nn.AdaptiveAvgPool2d) -> None:
+        super().__init__()
+        self.output_size = pool.output_size
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
+        """Pool. Shapes: (…, H, W) to (…, *output_size)."""
+        both = self.output_size
+        wanted = both if isinstance(both, tuple) else (both, both)
+        sizes = input.shape[-2:]
+        grid = tuple(size if to is None else to for size, to in zip(sizes, wanted, strict=True))
+        if any(size % to for size, to in zip(sizes, grid, strict=True)):
+            return F.adaptive_avg_pool2d(input, (grid[0], grid[1]))
+        return F.avg_pool2d(input, [size // to for size, to in zip(sizes, grid, strict=True)])
+
+
+class MatMulAttention(nn.Module):
+    """Attention as multiplication, softmax and multiplication.
+
+    Args:
+        factor: On the query; `None` where it stands before the query's pair already.
+        transposed: Whether the key comes transposed.
+        is_causal: Whether a position attends to none after it.
+        enable_gqa: Whether several query heads share one key and value head.
+        probabilities: The stub, then the pair, of what the softmax gives.
+    """
+
+    def __init__(
+        self,
+        factor: float | None,
+        *,
+        transposed: bool,
+        is_causal: bool,
+        enable_gqa: bool,
+        probabilities: nn.Module | None,
+    ) -> None:
+        super().__init__()
+        self.factor = factor
+        self.transposed = transposed
+        self.is_causal = is_causal
+        self.enable_gqa = enable_gqa
+        self.softmax = nn.Softmax(-1)
+        self.softmax_type: torch.dtype | None = None
+        self.probabilities = probabilities
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None
+    ) -> Tensor:
+        """Attend. Shapes as in `ScaledDotProductAttention`; a transposed key (…, heads, E, S)."""
+        query = query if self.factor is None else query * self.factor
+        key = key if self.transposed else key.transpose(-2, -1)
+        if self.enable_gqa:
+            shared = query.shape[-3] // key.shape[-3]
+            key, value = (one.repeat_interleave(shared, -3) for one in (key, value))
+        logits = query @ key
+        if self.is_causal:
+            attn_mask = logits.new_ones(logits.shape[-2:], dtype=torch.bool).tril()
+        if attn_mask is not None:
+            logits = logits + _bias(attn_mask, logits)
+        kept = logits if self.softmax_type is None else logits.to(self.softmax_type)
+        weights: Tensor = self.softmax(kept)
+        if self.probabilities is not None:
+            weights = self.probabilities(weights)
+        return weights.to(value.dtype) @ value
+
+
+def _bias(mask: Tensor, logits: Tensor) -> Tensor:
+    """What to add to the logits; a boolean `True` lets a position be seen."""
+    if mask.dtype != torch.bool:
+        return mask.to(logits.dtype)
+    return torch.zeros_like(mask, dtype=logits.dtype).masked_fill(~mask, float("-inf"))

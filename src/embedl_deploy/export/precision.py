@@ -1,0 +1,248 @@
+"""What is half precision in the file, and which values that leaves."""
+
+import fnmatch
+import logging
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, fx, nn
+
+from embedl_deploy.errors import ExportError
+from embedl_deploy.export.attention import attentions, upstream
+from embedl_deploy.export.operators import DequantizedWeight
+from embedl_deploy.modules import FusedModule
+from embedl_deploy.quantize import QuantStub
+from embedl_deploy.quantize.rounding import per_channel
+
+Precision = Literal["float32", "float16", "bfloat16"]
+"""The type of everything in a file that is not an integer."""
+
+Keep = str | type[nn.Module]
+"""A pattern for paths of modules, such as `"*.softmax"`, or a type of module."""
+
+SOFTMAX = ".softmax"
+"""Ends the path by which the softmax inside an attention is listed."""
+
+_ARITHMETIC = {operator.add, operator.sub, operator.mul, operator.truediv}
+
+_logger = logging.getLogger(__name__)
+
+
+def dtype_of(precision: Precision) -> torch.dtype:
+    """The type of PyTorch.
+
+    Raises:
+        ExportError: There is no such precision.
+    """
+    if precision not in {"float32", "float16", "bfloat16"}:
+        raise ExportError(
+            f"{precision!r} is no precision; choose 'float32', 'float16' or 'bfloat16'"
+        )
+    found: torch.dtype = getattr(torch, precision)
+    return found
+
+
+def kept_nodes(
+    model: fx.GraphModule, dtype: torch.dtype, keep: Sequence[Keep] = ()
+) -> dict[str, str]:
+    """The nodes that stay in float32, with the reason: those listed, and those out of range.
+
+    Names of nodes; the softmax in an attention is the node's name and `.softmax`.
+
+    Raises:
+        ExportError: An entry of the list fits nothing.
+    """
+    if isinstance(keep, str | type):
+        raise ExportError(f"keep_float32 is {keep!r}; pass a list of patterns or types")
+    kept = _listed(model, keep)
+    if dtype == torch.float32:
+        return {}
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for node in model.graph.nodes:
+        if node.op == "call_module":
+            module = modules[str(node.target)]
+            reason = _too_large(module, dtype)
+            around = [node]
+            if isinstance(module, QuantStub):
+                reason = _unfit_scale(module, dtype)
+                around = [*node.all_input_nodes, node, *node.users]
+            if reason is not None:
+                _logger.warning("'%s' stays in float32: %s", node.target, reason)
+                kept |= {one.name: reason for one in around if one.op != "output"}
+    return _with_what_belongs(model, kept)
+
+
+def _listed(model: fx.GraphModule, keep: Sequence[Keep]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    modules = dict(model.named_modules(remove_duplicate=False))
+    inner = {id(attention): node for node, attention in attentions(model)}
+    for entry in keep:
+        hits = []
+        for node in model.graph.nodes:
+            if node.op != "call_module":
+                continue
+            module, path = modules[str(node.target)], str(node.target)
+            if any(_fits(entry, join, one) for join, one in _parts(path, module)):
+                hits.append(node.name)
+        for node in inner.values():
+            softmax = f"{node.target}{SOFTMAX}"
+            if _fits(entry, softmax, nn.Softmax()) and node.name not in hits:
+                hits.append(f"{node.name}{SOFTMAX}")
+        if not hits:
+            raise ExportError(f"keep_float32 lists {entry!r}, which fits no module of the model")
+        found |= dict.fromkeys(hits, "listed")
+    return found
+
+
+def _parts(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """A module and what it is fused from, without quantizers."""
+    for name, one in module.named_modules():
+        if not name.startswith("weight_quantizers"):
+            yield (f"{path}.{name}" if name else path), one
+
+
+def _fits(entry: Keep, path: str, module: nn.Module) -> bool:
+    if isinstance(entry, str):
+        return fnmatch.fnmatchcase(path, entry)
+    return isinstance(module, entry)
+
+
+def _too_large(module: nn.Module, dtype: torch.dtype) -> str | None:
+    tensors = [getattr(owner, name) for owner, name in floating_tensors(module)]
+    sizes = [
+        one.detach().abs().max() for one in tensors if one.numel() and isinstance(one, nn.Parameter)
+    ]
+    scales = [one.scale.max() for one in module.modules() if isinstance(one, DequantizedWeight)]
+    largest = max((float(one) for one in (*sizes, *(127 * scale for scale in scales))), default=0.0)
+    if largest <= torch.finfo(dtype).max:
+        return None
+    return f"a weight of {largest:.3g} is beyond {dtype}"
+
+
+def _unfit_scale(stub: QuantStub, dtype: torch.dtype) -> str | None:
+    limits, scale = torch.finfo(dtype), float(stub.scale)
+    if scale * -stub.lowest > limits.max:
+        return f"values up to {scale * stub.highest:.3g} are beyond {dtype}"
+    if scale < limits.smallest_normal:
+        return f"its scale of {scale:.3g} is below what {dtype} holds precisely"
+    return None
+
+
+def _with_what_belongs(model: fx.GraphModule, kept: Mapping[str, str]) -> dict[str, str]:
+    """All calls of a module, and the parts of a kept result."""
+    result = dict(kept)
+    named = {node.name: node for node in model.graph.nodes}
+    targets = {
+        str(named[name].target): reason
+        for name, reason in kept.items()
+        if name in named and named[name].op == "call_module"
+    }
+    for node in model.graph.nodes:
+        if node.op == "call_module" and str(node.target) in targets:
+            result.setdefault(node.name, targets[str(node.target)])
+        if node.target is operator.getitem and node.args[0].name in result:
+            result.setdefault(node.name, result[node.args[0].name])
+    return result
+
+
+def round_values(
+    model: fx.GraphModule,
+    dtype: torch.dtype,
+    kept: Mapping[str, str],
+    *,
+    attention_op: bool = False,
+) -> None:
+    """Give every constant the value that it has in the file; the types stay as they are.
+
+    So the model computes in float32 what the file says in half precision.
+
+    Args:
+        model: Folded, with the factors of its attention set; changed in place.
+        dtype: Of the file.
+        kept: Nodes that stay in float32.
+        attention_op: Whether the factor on the logits stays inside attention.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for node, attention in attentions(model):
+        if node.name not in kept and attention.scale is not None:
+            attention.scale = _rounded_number(attention.scale, dtype)
+    factors = upstream(model, as_operator=attention_op).factors
+    for node in model.graph.nodes:
+        if node.name in kept:
+            continue
+        match node.op:
+            case "call_module":
+                path = str(node.target)
+                _round_module(modules[path], dtype, factors.get(path) or 1.0, path)
+            case "get_attr":
+                owner, _, name = str(node.target).rpartition(".")
+                _replace_rounded(modules[owner], name, dtype)
+            case "call_function" if node.target in _ARITHMETIC:
+                node.args = tuple(
+                    _rounded_number(one, dtype) if isinstance(one, float) else one
+                    for one in node.args
+                )
+    model.recompile()
+
+
+def _rounded_number(number: float, dtype: torch.dtype) -> float:
+    return float(torch.tensor(number, dtype=torch.float64).to(dtype))
+
+
+def _round_module(module: nn.Module, dtype: torch.dtype, factor: float, path: str) -> None:
+    if isinstance(module, QuantStub):
+        module.scale = (module.scale * factor).to(dtype).float() / factor
+        return
+    for one in module.modules():
+        if isinstance(one, DequantizedWeight):
+            _raise_scales(one, dtype, path)
+    for owner, name in floating_tensors(module):
+        _replace_rounded(owner, name, dtype)
+
+
+def _replace_rounded(owner: nn.Module, name: str, dtype: torch.dtype) -> None:
+    tensor = getattr(owner, name)
+    if isinstance(tensor, Tensor) and tensor.is_floating_point():
+        replace_tensor(owner, name, tensor.detach().to(dtype).to(tensor.dtype))
+
+
+def replace_tensor(owner: nn.Module, name: str, tensor: Tensor) -> None:
+    """Put another tensor into a module; the old one may be shared with the user's model."""
+    parameter = isinstance(getattr(owner, name), nn.Parameter)
+    setattr(owner, name, nn.Parameter(tensor, requires_grad=False) if parameter else tensor)
+
+
+def floating_tensors(module: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """The floating-point tensors of a module that the file needs, by owner and name."""
+    integers: set[tuple[int, str]] = set()
+    for fused in module.modules():
+        if isinstance(fused, FusedModule):
+            for path in fused.quantizable_weights():
+                owner, _, name = path.rpartition(".")
+                if path.replace(".", "_") in fused.weight_quantizers:
+                    integers.add((id(fused.get_submodule(owner)), name))
+    for owner_module in module.modules():
+        for name, tensor in (*owner_module._parameters.items(), *owner_module._buffers.items()):  # noqa: SLF001 - there is no public way
+            if tensor is None or not tensor.is_floating_point():
+                continue
+            if (id(owner_module), name) not in integers:
+                yield owner_module, name
+
+
+def _raise_scales(weight: DequantizedWeight, dtype: torch.dtype, path: str) -> None:
+    """No scale below the smallest normal number: a compiler may take it for zero.
+
+    A channel with one has tiny weights alone, and its integers are rounded anew, to a step of
+    6e-5 in float16.
+    """
+    least = torch.finfo(dtype).smallest_normal
+    low = weight.scale < least
+    if not low.any():
+        return
+    _logger.info("%d channels of '%s' have their scale raised to %.1e", low.sum(), path, least)
+    raised = weight.scale.clamp(min=least)
+    share = per_channel(weight.scale.double() / raised, weight.integers, weight.axis)
+    weight.integers = (weight.integers * share).round().to(torch.int8)
+    weight.scale = raised

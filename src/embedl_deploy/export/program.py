@@ -1,0 +1,69 @@
+"""From a lowered model to ONNX, by `torch.onnx`."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from embedl_deploy.errors import ExportError
+from embedl_deploy.quantize.calibrate import first_line
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+DynamicShapes = Mapping[str, Any] | Sequence[Any]
+"""Which dimensions may vary, in the form of `torch.export`."""
+
+
+def program(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    opset: int,
+    dynamic_shapes: DynamicShapes | None,
+    *,
+    dynamic_batch: bool,
+) -> "onnx_ir.Model":
+    """The model in ONNX.
+
+    Raises:
+        ExportError: `torch.onnx` can not express it.
+    """
+    if dynamic_batch:
+        args = pytree.tree_map_only(Tensor, _two, args)
+        batch = torch.export.Dim("batch")
+        dynamic_shapes = pytree.tree_map(lambda one: {0: batch} if _has_rows(one) else None, args)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            exported = torch.onnx.export(
+                model,
+                args,
+                dynamo=True,
+                opset_version=opset,
+                dynamic_shapes=dynamic_shapes,  # type: ignore[arg-type]
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises what it likes
+        raise ExportError(f"torch.onnx can not express the model: {reason(error)}") from error
+    assert exported is not None  # noqa: S101 - it is one with dynamo=True
+    return exported.model
+
+
+def _has_rows(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0
+
+
+def _two(tensor: Tensor) -> Tensor:
+    """At least two rows: torch.export takes a size of one for a constant."""
+    single = _has_rows(tensor) and tensor.shape[0] == 1
+    return tensor.repeat(2, *[1] * (tensor.dim() - 1)) if single else tensor
+
+
+def reason(error: BaseException) -> str:
+    """The innermost cause in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {first_line(error)}"

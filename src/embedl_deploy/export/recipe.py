@@ -1,0 +1,69 @@
+"""What a file says of how it was made, and the model in float32 that computes the same."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import fx
+
+from embedl_deploy.export.attention import set_factors
+from embedl_deploy.export.lower import fold
+from embedl_deploy.export.precision import Precision, dtype_of, round_values
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+_KEY = "embedl_deploy"
+"""Of the file's metadata."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a file was made.
+
+    Attributes:
+        precision: Of what is no integer.
+        float32: Nodes that stay in float32 all the same, with the reason.
+        attention_op: Whether attention is one operator.
+    """
+
+    precision: Precision = "float32"
+    float32: Mapping[str, str] = field(default_factory=dict)
+    attention_op: bool = False
+
+    @classmethod
+    def read(cls, model: "onnx_ir.Model") -> "Recipe | None":
+        """From a file; `None` where this library did not write it."""
+        text = model.metadata_props.get(_KEY)
+        return None if text is None else cls(**json.loads(text))
+
+    def write(self, model: "onnx_ir.Model") -> None:
+        """Into a file's metadata."""
+        model.metadata_props[_KEY] = json.dumps(asdict(self))
+
+
+def settle(
+    folded: fx.GraphModule, args: Sequence[Any], kwargs: Mapping[str, Any], recipe: Recipe
+) -> None:
+    """Give a folded model the values of the file, in place and computed in float32."""
+    set_factors(folded, args, kwargs)
+    if recipe.precision != "float32":
+        dtype = dtype_of(recipe.precision)
+        round_values(folded, dtype, recipe.float32, attention_op=recipe.attention_op)
+
+
+def reference(
+    model: fx.GraphModule, args: Sequence[Any], kwargs: Mapping[str, Any], recipe: Recipe
+) -> fx.GraphModule:
+    """The simulation of a file in half precision: every constant has the value that it has there.
+
+    Args:
+        model: The simulated model; left as it is.
+        args: Example inputs by position.
+        kwargs: Example inputs by name.
+        recipe: Of the file.
+    """
+    folded = fold(model)
+    settle(folded, args, kwargs, recipe)
+    return folded
