@@ -9,7 +9,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from embedl_deploy.modules import FusedModule
 from embedl_deploy.quantize import QuantStub, WeightFakeQuantize
@@ -182,6 +182,8 @@ def assert_names(file: File, model: fx.GraphModule) -> None:
     assert len(set(names)) == len(names)
     modules = {path for path, _ in model.named_modules(remove_duplicate=False)}
     modules |= {f"{path}.softmax" for path in modules if path.endswith("attention")}
+    convs = (nn.Conv2d, nn.ConvTranspose2d)  # one that no pattern took is fused with its norm
+    modules |= {f"{path}.conv" for path, one in model.named_modules() if isinstance(one, convs)}
     for node in file.nodes:
         path, _, op = node.name.rpartition("/")
         assert op.split("_")[0] == node.op_type

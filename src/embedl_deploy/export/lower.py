@@ -7,6 +7,8 @@ are the integers written, and only scale and bias change.
 """
 
 import copy
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
@@ -22,12 +24,19 @@ from embedl_deploy.export.operators import (
     QuantizedWeight,
 )
 from embedl_deploy.modules import FusedModule
-from embedl_deploy.modules.conv import ConvKernel, FusedConvTransposeBN
+from embedl_deploy.modules.conv import ConvKernel, FusedConvBN, FusedConvTransposeBN
 from embedl_deploy.modules.linear import FusedLinearBN
 from embedl_deploy.quantize import QuantStub, WeightFakeQuantize
 from embedl_deploy.quantize.rounding import per_channel
 
 _WITH_NORM = (ConvKernel, FusedConvTransposeBN, FusedLinearBN)
+_NORMS = {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d}
+_CONVOLUTIONS: Mapping[type, Callable[..., FusedModule]] = {
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), FusedConvBN),
+    **dict.fromkeys(
+        (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), FusedConvTransposeBN
+    ),
+}
 
 
 def fold(model: fx.GraphModule) -> fx.GraphModule:
@@ -44,6 +53,7 @@ def fold(model: fx.GraphModule) -> fx.GraphModule:
     _check_numbers(model)
     shared = {id(one): one for one in (*model.parameters(), *model.buffers())}
     folded = copy.deepcopy(model, shared).eval()
+    _take_in_norms(folded)
     for path, module in list(folded.named_modules()):
         if isinstance(module, FusedModule):
             _fold_weights(path, module)
@@ -117,9 +127,28 @@ def _check_numbers(model: fx.GraphModule) -> None:
             )
 
 
+def _take_in_norms(model: fx.GraphModule) -> None:
+    """Fuse norms with convolutions that no pattern took: else the exporter folds them its way."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    calls = Counter(str(node.target) for node in model.graph.nodes if node.op == "call_module")
+    for node in list(model.graph.nodes):
+        norm = modules.get(str(node.target)) if node.op == "call_module" else None
+        source = node.args[0] if node.args else None
+        if type(norm) not in _NORMS or not isinstance(source, fx.Node) or len(source.users) > 1:
+            continue
+        conv = modules.get(str(source.target)) if source.op == "call_module" else None
+        fused = _CONVOLUTIONS.get(type(conv))
+        if fused is None or calls[str(node.target)] > 1 or calls[str(source.target)] > 1:
+            continue
+        model.set_submodule(str(source.target), fused(conv, norm))
+        node.replace_all_uses_with(source)
+        model.graph.erase_node(node)
+    model.recompile()
+
+
 def _fold_weights(path: str, module: FusedModule) -> None:
     factor = _fold(path, module)
-    for weight_path in module.quantizable_weights():
+    for weight_path in FusedModule.quantizable_weights(module):
         key = weight_path.replace(".", "_")
         owner, _, name = weight_path.rpartition(".")
         holder = module.get_submodule(owner)
@@ -128,8 +157,21 @@ def _fold_weights(path: str, module: FusedModule) -> None:
             quantizer = cast("WeightFakeQuantize", module.weight_quantizers[key])
             module.weight_quantizers[key] = _integers(quantizer, weight, factor)
         elif factor is not None:
-            scaled = weight.double() * per_channel(factor, weight, module.channel_axis)
+            scaled = weight.double() * _spread(factor, weight, module)
             setattr(holder, name, nn.Parameter(scaled.to(weight.dtype), requires_grad=False))
+
+
+def _spread(factor: Tensor, weight: Tensor, module: FusedModule) -> Tensor:
+    """One factor per output channel, shaped to broadcast against the weight.
+
+    A transposed convolution has the channels of a group along its second dimension, and groups
+    along its first.
+    """
+    groups = getattr(getattr(module, "conv", None), "groups", 1)
+    if module.channel_axis == 0 or groups == 1:
+        return per_channel(factor, weight, module.channel_axis)
+    rows = factor.view(groups, -1).repeat_interleave(weight.shape[0] // groups, 0)
+    return rows.view(*rows.shape, *[1] * (weight.dim() - 2))
 
 
 def _integers(
@@ -145,12 +187,9 @@ def _integers(
 
 
 def _fold(path: str, module: Any) -> Tensor | None:
-    """Take the batch norm out; its shift goes to the bias, its factor per channel is returned.
-
-    Behind a weight that can not have a factor per channel the norm stays.
-    """
+    """Take the batch norm out; its shift goes to the bias, its factor per channel is returned."""
     norm = module.batch_norm if isinstance(module, _WITH_NORM) else None
-    if norm is None or not module.quantizable_weights():
+    if norm is None:
         return None
     if norm.running_mean is None or norm.running_var is None:
         raise ExportError(
