@@ -176,6 +176,11 @@ def deploy_options() -> str:
     return _options("deploy")
 
 
+def analyze_options() -> str:
+    """The options of `embedl-deploy analyze`."""
+    return _options("analyze")
+
+
 def check_options() -> str:
     """The options of `embedl-deploy check`."""
     return _options("check")
@@ -231,6 +236,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
         counts_of_fusions,
         inspect_options,
         deploy_options,
+        analyze_options,
         check_options,
         format_rules,
         type_rules,

@@ -8,7 +8,8 @@ import pytest
 import torch
 from onnx import TensorProto
 
-from embedl_deploy.cli.commands import journey
+from embedl_deploy.cli.commands import journey, prepare
+from embedl_deploy.cli.options import ObserverChoice
 from embedl_deploy.export import OnnxModel, Parity
 from embedl_deploy.quantize import QuantConfig
 from tests.cli.commands import files, run, run_json
@@ -63,19 +64,19 @@ def test_data_from_code_gives_the_shape_and_may_have_labels(source: str) -> None
 def test_the_observer_is_the_one_that_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[object] = []
 
-    def config(job: journey.Job) -> QuantConfig:
+    def config(job: prepare.Order) -> QuantConfig:
         chosen.append(job.observer)
         return QuantConfig()
 
-    monkeypatch.setattr(journey.Job, "config", property(config))
+    monkeypatch.setattr(prepare.Order, "config", property(config))
     result = run(*SMALL, "--data", "rows.npz", "--no-verify", "--observer", "mse")
-    assert chosen == [journey.ObserverChoice.MSE]
+    assert chosen == [ObserverChoice.MSE]
     assert "of rows.npz, mse" in " ".join(result.stdout.split())
 
 
 def test_every_choice_is_an_observer() -> None:
-    made = {choice: journey._OBSERVERS.get(choice) for choice in journey.ObserverChoice}
-    assert made.pop(journey.ObserverChoice.PERCENTILE) is None
+    made = {choice: prepare._OBSERVERS.get(choice) for choice in ObserverChoice}
+    assert made.pop(ObserverChoice.PERCENTILE) is None
     names = {choice.value: kind.__name__ for choice, kind in made.items() if kind is not None}
     assert names == {
         "minmax": "MinMaxObserver",

@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
+from embedl_deploy.cli.commands.analyze import analyze
 from embedl_deploy.cli.commands.check import check
 from embedl_deploy.cli.commands.deploy import deploy
 from embedl_deploy.cli.commands.inspect import inspect
-from embedl_deploy.cli.texts import ABOUT, CHECK, DEPLOY, INSPECT
+from embedl_deploy.cli.texts import ABOUT, ANALYZE, CHECK, DEPLOY, INSPECT
 
 app = typer.Typer(
     name="embedl-deploy",
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 app.command("inspect", help=INSPECT, no_args_is_help=True)(inspect)
 app.command("deploy", help=DEPLOY, no_args_is_help=True)(deploy)
+app.command("analyze", help=ANALYZE, no_args_is_help=True)(analyze)
 app.command("check", help=CHECK, no_args_is_help=True)(check)
 
 

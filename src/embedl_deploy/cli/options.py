@@ -35,6 +35,16 @@ class PatternChoice(enum.StrEnum):
                 return tensorrt.TENSORRT_FUSION_PATTERNS
 
 
+class ObserverChoice(enum.StrEnum):
+    """The observers by name."""
+
+    MINMAX = "minmax"
+    AVERAGE = "average"
+    PERCENTILE = "percentile"
+    ENTROPY = "entropy"
+    MSE = "mse"
+
+
 class Shape(tuple[int, ...]):
     """Sizes; typer would take a plain tuple for an option with several words."""
 
@@ -73,6 +83,25 @@ def parse_numbers(text: str) -> Numbers:
     except ValueError:
         message = f"'{text}' are no numbers: write one or three, such as 0.5,0.5,0.5"
         raise typer.BadParameter(message) from None
+
+
+def check_choices(
+    observer: ObserverChoice,
+    percentile: float | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    *,
+    normalize: bool,
+) -> None:
+    """Hold that options do not contradict each other.
+
+    Raises:
+        BadParameter: They do.
+    """
+    if not normalize and (mean is not None or std is not None):
+        raise typer.BadParameter("--no-normalization contradicts --mean and --std")
+    if percentile is not None and observer is not ObserverChoice.PERCENTILE:
+        raise typer.BadParameter("--percentile needs --observer percentile")
 
 
 def origin(spec: str, weights: Path | None) -> str:
@@ -132,4 +161,57 @@ JsonOption = Annotated[
 ]
 DebugOption = Annotated[
     bool, typer.Option("--debug", help="Show tracebacks, warnings and the library's log.")
+]
+DataOption = Annotated[
+    str,
+    typer.Option(
+        metavar="SOURCE",
+        help="Representative data: a folder of images, an .npz file, or module:callable.",
+        show_default=False,
+    ),
+]
+ObserverOption = Annotated[
+    ObserverChoice,
+    typer.Option(
+        help="minmax: the whole range; average: the mean of the batches' ranges; percentile: "
+        "without outliers; entropy: with the least loss of information; mse: with the least "
+        "squared error."
+    ),
+]
+PercentileOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=100.0,
+        help="Share of the values that the range holds (99.99).",
+        show_default=False,
+    ),
+]
+BatchSizeOption = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Samples in a calibration batch.")
+]
+LimitOption = Annotated[
+    int,
+    typer.Option(min=1, metavar="N", help="Samples at most; of a folder, evenly spaced."),
+]
+MeanOption = Annotated[
+    Numbers | None,
+    typer.Option(
+        metavar="M,M,M",
+        parser=parse_numbers,
+        help="Mean of each channel of an image; by default the model's, or ImageNet's.",
+        show_default=False,
+    ),
+]
+StdOption = Annotated[
+    Numbers | None,
+    typer.Option(
+        metavar="S,S,S",
+        parser=parse_numbers,
+        help="Standard deviation likewise; pixels are in 0..1.",
+        show_default=False,
+    ),
+]
+NoNormalizationOption = Annotated[
+    bool, typer.Option("--no-normalization", help="Leave pixels in 0..1.")
 ]

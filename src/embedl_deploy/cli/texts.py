@@ -66,6 +66,21 @@ Images are scaled and cut at the centre to 3×224×224, normalized as for ImageN
 Depthwise convolutions stay in floating point, outliers are cut off, the file takes any batch.
 """
 
+ANALYZE = """Show which layer of a model quantization hurts, and by how much.
+
+The model is quantized as by [bold]deploy[/bold], and nothing is written. For every quantizer and
+every fused module there is the signal to noise of its own error, the share of values that are
+clipped, and how large the largest value is beside the others. The worst is on top.
+
+[bold]Examples[/bold]
+
+[green]embedl-deploy analyze torchvision:resnet50 --weights r50.pt --data photos[/green]
+
+[green]embedl-deploy analyze nets.mine:build --data nets.mine:batches --sensitivity[/green]
+
+Every place is quantized alone as well, to see what it does to the model's outputs.
+"""
+
 CHECK = """Check an ONNX file, of any tool, against the rules of TensorRT. TensorRT is not needed.
 
 An error means that TensorRT refuses the file or computes something else than it says; a warning

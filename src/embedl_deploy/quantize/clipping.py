@@ -128,18 +128,35 @@ def _least_divergence(counts: Tensor, levels: int) -> int:
     counts = counts[:used].clone()
     counts[0] = counts[1]  # zeros are exact in every range, and would outweigh all else
     stride = max(1, (used - levels) // _CANDIDATES)
-    tried = range(used, levels - 1, -stride)
-    return min(tried, key=lambda kept: _divergence(counts, kept, levels))
+    kept = torch.arange(used, levels - 1, -stride)
+    return int(kept[_divergences(counts, kept, levels).argmin()])
 
 
-def _divergence(counts: Tensor, kept: int, levels: int) -> float:
-    inside = counts[:kept]
-    clipped = inside.clone()
-    clipped[-1] += counts[kept:].sum()
-    level = torch.arange(kept) * levels // kept
-    sums = torch.zeros(levels, dtype=torch.float64).index_add_(0, level, inside)
-    filled = (inside > 0).double()
-    shared = torch.zeros(levels, dtype=torch.float64).index_add_(0, level, filled)
-    rounded = filled * (sums / shared.clamp(min=1))[level]
-    rounded, clipped = rounded[clipped > 0] / rounded.sum(), clipped[clipped > 0] / clipped.sum()
-    return float((clipped * (clipped / rounded).log()).sum())
+def _divergences(counts: Tensor, kept: Tensor, levels: int) -> Tensor:
+    """For each number of bins kept: Σ p·log(p/q).
+
+    In p, what is clipped counts in the last bin kept. In q, each level has the bins' counts
+    spread evenly over those that are not empty. So log q is one number for a level, and all
+    sums are differences of running sums.
+    """
+    edges = -(-torch.arange(levels + 1) * kept[:, None] // levels)
+    sums, filled = _between(counts, edges), _between((counts > 0).double(), edges)
+    total, inside = counts.sum(), sums.sum(1)
+    clipped, last = total - inside, counts[kept - 1]
+    own = _running(torch.xlogy(counts, counts))[kept - 1] + torch.xlogy(
+        last + clipped, last + clipped
+    )
+    shares = torch.cat((sums[:, :-1], sums[:, -1:] + clipped[:, None]), 1)
+    cross = torch.xlogy(shares, sums / filled.clamp(min=1)).sum(1)
+    result = (own - cross) / total - total.log() + inside.log()
+    return torch.where((clipped > 0) & (last == 0), torch.inf, result)
+
+
+def _between(values: Tensor, edges: Tensor) -> Tensor:
+    """The sums of values between neighbouring edges."""
+    return _running(values)[edges].diff(dim=1)
+
+
+def _running(values: Tensor) -> Tensor:
+    """Sums of the first 0, 1, 2, … values."""
+    return torch.cat((values.new_zeros(1), values.cumsum(0)))

@@ -8,6 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from embedl_deploy.quantize import AnalysisRow
 from embedl_deploy.report.summary import (
     Declined,
     Rewritten,
@@ -51,6 +52,21 @@ def figures_table(figures: Sequence[tuple[str, str]]) -> Table:
     table.add_column(overflow="fold")
     for name, figure in figures:
         table.add_row(name, Text(figure))
+    return table
+
+
+def analysis_table(rows: Sequence[AnalysisRow]) -> Table:
+    """What quantization does at places of a model, in the order given."""
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for name in ("SQNR", "At output", "Clipped", "Outliers"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("Place", overflow="fold")
+    for row in rows:
+        output = "" if row.output_sqnr_db is None else f"{row.output_sqnr_db:.1f} dB"
+        clipped = "" if row.clipped_share is None else f"{row.clipped_share:.2%}"
+        place = Text.assemble(row.path, (f"  {', '.join(row.points) or row.kind}", "dim"))
+        figures = (f"{row.sqnr_db:.1f} dB", output, clipped, f"{row.outlier_ratio:.1f}")
+        table.add_row(*figures, place)
     return table
 
 

@@ -6,25 +6,27 @@ from typing import Annotated
 import typer
 from rich.filesize import decimal
 
-from embedl_deploy.cli.commands.journey import (
-    Deployed,
-    Job,
-    ObserverChoice,
-    PrecisionChoice,
-    travel,
-)
+from embedl_deploy.cli.commands.journey import Deployed, Job, PrecisionChoice, travel
 from embedl_deploy.cli.options import (
+    BatchSizeOption,
+    DataOption,
     DebugOption,
     JsonOption,
+    LimitOption,
+    MeanOption,
     ModelArgument,
-    Numbers,
+    NoNormalizationOption,
+    ObserverChoice,
+    ObserverOption,
     PatternChoice,
     PatternsOption,
+    PercentileOption,
     Shape,
     ShapeOption,
+    StdOption,
     WeightsOption,
+    check_choices,
     origin,
-    parse_numbers,
 )
 from embedl_deploy.cli.output import Steps, answering
 from embedl_deploy.report.tables import figures_table
@@ -36,14 +38,7 @@ def deploy(  # noqa: PLR0913 - one argument for each option
         Path,
         typer.Argument(metavar="OUTPUT.onnx", help="The file to write.", show_default=False),
     ],
-    data: Annotated[
-        str,
-        typer.Option(
-            metavar="SOURCE",
-            help="Representative data: a folder of images, an .npz file, or module:callable.",
-            show_default=False,
-        ),
-    ],
+    data: DataOption,
     weights: WeightsOption = None,
     shape: ShapeOption = None,
     batch: Annotated[int, typer.Option(min=1, metavar="N", help="Batch that the file takes.")] = 1,
@@ -56,51 +51,13 @@ def deploy(  # noqa: PLR0913 - one argument for each option
         typer.Option(help="Of what is not quantized; TensorRT 11 runs it in the file's type."),
     ] = PrecisionChoice.FLOAT32,
     patterns: PatternsOption = PatternChoice.FULL,
-    observer: Annotated[
-        ObserverChoice,
-        typer.Option(
-            help="minmax: the whole range; average: the mean of the batches' ranges; percentile: "
-            "without outliers; entropy: with the least loss of information; mse: with the least "
-            "squared error."
-        ),
-    ] = ObserverChoice.MINMAX,
-    percentile: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0,
-            max=100.0,
-            help="Share of the values that the range holds (99.99).",
-            show_default=False,
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Samples in a calibration batch.")
-    ] = 32,
-    limit: Annotated[
-        int,
-        typer.Option(min=1, metavar="N", help="Samples at most; of a folder, evenly spaced."),
-    ] = 512,
-    mean: Annotated[
-        Numbers | None,
-        typer.Option(
-            metavar="M,M,M",
-            parser=parse_numbers,
-            help="Mean of each channel of an image; by default the model's, or ImageNet's.",
-            show_default=False,
-        ),
-    ] = None,
-    std: Annotated[
-        Numbers | None,
-        typer.Option(
-            metavar="S,S,S",
-            parser=parse_numbers,
-            help="Standard deviation likewise; pixels are in 0..1.",
-            show_default=False,
-        ),
-    ] = None,
-    no_normalization: Annotated[
-        bool, typer.Option("--no-normalization", help="Leave pixels in 0..1.")
-    ] = False,
+    observer: ObserverOption = ObserverChoice.MINMAX,
+    percentile: PercentileOption = None,
+    batch_size: BatchSizeOption = 32,
+    limit: LimitOption = 512,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    no_normalization: NoNormalizationOption = False,
     no_verify: Annotated[
         bool, typer.Option("--no-verify", help="Write the file without running it.")
     ] = False,
@@ -108,10 +65,7 @@ def deploy(  # noqa: PLR0913 - one argument for each option
     debug: DebugOption = False,
 ) -> None:
     """Transform, quantize, export and verify a model."""
-    if no_normalization and (mean is not None or std is not None):
-        raise typer.BadParameter("--no-normalization contradicts --mean and --std")
-    if percentile is not None and observer is not ObserverChoice.PERCENTILE:
-        raise typer.BadParameter("--percentile needs --observer percentile")
+    check_choices(observer, percentile, mean, std, normalize=not no_normalization)
     job = Job(
         model=model,
         output=output,

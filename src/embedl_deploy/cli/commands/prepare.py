@@ -1,0 +1,175 @@
+"""From a model's name to its quantized form: load, transform, calibrate."""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from embedl_deploy import Result, transform
+from embedl_deploy.cli.data import (
+    Batch,
+    Batches,
+    Normalization,
+    load_data,
+    normalization_of,
+)
+from embedl_deploy.cli.models import example_shape, load_model
+from embedl_deploy.cli.options import ObserverChoice, PatternChoice
+from embedl_deploy.cli.output import Steps
+from embedl_deploy.errors import LoadError
+from embedl_deploy.quantize import (
+    EntropyObserver,
+    MinMaxObserver,
+    MovingAverageObserver,
+    MSEObserver,
+    Observer,
+    PercentileObserver,
+    QuantConfig,
+    TensorQuantConfig,
+    quantize,
+)
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+
+_OBSERVERS: dict[ObserverChoice, type[Observer]] = {
+    ObserverChoice.MINMAX: MinMaxObserver,
+    ObserverChoice.AVERAGE: MovingAverageObserver,
+    ObserverChoice.ENTROPY: EntropyObserver,
+    ObserverChoice.MSE: MSEObserver,
+}
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which model is to be quantized, with which data and how; see the options."""
+
+    model: str
+    data: str
+    weights: Path | None
+    shape: tuple[int, ...] | None
+    patterns: PatternChoice
+    observer: ObserverChoice
+    percentile: float
+    batch_size: int
+    limit: int
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    normalize: bool
+
+    @property
+    def config(self) -> QuantConfig:
+        """How to quantize."""
+        observer = _OBSERVERS.get(self.observer) or partial(PercentileObserver, self.percentile)
+        observer()  # so that a percentile out of range is said before any work
+        return QuantConfig(TensorQuantConfig(observer=observer))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A quantized model and what it was made of.
+
+    Attributes:
+        result: Of the transformation.
+        model: Quantized.
+        examples: Example inputs, by position.
+        data: What it was calibrated with.
+        batches: How many batches that were.
+        source_bytes: Of the parameters and buffers of the source model.
+    """
+
+    result: Result
+    model: fx.GraphModule
+    examples: list[Any]
+    data: Batches
+    batches: int
+    source_bytes: int
+
+
+def prepared(order: Order, steps: Steps, batch: int) -> Prepared:
+    """Load, transform and quantize, with examples of a batch size.
+
+    Raises:
+        DeployError: A step failed.
+    """
+    config = order.config
+    with steps.step("Loading"):
+        source = load_model(order.model, weights=order.weights)
+        data = _data(order, source)
+        args, kwargs = _example(source, next(iter(data)), batch)
+    with steps.step("Transforming"):
+        result = transform(source, args, kwargs, patterns=order.patterns.patterns, copy=False)
+    with steps.step("Calibrating") as progress:
+        counted = _Counted(data)
+        model = quantize(result, counted, config, progress=progress)
+    examples = _positional(model, args, kwargs)
+    return Prepared(result, model, examples, data, counted.count, _bytes(source))
+
+
+def _data(order: Order, source: nn.Module) -> Batches:
+    shape = order.shape or example_shape(order.model, source)
+    if shape is None and Path(order.data).is_dir():
+        raise LoadError(
+            f"which shape to scale the images of '{order.data}' to is not known for "
+            f"'{order.model}'; give it: --shape 3,224,224"
+        )
+    return load_data(
+        order.data,
+        shape=shape if order.shape or Path(order.data).is_dir() else None,
+        batch_size=order.batch_size,
+        limit=order.limit,
+        normalization=_normalization(order, source),
+    )
+
+
+def _normalization(order: Order, source: nn.Module) -> Normalization | None:
+    if not order.normalize:
+        return None
+    usual = normalization_of(source)
+    return replace(usual, mean=order.mean or usual.mean, std=order.std or usual.std)
+
+
+class _Counted(Batches):
+    """Batches that are counted while they are gone through."""
+
+    def __init__(self, batches: Batches) -> None:
+        super().__init__(batches.__iter__)
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.count = 0
+        for batch in super().__iter__():
+            self.count += 1
+            yield batch
+
+
+def _example(source: nn.Module, batch: Batch, size: int) -> Inputs:
+    """The first samples of a batch as example inputs, without what is no input, such as labels."""
+    cut = pytree.tree_map_only(Tensor, lambda one: one[:size] if one.dim() else one, batch)
+    match cut:
+        case Mapping():
+            return (), dict(cut)
+        case tuple():
+            return cut[: _required_inputs(source)], {}
+    return (cut,), {}
+
+
+def _required_inputs(source: nn.Module) -> int:
+    parameters = inspect.signature(source.forward).parameters.values()
+    if any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in parameters):
+        return len(parameters)
+    return sum(one.default is inspect.Parameter.empty for one in parameters)
+
+
+def _positional(model: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    names = [str(node.target) for node in model.graph.nodes if node.op == "placeholder"]
+    given = dict(zip(names, args, strict=False)) | kwargs
+    return [given[name] for name in names if name in given]
+
+
+def _bytes(model: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
