@@ -7,8 +7,18 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from embedl_deploy.patterns import ACTIVATIONS, NOISE, Op, Pattern, Tree
-from embedl_deploy.patterns.tree import Chain, Fork, Hole, Optional, Wildcard
+from embedl_deploy.patterns import ACTIVATIONS, NOISE, Op, Pattern
+from embedl_deploy.patterns.tree import (
+    Again,
+    Chain,
+    Either,
+    Fork,
+    Hole,
+    Optional,
+    Own,
+    Part,
+    Wildcard,
+)
 
 PACKAGES = (
     "embedl_deploy",
@@ -134,13 +144,15 @@ def _tuples() -> dict[str, Any]:
     return exports("embedl_deploy.tensorrt")
 
 
-def tree_text(tree: Tree | Hole | Optional | Wildcard) -> str:
+def tree_text(tree: Part) -> str:
     """A pattern's tree in one line, from the input to the output."""
     match tree:
         case Op():
             return _kinds(tree) + (" where …" if tree.predicate else "")
-        case Hole():
+        case Hole() | Own() | Again():
             return tree.name
+        case Either():
+            return f"({' or '.join(map(tree_text, tree.choices))})"
         case Optional():
             return f"[{tree_text(tree.op)}]"
         case Wildcard():

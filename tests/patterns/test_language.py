@@ -34,7 +34,7 @@ from embedl_deploy.patterns import (
     optional,
     wildcard,
 )
-from embedl_deploy.patterns.tree import names
+from embedl_deploy.patterns.reading import names
 from embedl_deploy.rewrite.variants import Run, Step, variants
 from tests.helpers import assert_same_eval, kinds, net, warm
 
@@ -420,7 +420,7 @@ def test_a_call_shows_own_tensors_and_hides_values() -> None:
     model = net(lambda m, x: x * m.factor, factor=nn.Parameter(torch.ones(3)))
     result = transform(model, (torch.randn(2, 3),), patterns=[Seen])
     (call,) = seen
-    assert call.args[0] == Value((2, 3))
+    assert call.args[0] == Value((2, 3), torch.float32)
     assert isinstance(call.args[1], nn.Parameter)
     assert [(one.pattern, one.reason) for one in result.refusals] == [("Seen", "only looking")]
 

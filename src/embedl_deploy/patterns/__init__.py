@@ -2,18 +2,21 @@
 
 from embedl_deploy.modules import FusedModule, QDQPoint
 from embedl_deploy.patterns.pattern import ConversionPattern, Pattern, Stage
+from embedl_deploy.patterns.reading import narrow
 from embedl_deploy.patterns.site import Site
 from embedl_deploy.patterns.tree import (
     Call,
     Op,
     Tree,
     Value,
+    again,
     chain,
+    either,
     fork,
     hole,
-    narrow,
     op,
     optional,
+    own,
     wildcard,
 )
 from embedl_deploy.patterns.words import (
@@ -75,12 +78,15 @@ __all__ = [
     "Stage",
     "Tree",
     "Value",
+    "again",
     "chain",
+    "either",
     "fork",
     "hole",
     "item",
     "narrow",
     "op",
     "optional",
+    "own",
     "wildcard",
 ]

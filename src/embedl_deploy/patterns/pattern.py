@@ -10,7 +10,8 @@ from torch import nn
 
 from embedl_deploy.errors import PatternError
 from embedl_deploy.modules.points import QDQPoint
-from embedl_deploy.patterns.tree import Chain, Fork, Op, Tree, names
+from embedl_deploy.patterns.reading import names, parts
+from embedl_deploy.patterns.tree import Again, Chain, Either, Fork, Op, Tree
 
 
 class Stage(enum.Enum):
@@ -69,7 +70,7 @@ class ConversionPattern(Pattern):
 
 
 def _check_tree(cls: type[Pattern]) -> None:
-    if not isinstance(cls.tree, Op | Fork | Chain):
+    if not isinstance(cls.tree, Op | Fork | Chain | Either):
         raise PatternError(
             f"{cls.__name__}.tree is a {type(cls.tree).__name__}; write it with chain(), fork() "
             "and op() of embedl_deploy.patterns"
@@ -80,6 +81,14 @@ def _check_tree(cls: type[Pattern]) -> None:
             f"{cls.__name__}.tree binds {twice[0]!r} twice; give one of them another name: "
             f'OP.named("…")'
         )
+    before: set[str] = set()
+    for part in parts(cls.tree):
+        if isinstance(part, Again) and part.name not in before:
+            raise PatternError(
+                f"{cls.__name__}.tree has again({part.name!r}) where nothing of that name stands "
+                "before; write the operation itself first"
+            )
+        before.add(getattr(part, "name", ""))
 
 
 def _check_points(cls: type[Pattern]) -> None:

@@ -2,6 +2,8 @@
 
 from typing import Protocol
 
+from embedl_deploy.patterns.tree import Value
+
 
 class Site(Protocol):
     """Where a match is. Names are those that the tree binds to operations."""
@@ -15,6 +17,12 @@ class Site(Protocol):
         Without example inputs only what the graph itself says is known, such as the channels
         behind a convolution.
         """
+
+    def value(self, name: str) -> Value:
+        """What an operation gives, or what stands in a hole: its shape and dtype where known."""
+
+    def is_unpacked(self, name: str) -> bool:
+        """Whether an operation's value is only read item by item, as in `value[0]`."""
 
     def is_shared(self, name: str) -> bool:
         """Whether parameters of the operation are used elsewhere in the model as well."""

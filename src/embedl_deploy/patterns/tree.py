@@ -6,10 +6,11 @@ reads from the input to the output: an activation, of an optional batch norm, of
 Every word that stands for an operation binds it to a name.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
+import torch
 from torch import nn
 
 from embedl_deploy.errors import PatternError
@@ -17,9 +18,10 @@ from embedl_deploy.errors import PatternError
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor that a call takes: its sizes, `None` for each that is not known."""
+    """A tensor of the graph: its sizes, `None` for each that is not known, and its dtype."""
 
     shape: tuple[int | None, ...] | None
+    dtype: torch.dtype | None = None
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ class Op:
             importing their package: the name of a class, the qualified name of a function.
         predicate: Further condition on the module or `Call`.
         commutative: Whether the first two inputs may be swapped.
-        escape: The reason to refuse with where the operation's value is used outside the
-            match; a general one by default.
+        escape: The reason to refuse with where the operation fits no match, or its value is
+            used outside the match; a general one by default.
     """
 
     name: str
@@ -73,7 +75,21 @@ class Op:
 
 @dataclass(frozen=True)
 class Hole:
-    """An input from outside the match, by name."""
+    """An input from outside the match, by name; the same name is the same value."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Own:
+    """A parameter of the model, bound as itself."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Again:
+    """The value of an operation that stands before in the tree."""
 
     name: str
 
@@ -95,21 +111,29 @@ class Wildcard:
 
 @dataclass(frozen=True)
 class Fork:
-    """An operation with several inputs, each a tree or a hole; either order if commutative."""
+    """An operation with its inputs, each a tree or a value; two in any order if commutative."""
 
     op: Op
-    inputs: "tuple[Tree | Hole, ...]"
+    inputs: "tuple[Source, ...]"
+
+
+@dataclass(frozen=True)
+class Either:
+    """Several trees or values of which one is there."""
+
+    choices: "tuple[Source, ...]"
 
 
 @dataclass(frozen=True)
 class Chain:
     """Operations of which each is the first input of the next."""
 
-    steps: "tuple[Op | Optional | Wildcard | Fork, ...]"
+    steps: "tuple[Op | Optional | Wildcard | Fork | Either, ...]"
 
 
-Tree = Op | Fork | Chain
-T = TypeVar("T", Op, Fork, Chain)
+Tree = Op | Fork | Chain | Either
+Source = Tree | Hole | Own | Again
+Part = Source | Optional | Wildcard
 
 
 def op(name: str, *kinds: type[nn.Module] | Callable[..., Any] | str, **options: Any) -> Op:
@@ -127,8 +151,32 @@ def op(name: str, *kinds: type[nn.Module] | Callable[..., Any] | str, **options:
 
 
 def hole(name: str) -> Hole:
-    """An input from outside the match, passed to the built module in the tree's order."""
+    """An input from outside the match, passed to the built module in the tree's order.
+
+    Holes of the same name are one input, and have to be the same value. One that stands only in
+    an alternative that is not there is passed as `None`.
+    """
     return Hole(name)
+
+
+def own(name: str) -> Own:
+    """A parameter of the model that an operation takes: bound as itself, and not passed on."""
+    return Own(name)
+
+
+def again(operation: Op) -> Again:
+    """The value of an operation that stands before in the tree, for one that is used twice."""
+    return Again(operation.name)
+
+
+def either(*choices: Source) -> Either:
+    """Several trees or values of which one is there; longer ones are tried first.
+
+    Raises:
+        PatternError: It is given something else.
+    """
+    _check("either()", choices, _SOURCE)
+    return Either(choices)
 
 
 def optional(operation: Op) -> Optional:
@@ -151,33 +199,36 @@ def wildcard(name: str, *ops: Op) -> Wildcard:
     return Wildcard(name, ops)
 
 
-def fork(operation: Op, *inputs: Tree | Hole) -> Fork:
-    """An operation with several inputs.
+def fork(operation: Op, *inputs: Source) -> Fork:
+    """An operation with its inputs, its first arguments; what else it takes is no tensor.
 
     Raises:
-        PatternError: It has no inputs, or one that is neither a tree nor a hole.
+        PatternError: It has no inputs, or one that is neither a tree nor a value.
     """
     _check("fork()", (operation,), Op)
-    _check("fork()", inputs, Op | Fork | Chain | Hole)
+    _check("fork()", inputs, _SOURCE)
     return Fork(operation, inputs)
 
 
-def chain(*steps: Op | Optional | Wildcard | Fork) -> Chain:
+def chain(*steps: Op | Optional | Wildcard | Fork | Either) -> Chain:
     """A sequence of operations.
 
     Raises:
-        PatternError: It is empty, a fork stands elsewhere than first, or a wildcard does not
-            stand between two operations.
+        PatternError: It is empty, a fork or an alternative stands elsewhere than first, or a
+            wildcard does not stand between two operations.
     """
-    _check("chain()", steps, Op | Optional | Wildcard | Fork)
+    _check("chain()", steps, Op | Optional | Wildcard | Fork | Either)
     if all(isinstance(step, Optional | Wildcard) for step in steps):
         raise PatternError("a chain needs at least one operation that is always there")
-    if any(isinstance(step, Fork) for step in steps[1:]):
+    if any(isinstance(step, Fork | Either) for step in steps[1:]):
         raise PatternError("a fork has its inputs within itself; it can only begin a chain")
     for index, step in enumerate(steps):
         if isinstance(step, Wildcard):
             _check_between(steps[:index], steps[index + 1 :])
     return Chain(steps)
+
+
+_SOURCE = Op | Fork | Chain | Either | Hole | Own | Again
 
 
 def _check(word: str, given: tuple[object, ...], kinds: Any) -> None:
@@ -201,65 +252,3 @@ def _check_between(before: tuple[object, ...], behind: tuple[object, ...]) -> No
         "a wildcard stands between two operations that are always there, not at the end of a chain "
         "nor beside another wildcard"
     )
-
-
-def narrow(tree: T, name: str, predicate: Callable[[Any], bool]) -> T:
-    """The same tree, its operation of that name under one more condition.
-
-    Raises:
-        PatternError: The tree binds no operation to the name.
-    """
-    if all(one.name != name for one in operations(tree)):
-        raise PatternError(f"narrow() is given {name!r}, which the tree does not bind")
-    narrowed: T = _narrow(tree, name, predicate)
-    return narrowed
-
-
-def _narrow(tree: Any, name: str, predicate: Callable[[Any], bool]) -> Any:
-    match tree:
-        case Op():
-            return tree.where(predicate) if tree.name == name else tree
-        case Optional():
-            return Optional(_narrow(tree.op, name, predicate))
-        case Wildcard():
-            return replace(tree, ops=tuple(_narrow(one, name, predicate) for one in tree.ops))
-        case Fork():
-            inputs = tuple(_narrow(one, name, predicate) for one in tree.inputs)
-            return Fork(_narrow(tree.op, name, predicate), inputs)
-        case Chain():
-            return Chain(tuple(_narrow(step, name, predicate) for step in tree.steps))
-    return tree
-
-
-def operations(tree: Tree | Hole | Optional | Wildcard) -> Iterator[Op]:
-    """Every operation of a tree, in order."""
-    match tree:
-        case Op():
-            yield tree
-        case Optional():
-            yield tree.op
-        case Wildcard():
-            yield from tree.ops
-        case Fork():
-            for source in tree.inputs:
-                yield from operations(source)
-            yield tree.op
-        case Chain():
-            for step in tree.steps:
-                yield from operations(step)
-
-
-def names(tree: Tree | Hole | Optional | Wildcard) -> Iterator[str]:
-    """Every name that a tree binds to operations, in order."""
-    match tree:
-        case Op() | Wildcard():
-            yield tree.name
-        case Optional():
-            yield tree.op.name
-        case Fork():
-            for source in tree.inputs:
-                yield from names(source)
-            yield tree.op.name
-        case Chain():
-            for step in tree.steps:
-                yield from names(step)

@@ -12,10 +12,10 @@ from embedl_deploy.graph.paths import join, node_path, parent
 from embedl_deploy.graph.shapes import propagate_new, targets
 from embedl_deploy.graph.tracer import trace_call
 from embedl_deploy.modules import FusedModule
-from embedl_deploy.patterns import Pattern
+from embedl_deploy.patterns import Pattern, reading
 from embedl_deploy.rewrite.draft import Draft
 from embedl_deploy.rewrite.find import call
-from embedl_deploy.rewrite.matcher import Binding, Slot
+from embedl_deploy.rewrite.matcher import Binding
 from embedl_deploy.rewrite.plan import Match
 
 
@@ -34,7 +34,7 @@ def fuse(draft: Draft, match: Match, bound: Mapping[str, Any], calls: Counter[st
     path = match.path
     if head.op != "call_module" or calls[path] > 1:
         path = draft.paths.fresh(path)
-    args, kwargs = _arguments(match.binding)
+    args, kwargs = _arguments(match)
     with draft.graph.inserting_before(root):
         fused = draft.graph.call_module(path, args, kwargs)
     fused.meta = {"scope": parent(path)}
@@ -56,7 +56,7 @@ def convert(
     if not isinstance(module, nn.Module):
         raise PatternError(f"{match.pattern.name}.build() returned {module!r}, which is no module")
     _set_mode(module, _mode(draft, match.binding.all_nodes()[::-1]), draft, match.binding)
-    args, kwargs = _arguments(match.binding)
+    args, kwargs = _arguments(match)
     inputs = tuple(dict.fromkeys(_nodes((args, kwargs))))
     inner = canonicalize(module, trace_call(module, inputs, args, kwargs))
     root = match.binding.all_nodes()[-1]
@@ -101,25 +101,30 @@ def _mode(draft: Draft, nodes: Sequence[fx.Node]) -> bool:
     return draft.mode(str(nodes[0].meta.get("scope", "")))
 
 
-def _arguments(binding: Binding) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _arguments(match: Match) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What the built module is called with, in the tree's order.
 
     That is what stands in the holes, the arguments of a head that is a module, and of a head
-    that is a function the values it takes: its constants and weights are in the `Call`.
+    that is a function the values it takes: its constants and weights are in the `Call`. A hole
+    of an alternative that is not there is `None`.
     """
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
-    for source in binding.inputs:
-        if isinstance(source, Slot):
-            args.append(source.read())
-        elif source.op == "call_function":
-            args.extend(
-                node for node in _nodes((source.args, source.kwargs)) if node.op != "get_attr"
-            )
-        else:
-            args.extend(source.args)
-            kwargs.update(source.kwargs)
+    heads = {operation.name for operation in reading.operations(match.pattern.tree)}
+    for name in dict.fromkeys(reading.inputs(match.pattern.tree)):
+        source = match.binding.inputs.get(name)
+        if isinstance(source, fx.Node):
+            args.extend(_head_arguments(source))
+            kwargs.update(source.kwargs if source.op == "call_module" else {})
+        elif name not in heads:
+            args.append(source.read() if source else None)
     return tuple(args), kwargs
+
+
+def _head_arguments(node: fx.Node) -> Sequence[Any]:
+    if node.op == "call_module":
+        return node.args
+    return [one for one in _nodes((node.args, node.kwargs)) if one.op != "get_attr"]
 
 
 def _nodes(arguments: Any) -> list[fx.Node]:

@@ -1,6 +1,7 @@
 """Finding matches in a draft."""
 
 import inspect
+import operator
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,9 +12,10 @@ from embedl_deploy.errors import PatternError
 from embedl_deploy.graph.paths import node_path
 from embedl_deploy.graph.tracer import is_hooked
 from embedl_deploy.patterns import Pattern
-from embedl_deploy.patterns.tree import Op, names, operations
+from embedl_deploy.patterns.reading import names, operations
+from embedl_deploy.patterns.tree import Op, Value
 from embedl_deploy.rewrite.draft import Draft
-from embedl_deploy.rewrite.matcher import Binding, Matcher, escapes, keys
+from embedl_deploy.rewrite.matcher import Binding, Matcher, Slot, escapes, keys, seen
 from embedl_deploy.rewrite.plan import Match, Refusal
 from embedl_deploy.rewrite.variants import Step, Variant, variants
 
@@ -124,6 +126,8 @@ class Finder:
                 bound[name] = tuple(map(self._matcher.bound, found))
             else:
                 bound[name] = self._matcher.bound(found)
+        for name, node in match.binding.tensors.items():
+            bound[name] = self._draft.objects[str(node.target)]
         bound["site"] = NodeSite(self._draft, match.binding)
         return bound
 
@@ -156,6 +160,7 @@ class NodeSite:
     def __init__(self, draft: Draft, binding: Binding) -> None:
         self._draft = draft
         self._nodes = binding.nodes
+        self._inputs = binding.inputs
 
     def path(self, name: str) -> str:
         """See `Site.path`."""
@@ -165,6 +170,21 @@ class NodeSite:
         """See `Site.input_shape`."""
         source = self._node(name).args[index]
         return self._draft.facts.of(source) if isinstance(source, fx.Node) else None
+
+    def value(self, name: str) -> Value:
+        """See `Site.value`."""
+        slot = self._inputs.get(name)
+        node = slot.read() if isinstance(slot, Slot) else self._node(name)
+        known = seen(node)
+        dtype = known.dtype if isinstance(known, Value) else None
+        return Value(self._draft.facts.of(node), dtype)
+
+    def is_unpacked(self, name: str) -> bool:
+        """See `Site.is_unpacked`."""
+        return all(
+            user.target is operator.getitem and type(user.args[1]) is int
+            for user in self._node(name).users
+        )
 
     def is_shared(self, name: str) -> bool:
         """See `Site.is_shared`."""

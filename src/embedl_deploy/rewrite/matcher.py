@@ -4,16 +4,18 @@ The search goes from the tree's last operation to its inputs. Its depth is that 
 never that of the graph.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
-from embedl_deploy.graph.shapes import shape
-from embedl_deploy.patterns.tree import Call, Hole, Op, Value
-from embedl_deploy.rewrite.variants import Run, Step, Variant
+from embedl_deploy.graph.shapes import value
+from embedl_deploy.patterns.tree import Again, Call, Hole, Op, Own, Value
+from embedl_deploy.rewrite.variants import Link, Run, Step, Variant
 
 
 @dataclass(frozen=True)
@@ -34,15 +36,29 @@ class Binding:
 
     Attributes:
         nodes: Node of each operation by name; a tuple of them for a wildcard.
-        inputs: In the tree's order, its heads (whose arguments are passed on) and its holes.
+        inputs: By name, the heads (whose arguments are passed on) and what stands in the holes.
+        tensors: By name, the nodes that read parameters of the model.
+        again: Operations whose value is used once more, as often as it is.
     """
 
     nodes: Mapping[str, fx.Node | tuple[fx.Node, ...]] = field(default_factory=dict)
-    inputs: tuple[fx.Node | Slot, ...] = ()
+    inputs: Mapping[str, fx.Node | Slot] = field(default_factory=dict)
+    tensors: Mapping[str, fx.Node] = field(default_factory=dict)
+    again: tuple[tuple[str, fx.Node], ...] = ()
 
-    def plus(self, other: "Binding") -> "Binding":
-        """Both together, this one's inputs first."""
-        return Binding({**self.nodes, **other.nodes}, (*self.inputs, *other.inputs))
+    def plus(self, other: "Binding") -> "Binding | None":
+        """Both together; `None` where a name would stand for two values."""
+        for name in self.inputs.keys() & other.inputs.keys():
+            if _read(self.inputs[name]) is not _read(other.inputs[name]):
+                return None
+        if any(self.nodes.get(name, node) is not node for name, node in other.again):
+            return None
+        return Binding(
+            {**self.nodes, **other.nodes},
+            {**self.inputs, **other.inputs},
+            {**self.tensors, **other.tensors},
+            (*self.again, *other.again),
+        )
 
     def all_nodes(self) -> tuple[fx.Node, ...]:
         """Every node of the match, inputs before what uses them, the root last."""
@@ -50,6 +66,10 @@ class Binding:
         for found in self.nodes.values():
             flat.extend(found if isinstance(found, tuple) else (found,))
         return tuple(flat)
+
+
+def _read(source: fx.Node | Slot) -> object:
+    return source.read() if isinstance(source, Slot) else source
 
 
 class Matcher:
@@ -80,7 +100,7 @@ class Matcher:
     def _argument(self, node: fx.Node) -> Any:
         if node.op == "get_attr" and isinstance(tensor := self._objects[str(node.target)], Tensor):
             return tensor
-        return Value(shape(node))
+        return seen(node)
 
     def fits(self, operation: Op, node: object) -> bool:
         """Whether a node is the operation, whatever stands around it."""
@@ -96,31 +116,37 @@ class Matcher:
         assert isinstance(node, fx.Node)  # noqa: S101 - fits() says so
         own = Binding({step.op.name: node})
         if not step.sources:
-            yield Binding({step.op.name: node}, (node,))
+            yield Binding({step.op.name: node}, {step.op.name: node})
             return
         for order in self._orders(step, node):
             for before in self._sources(step.sources, node, order):
-                yield before.plus(own)
+                yield from _joined(before, own)
 
     def _sources(
-        self, sources: Sequence[Step | Run | Hole], node: fx.Node, order: Sequence[int]
+        self, sources: Sequence[Link], node: fx.Node, order: Sequence[int]
     ) -> Iterator[Binding]:
         if not sources:
             yield Binding()
             return
         for first in self._source(sources[0], Slot(node, order[0])):
             for rest in self._sources(sources[1:], node, order[1:]):
-                yield first.plus(rest)
+                yield from _joined(first, rest)
 
-    def _source(self, source: Step | Run | Hole, slot: Slot) -> Iterator[Binding]:
+    def _source(self, source: Link, slot: Slot) -> Iterator[Binding]:
+        node = slot.read()
+        if not isinstance(node, fx.Node):
+            return
         match source:
             case Hole():
-                if isinstance(slot.read(), fx.Node):
-                    yield Binding(inputs=(slot,))
+                yield Binding(inputs={source.name: slot})
+            case Own() if isinstance(self._objects.get(str(node.target)), nn.Parameter):
+                yield Binding(tensors={source.name: node})
+            case Again():
+                yield Binding(again=((source.name, node),))
             case Step():
-                yield from self._step(source, slot.read())
+                yield from self._step(source, node)
             case Run():
-                yield from self._run(source, slot.read())
+                yield from self._run(source, node)
 
     def _run(self, run: Run, node: object) -> Iterator[Binding]:
         """The longest run first; it is collected in a loop, however long it is."""
@@ -133,12 +159,12 @@ class Matcher:
         for count in range(len(found), -1, -1):
             own = Binding({run.wildcard.name: tuple(reversed(found[:count]))})
             for before in self._step(run.source, ends[count]):
-                yield before.plus(own)
+                yield from _joined(before, own)
 
     def _orders(self, step: Step, node: fx.Node) -> Sequence[Sequence[int]]:
         """Which argument each source may be, as a list of choices."""
         count = len(step.sources)
-        if len(node.args) < count:
+        if len(node.args) < count or _takes_more(node, count):
             return ()
         if not step.op.commutative or count != 2:
             return (range(count),)
@@ -148,6 +174,29 @@ class Matcher:
 
     def _depth(self, node: object) -> int:
         return self._depths.get(node, 0) if isinstance(node, fx.Node) else -1
+
+
+def _joined(one: Binding, other: Binding) -> Iterator[Binding]:
+    both = one.plus(other)
+    if both is not None:
+        yield both
+
+
+def _takes_more(node: fx.Node, count: int) -> bool:
+    """Whether a node takes values besides its first `count` arguments, other than sizes."""
+    others: list[fx.Node] = []
+    fx.map_arg((node.args[count:], node.kwargs), others.append)
+    return any(value(other) is None or isinstance(value(other), Tensor) for other in others)
+
+
+def seen(node: fx.Node) -> Any:
+    """What a pattern gets to see of a value: of a tensor its shape and dtype, or a dtype."""
+    known = value(node)
+    if isinstance(known, torch.dtype):
+        return known
+    if isinstance(known, Tensor):
+        return Value(tuple(known.shape), known.dtype)
+    return Value(None)
 
 
 def keys(node: fx.Node, objects: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -164,15 +213,21 @@ def keys(node: fx.Node, objects: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def escapes(binding: Binding) -> tuple[fx.Node, ...]:
-    """Nodes of a match, but for its root, whose value is used outside it or more than once."""
-    return tuple(node for node in binding.all_nodes()[:-1] if _uses(node) != 1)
+    """Nodes of a match, but for its root, whose value is used otherwise than the tree says."""
+    allowed = Counter(node for _, node in binding.again)
+    inner = binding.all_nodes()[:-1]
+    inside = {*binding.all_nodes()}
+    return tuple(
+        node
+        for node in inner
+        if len(node.users) > 1 + allowed[node]
+        or not inside.issuperset(node.users)
+        or _uses(node) != 1 + allowed[node]
+    )
 
 
 def _uses(node: fx.Node) -> int:
     """How often a value is used; `y + y` uses `y` twice."""
-    if len(node.users) != 1:
-        return len(node.users)
-    (user,) = node.users
     count = 0
 
     def tally(argument: fx.Node) -> fx.Node:
@@ -180,5 +235,6 @@ def _uses(node: fx.Node) -> int:
         count += argument is node
         return argument
 
-    fx.map_arg((user.args, user.kwargs), tally)
+    for user in node.users:
+        fx.map_arg((user.args, user.kwargs), tally)
     return count

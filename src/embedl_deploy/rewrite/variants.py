@@ -5,7 +5,19 @@ from dataclasses import dataclass
 from functools import lru_cache, reduce
 from itertools import product
 
-from embedl_deploy.patterns.tree import Chain, Fork, Hole, Op, Optional, Tree, Wildcard
+from embedl_deploy.patterns.tree import (
+    Again,
+    Chain,
+    Either,
+    Fork,
+    Hole,
+    Op,
+    Optional,
+    Own,
+    Source,
+    Tree,
+    Wildcard,
+)
 
 
 @dataclass(frozen=True)
@@ -13,7 +25,7 @@ class Step:
     """An operation and where its inputs come from; no sources at the head of a chain."""
 
     op: Op
-    sources: "tuple[Step | Run | Hole, ...]" = ()
+    sources: "tuple[Link, ...]" = ()
 
 
 @dataclass(frozen=True)
@@ -22,6 +34,9 @@ class Run:
 
     wildcard: Wildcard
     source: Step
+
+
+Link = Step | Run | Hole | Own | Again
 
 
 @dataclass(frozen=True)
@@ -45,39 +60,41 @@ def variants(tree: Tree) -> tuple[Variant, ...]:
     return tuple(sorted(found, key=lambda variant: -variant.length))
 
 
-def _length(source: Step | Run | Hole) -> int:
+def _length(source: Link) -> int:
     match source:
         case Step():
             return 1 + sum(map(_length, source.sources))
         case Run():
             return _length(source.source)
-        case Hole():
-            return 0
+    return 0
 
 
-def _expand(tree: Tree | Hole) -> Iterator[Step | Run | Hole]:
+def _expand(tree: Source) -> Iterator[Link]:
     match tree:
-        case Hole():
+        case Hole() | Own() | Again():
             yield tree
         case Op():
             yield Step(tree)
         case Fork():
             for sources in product(*(tuple(_expand(source)) for source in tree.inputs)):
                 yield Step(tree.op, sources)
+        case Either():
+            for choice in tree.choices:
+                yield from _expand(choice)
         case Chain():
             yield from _expand_chain(tree)
 
 
-def _expand_chain(tree: Chain) -> Iterator[Step | Run | Hole]:
+def _expand_chain(tree: Chain) -> Iterator[Link]:
     choices = [(step.op, None) if isinstance(step, Optional) else (step,) for step in tree.steps]
     for choice in product(*choices):
         first, *rest = [step for step in choice if step is not None]
-        assert isinstance(first, Op | Fork)  # noqa: S101 - chain() excludes the others
+        assert isinstance(first, Op | Fork | Either)  # noqa: S101 - chain() excludes the others
         for head in _expand(first):
             yield reduce(_behind, rest, head)
 
 
-def _behind(current: Step | Run | Hole, step: object) -> Step | Run:
+def _behind(current: Link, step: object) -> Step | Run:
     if isinstance(step, Wildcard) and isinstance(current, Step):
         return Run(step, current)
     assert isinstance(step, Op)  # noqa: S101 - chain() excludes the others
