@@ -235,6 +235,7 @@ WINDOW = (
             lambda shift=shift: windows(shift),  # type: ignore[misc]
             rand((2, high, wide, 8)),
             becomes={"MHAInProjection": 1, "ScaledDotProductAttention": 1, "Linear": 1},
+            traced=True,
         )
         for shift, high, wide in (
             (0, 8, 8),
@@ -251,13 +252,20 @@ WINDOW = (
         rand((2, 8, 8, 8)),
         becomes={"MHAInProjection": 1, "ScaledDotProductAttention": 1, "Linear": 1, "Dropout": 1},
         random=True,
-        near=(
-            Near(lambda: windows(2), "pass example inputs", example=False),
-            Near(
-                lambda: nn.Sequential(ShiftedWindowAttentionV2(8, [4, 4], [2, 2], 2)),
-                "cosine attention",
+        traced=True,
+        near=(Near(lambda: windows(2), "pass example inputs", example=False),),
+    ),
+    *(
+        Case(
+            DecomposeShiftedWindowAttentionPattern,
+            lambda shift=shift, options=options: nn.Sequential(  # type: ignore[misc]
+                ShiftedWindowAttentionV2(8, [4, 4], [shift, shift], 2, **options)
             ),
-        ),
+            rand((2, 7, 8, 8)),
+            becomes={"MHAInProjection": 1, "ScaledDotProductAttention": 1, "Linear": 3},
+            traced=True,
+        )
+        for shift, options in ((0, {}), (2, {}), (2, {"qkv_bias": False}))
     ),
 )
 

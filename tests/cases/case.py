@@ -45,6 +45,7 @@ class Case:
         random: Whether training draws random numbers, so that only eval mode compares.
         example: Whether the transformation sees the inputs.
         near: Models that the pattern does not match.
+        traced: Whether only symbolic tracing shows what the pattern matches.
     """
 
     pattern: type[Pattern]
@@ -58,6 +59,7 @@ class Case:
     random: bool = False
     example: bool = True
     near: tuple[Near, ...] = ()
+    traced: bool = False
 
     @property
     def patterns(self) -> tuple[type[Pattern], ...]:

@@ -1,11 +1,15 @@
 """Conversions around pooling and flattening."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from embedl_deploy.tensorrt.conversions.pooling import (
     FlattenLinearToConv1x1Pattern,
+    MeanToAdaptiveAvgPoolPattern,
     RemoveIdentityAdaptiveAvgPoolPattern,
 )
 from tests.cases.case import Case, DoubledLinear, Near, hooked, rand
@@ -153,4 +157,99 @@ IDENTITY = (
     ),
 )
 
-CASES = (*FLATTEN, *IDENTITY)
+
+def headed(flatten: Callable[..., Any]) -> nn.Module:
+    """A pooling to 1×1, a flattening, and a linear layer."""
+    forward = lambda m, x: m.linear(m.drop(flatten(m.pool(m.conv(x)))))  # noqa: E731
+    parts = {"conv": nn.Conv2d(3, 4, 3), "drop": nn.Dropout(0.0), "linear": nn.Linear(4, 5)}
+    return net(forward, pool=nn.AdaptiveAvgPool2d(1), **parts)
+
+
+def near(flatten: Callable[..., Any], reason: str | None, features: int = 4) -> Near:
+    model = lambda: net(lambda m, x: m.linear(flatten(x)), linear=nn.Linear(features, 5))  # noqa: E731
+    return Near(model, reason)
+
+
+SPELLINGS = (
+    *(
+        Case(
+            FlattenLinearToConv1x1Pattern,
+            lambda flatten=flatten: headed(flatten),  # type: ignore[misc]
+            IMAGE,
+            becomes={"Conv2d": 2, "Linear": 0, "flatten": 1, "reshape": 0, "squeeze": 0},
+            example=example,
+        )
+        for example in (True, False)
+        for flatten in (
+            lambda x: x.view(x.size(0), -1),
+            lambda x: x.reshape(-1, 4),
+            lambda x: torch.reshape(x, (x.shape[0], 4)),
+            lambda x: x.squeeze(-1).squeeze(-1),
+            lambda x: x.squeeze(3).squeeze(2),
+            lambda x: x.squeeze((2, 3)),
+            lambda x: x[:, :, 0, 0],
+            lambda x: x.squeeze(-1)[:, :, 0],
+        )
+    ),
+    Case(
+        FlattenLinearToConv1x1Pattern,
+        lambda: headed(lambda x: x.view(x.size(0), -1)),
+        IMAGE,
+        becomes={"Conv2d": 2, "Linear": 0},
+        near=(
+            near(lambda x: x.view(x.size(0), -1), "6×6, not 1×1", 3 * 6 * 6),
+            near(lambda x: x.mean((2, 3), keepdim=True).view(1, -1), "2×3×1×1 is reshaped, and the layer takes 6 features", 6),
+            near(lambda x: x[:, :, 0, 0], "6×6, not 1×1", 3),
+            near(lambda x: x[:, :, 0], None, 6),
+            near(lambda x: x[:, 0, 0], None, 6),
+            near(lambda x: x.mean((2, 3), keepdim=True).squeeze(), None, 3),
+            near(lambda x: x.mean((0, 1)).view(6, 6), "has 2 dimensions, not 4", 6),
+        ),
+    ),
+    Case(
+        FlattenLinearToConv1x1Pattern,
+        lambda: net(lambda m, x: m.linear(x.mean([2, 3])), linear=nn.Linear(3, 5)),
+        IMAGE,
+        first=(MeanToAdaptiveAvgPoolPattern,),
+        becomes={"Conv2d": 1, "AdaptiveAvgPool2d": 1, "flatten": 1, "mean": 0},
+    ),
+)
+
+MEAN = (
+    *(
+        Case(
+            MeanToAdaptiveAvgPoolPattern,
+            lambda mean=mean: net(lambda m, x: mean(m.conv(x)), conv=nn.Conv2d(3, 4, 3)),  # type: ignore[misc]
+            IMAGE,
+            becomes={"AdaptiveAvgPool2d": 1, "mean": 0, "flatten": int(not kept)},
+            example=example,
+        )
+        for example in (True, False)
+        for kept, mean in (
+            (False, lambda x: x.mean((2, 3))),
+            (False, lambda x: torch.mean(x, dim=[-1, -2])),
+            (True, lambda x: x.mean([2, 3], keepdim=True)),
+            (True, lambda x: x.mean((-2, -1), True)),
+        )
+    ),
+    Case(
+        MeanToAdaptiveAvgPoolPattern,
+        lambda: net(lambda _, x: x.mean((2, 3))),
+        IMAGE,
+        becomes={"AdaptiveAvgPool2d": 1},
+        near=(
+            Near(lambda: net(lambda _, x: x.mean((2, 3))), "pass example inputs", example=False),
+            Near(
+                lambda: net(lambda _, x: x.mean((-2, -1))),
+                "its input has 3 dimensions, not 4",
+                rand((3, 6, 6)),
+            ),
+            Near(lambda: net(lambda _, x: x.mean((1, 2)))),
+            Near(lambda: net(lambda _, x: x.mean(3))),
+            Near(lambda: net(lambda _, x: x.exp() / x.exp().mean())),
+            Near(lambda: net(lambda _, x: x.mean((2, 3), dtype=torch.float64))),
+        ),
+    ),
+)
+
+CASES = (*FLATTEN, *IDENTITY, *SPELLINGS, *MEAN)

@@ -67,6 +67,25 @@ def test_it_computes_the_same(case: Case) -> None:
     assert_same_eval(model, transformed(case, model), args)
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(one, id=name(one))
+        for one in CASES
+        if one.pattern.stage is Stage.CONVERSION and not one.traced
+    ],
+)
+def test_either_way_in_gives_the_same(case: Case) -> None:
+    model = warm(case.model())
+    args = case.inputs()
+    result = transform(model, args, patterns=case.patterns, method="export")
+    matches = [match for match in result.matches if type(match.pattern) is case.pattern]
+    assert len(matches) == case.count
+    found = kinds(result.model)
+    assert {kind: found[kind] for kind in case.becomes} == case.becomes
+    assert_same_eval(model, result, args)
+
+
 @every_case
 def test_it_trains_the_same(case: Case) -> None:
     model = warm(case.model()).train()

@@ -392,15 +392,15 @@ def test_a_hole_takes_no_number() -> None:
 
 def test_a_function_is_named_by_its_qualified_name_too() -> None:
     class ByName(ConversionPattern):
-        tree = op("resize", "torch.nn.functional.interpolate")
+        tree = op("norm", "torch.functional.norm")
 
-        def build(self, resize: Call) -> nn.Module:
-            return nn.Sequential(nn.Upsample(scale_factor=resize.kwargs["scale_factor"]))
+        def build(self, norm: Call) -> nn.Module:
+            return net(lambda _, x: (x * x).sum(norm.kwargs["dim"]) ** 0.5)
 
-    model = net(lambda _, x: F.interpolate(F.pad(x, (1, 1)), scale_factor=2.0))
+    model = net(lambda _, x: torch.norm(F.pad(x, (1, 1)), dim=-1))
     result = transform(model, patterns=[ByName])
-    assert [match.path for match in result.matches] == ["interpolate"]
-    assert kinds(result.model) == {"pad": 1, "Upsample": 1}
+    assert [match.path for match in result.matches] == ["norm"]
+    assert kinds(result.model) == {"pad": 1, "mul": 1, "sum": 1, "pow": 1}
     assert_same_eval(model, result, (torch.randn(1, 2, 3, 3),))
 
 

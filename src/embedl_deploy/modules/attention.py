@@ -94,6 +94,7 @@ class MHAInProjection(LeafModule):
         in_proj_weight: Packed weight (3E, E), or `None`.
         in_proj_bias: Packed bias (3E), or `None`.
         separate_weights: Query, key and value weights where nothing is packed.
+        key_bias: Whether the bias is added to the keys too; zeros stand for it otherwise.
     """
 
     def __init__(
@@ -104,10 +105,12 @@ class MHAInProjection(LeafModule):
         in_proj_weight: nn.Parameter | None,
         in_proj_bias: nn.Parameter | None,
         separate_weights: tuple[nn.Parameter | None, ...] = (None, None, None),
+        key_bias: bool = True,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.batch_first = batch_first
+        self.key_bias = key_bias
         self.in_proj_weight = in_proj_weight
         self.in_proj_bias = in_proj_bias
         self.q_proj_weight, self.k_proj_weight, self.v_proj_weight = separate_weights
@@ -138,14 +141,21 @@ class MHAInProjection(LeafModule):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Project with the given weights instead of the module's own."""
         query, key, value = inputs
+        bias = self._bias()
         if isinstance(weights, Tensor) and query is key and key is value:
-            packed = self._heads(F.linear(query, weights, self.in_proj_bias), 3)
+            packed = self._heads(F.linear(query, weights, bias), 3)
             return packed[0], packed[1], packed[2]
         parts = weights.chunk(3) if isinstance(weights, Tensor) else weights
-        biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
+        biases = (None,) * 3 if bias is None else bias.chunk(3)
         triples = zip(inputs, parts, biases, strict=True)
         q, k, v = (self._heads(F.linear(x, w, b), 1)[0] for x, w, b in triples)
         return q, k, v
+
+    def _bias(self) -> Tensor | None:
+        if self.in_proj_bias is None or self.key_bias:
+            return self.in_proj_bias
+        query, key, value = self.in_proj_bias.chunk(3)
+        return torch.cat((query, torch.zeros_like(key), value))
 
     def _heads(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
         """Split (…, L, parts·E) into `parts` tensors of shape (…, heads, L, E/heads)."""

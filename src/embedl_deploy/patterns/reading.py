@@ -97,6 +97,8 @@ def inputs(tree: Part) -> Iterator[str]:
 def narrow(tree: T, name: str, predicate: Callable[[Any], bool]) -> T:
     """The same tree, its operation of that name under one more condition.
 
+    Reasons given with `escaping` are those of the wider tree, and stay behind.
+
     Raises:
         PatternError: The tree binds no operation to the name.
     """
@@ -109,7 +111,8 @@ def narrow(tree: T, name: str, predicate: Callable[[Any], bool]) -> T:
 def _narrow(tree: Any, name: str, predicate: Callable[[Any], bool]) -> Any:
     match tree:
         case Op():
-            return tree.where(predicate) if tree.name == name else tree
+            kept = replace(tree, escape=None)
+            return kept.where(predicate) if tree.name == name else kept
         case Optional():
             return Optional(_narrow(tree.op, name, predicate))
         case Wildcard():

@@ -6,6 +6,7 @@ reads from the input to the output: an activation, of an optional batch norm, of
 Every word that stands for an operation binds it to a name.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +19,10 @@ from embedl_deploy.errors import PatternError
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor of the graph: its sizes, `None` for each that is not known, and its dtype."""
+    """A tensor of the graph: its sizes, `None` for each that is not known, and its dtype.
+
+    A number that the model computes has shape `()`.
+    """
 
     shape: tuple[int | None, ...] | None
     dtype: torch.dtype | None = None
@@ -26,9 +30,12 @@ class Value:
 
 @dataclass(frozen=True)
 class Call:
-    """A matched function call; the model's own tensors stand as themselves, others as `Value`."""
+    """A matched call of a function, or of a tensor's method by its name.
 
-    target: Callable[..., Any]
+    The model's own tensors stand as themselves, others as `Value`.
+    """
+
+    target: Callable[..., Any] | str
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
@@ -40,7 +47,8 @@ class Op:
     Attributes:
         name: What the operation is bound to: a module, or a `Call`.
         kinds: Module classes (matched exactly) and functions; a text names them without
-            importing their package: the name of a class, the qualified name of a function.
+            importing their package: the name of a class, the qualified name of a function,
+            and `"Tensor.to"` for a method that has no function.
         predicate: Further condition on the module or `Call`.
         commutative: Whether the first two inputs may be swapped.
         escape: The reason to refuse with where the operation fits no match, or its value is
@@ -60,6 +68,10 @@ class Op:
             return replace(self, predicate=predicate)
         return replace(self, predicate=lambda bound: first(bound) and predicate(bound))
 
+    def taking(self, *values: Any) -> "Op":
+        """The same call with `values` as its last arguments; numbers are equal up to 1e-6."""
+        return self.where(lambda call: _alike(tuple(call.args[-len(values) :]), values))
+
     def named(self, name: str) -> "Op":
         """The same operation under another name."""
         return replace(self, name=name)
@@ -71,6 +83,14 @@ class Op:
     def accepts(self, bound: object) -> bool:
         """Whether the condition holds for a module or `Call` of the right kind."""
         return self.predicate is None or self.predicate(bound)
+
+
+def _alike(one: Any, other: Any) -> bool:
+    if isinstance(one, tuple | list) and isinstance(other, tuple):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    if isinstance(one, int | float) and isinstance(other, int | float):
+        return math.isclose(one, other, rel_tol=1e-6)
+    return bool(type(one) is type(other) and one == other)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Operations that patterns of any target may name."""
 
+import math
 import operator
 from typing import Any
 
@@ -40,10 +41,44 @@ RMS_NORM = op("rms_norm", nn.RMSNorm)
 DROPOUT = op("dropout", nn.Dropout)
 NOISE = op("noise", *_DROPOUTS, *RANDOM_DEPTH)
 ADD = op("add", operator.add, commutative=True)
+SUB = op("sub", operator.sub)
+MUL = op("mul", operator.mul, commutative=True)
+DIV = op("div", operator.truediv)
+POW = op("pow", operator.pow)
+MATMUL = op("matmul", operator.matmul)
+MEAN = op("mean", torch.mean)
+SQRT = op("sqrt", torch.sqrt)
+RSQRT = op("rsqrt", torch.rsqrt)
+SIGMOID = op("sigmoid", nn.Sigmoid)
+TANH = op("tanh", nn.Tanh)
+SOFTMAX = op("softmax", nn.Softmax)
 FLATTEN = op("flatten", torch.flatten)
+RESHAPE = op("reshape", torch.reshape)
+PERMUTE = op("permute", torch.permute)
+TRANSPOSE = op("transpose", torch.transpose)
 MULTIHEAD_ATTENTION = op("attention", nn.MultiheadAttention)
 MHA_IN_PROJECTION = op("projection", MHAInProjection)
 SCALED_DOT_PRODUCT_ATTENTION = op("attention", ScaledDotProductAttention)
+
+
+def scaled(name: str, by: float | None = None) -> Op:
+    """A multiplication by the number `by`, or by any, also written as a division."""
+
+    def is_scaled(call: Any) -> bool:
+        number = call.args[1]
+        if isinstance(call.args[0], int | float) or not isinstance(number, int | float):
+            return False
+        return by is None or math.isclose(factor(call), by, rel_tol=1e-6)
+
+    return op(name, operator.mul, operator.truediv, predicate=is_scaled)
+
+
+def factor(call: Call | None) -> float:
+    """What a `scaled` call multiplies by; 1 where it is missing."""
+    if call is None:
+        return 1.0
+    number: float = call.args[1]
+    return 1 / number if call.target is operator.truediv else number
 
 
 def item(index: int) -> Op:

@@ -138,9 +138,10 @@ def _nodes(arguments: Any) -> list[fx.Node]:
     return found
 
 
-def _replace(graph: fx.Graph, binding: Binding, output: fx.Node) -> None:
+def _replace(graph: fx.Graph, binding: Binding, output: fx.Node | None) -> None:
     nodes = binding.all_nodes()
-    nodes[-1].replace_all_uses_with(output)
+    if output is not None:
+        nodes[-1].replace_all_uses_with(output)
     for node in reversed(nodes):
         graph.erase_node(node)
 
@@ -164,7 +165,7 @@ def _base(match: Match) -> str:
 
 def _inline(
     draft: Draft, inner: fx.GraphModule, inputs: tuple[fx.Node, ...], paths: Mapping[str, str]
-) -> tuple[tuple[fx.Node, ...], fx.Node]:
+) -> tuple[tuple[fx.Node, ...], fx.Node | None]:
     """Copy the nodes of `inner`, whose placeholders are `inputs`."""
     values: dict[fx.Node, Any] = {}
     objects = targets(inner)
@@ -175,7 +176,7 @@ def _inline(
         if node.op == "placeholder":
             values[node] = next(sources)
         elif node.op == "output":
-            return tuple(new), values[node.args[0]]
+            return tuple(new), values.get(node.args[0])
         else:
             copied = draft.graph.node_copy(node, values.__getitem__)
             if node.op in {"call_module", "get_attr"}:

@@ -176,8 +176,9 @@ class NodeSite:
         slot = self._inputs.get(name)
         node = slot.read() if isinstance(slot, Slot) else self._node(name)
         known = seen(node)
-        dtype = known.dtype if isinstance(known, Value) else None
-        return Value(self._draft.facts.of(node), dtype)
+        if isinstance(known, Value) and known.shape is None:
+            return Value(self._draft.facts.of(node))
+        return known if isinstance(known, Value) else Value(())
 
     def is_unpacked(self, name: str) -> bool:
         """See `Site.is_unpacked`."""

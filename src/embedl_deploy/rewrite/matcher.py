@@ -13,9 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from embedl_deploy.graph.proxies import is_size
 from embedl_deploy.graph.shapes import value
 from embedl_deploy.patterns.tree import Again, Call, Hole, Op, Own, Value
 from embedl_deploy.rewrite.variants import Link, Run, Step, Variant
+
+_CALLS = frozenset({"call_module", "call_function", "call_method"})
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,13 @@ class Binding:
     again: tuple[tuple[str, fx.Node], ...] = ()
 
     def plus(self, other: "Binding") -> "Binding | None":
-        """Both together; `None` where a name would stand for two values."""
+        """Both together; `None` where a name would stand for two values, or two for one node."""
         for name in self.inputs.keys() & other.inputs.keys():
             if _read(self.inputs[name]) is not _read(other.inputs[name]):
                 return None
         if any(self.nodes.get(name, node) is not node for name, node in other.again):
+            return None
+        if not set(self.all_nodes()).isdisjoint(other.all_nodes()):
             return None
         return Binding(
             {**self.nodes, **other.nodes},
@@ -95,7 +100,7 @@ class Matcher:
             module: nn.Module = self._objects[str(node.target)]
             return module
         args, kwargs = fx.map_arg((node.args, node.kwargs), self._argument)
-        return Call(node.target, args, kwargs)  # type: ignore[arg-type]
+        return Call(node.target, args, kwargs)
 
     def _argument(self, node: fx.Node) -> Any:
         if node.op == "get_attr" and isinstance(tensor := self._objects[str(node.target)], Tensor):
@@ -104,7 +109,7 @@ class Matcher:
 
     def fits(self, operation: Op, node: object) -> bool:
         """Whether a node is the operation, whatever stands around it."""
-        if not isinstance(node, fx.Node) or node.op not in {"call_module", "call_function"}:
+        if not isinstance(node, fx.Node) or node.op not in _CALLS:
             return False
         if not any(key in operation.kinds for key in keys(node, self._objects)):
             return False
@@ -183,24 +188,28 @@ def _joined(one: Binding, other: Binding) -> Iterator[Binding]:
 
 
 def _takes_more(node: fx.Node, count: int) -> bool:
-    """Whether a node takes values besides its first `count` arguments, other than sizes."""
+    """Whether a node takes tensors besides its first `count` arguments."""
     others: list[fx.Node] = []
     fx.map_arg((node.args[count:], node.kwargs), others.append)
-    return any(value(other) is None or isinstance(value(other), Tensor) for other in others)
+    return any(isinstance(value(other), Tensor) or not _is_number(other) for other in others)
+
+
+def _is_number(node: fx.Node) -> bool:
+    return value(node) is not None or is_size(node)
 
 
 def seen(node: fx.Node) -> Any:
-    """What a pattern gets to see of a value: of a tensor its shape and dtype, or a dtype."""
+    """What a pattern gets to see of a value: shape and dtype; a dtype stands as itself."""
     known = value(node)
     if isinstance(known, torch.dtype):
         return known
     if isinstance(known, Tensor):
         return Value(tuple(known.shape), known.dtype)
-    return Value(None)
+    return Value(() if isinstance(known, int | float) or is_size(node) else None)
 
 
 def keys(node: fx.Node, objects: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What an operation may name a node by: its module's class or its function, or their names."""
+    """What an operation may name a node by: its class or function, their names, or a method's."""
     match node.op:
         case "call_module":
             kind = type(objects[str(node.target)])
@@ -209,6 +218,8 @@ def keys(node: fx.Node, objects: Mapping[str, Any]) -> tuple[Any, ...]:
             target: Any = node.target
             name = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
             return (target, name)
+        case "call_method":
+            return (f"Tensor.{node.target}",)
     return ()
 
 

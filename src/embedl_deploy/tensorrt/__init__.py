@@ -4,12 +4,37 @@ The tuples are priority lists: an earlier pattern wins, so longer trees stand fi
 """
 
 from embedl_deploy.patterns import Pattern
+from embedl_deploy.tensorrt.conversions.activations import (
+    WrittenGELUPattern,
+    WrittenHardsigmoidPattern,
+    WrittenHardswishPattern,
+    WrittenSiLUPattern,
+    WrittenTanhGELUPattern,
+)
 from embedl_deploy.tensorrt.conversions.attention import DecomposeMultiheadAttentionPattern
+from embedl_deploy.tensorrt.conversions.cleanup import (
+    RemoveAssertionPattern,
+    RemoveCopyPattern,
+    SoftmaxTypePattern,
+)
+from embedl_deploy.tensorrt.conversions.einsum import EinsumPattern
+from embedl_deploy.tensorrt.conversions.norms import (
+    NormWeightPattern,
+    WrittenLayerNormPattern,
+    WrittenRMSNormPattern,
+)
 from embedl_deploy.tensorrt.conversions.pooling import (
     FlattenLinearToConv1x1Pattern,
+    MeanToAdaptiveAvgPoolPattern,
     RemoveIdentityAdaptiveAvgPoolPattern,
 )
+from embedl_deploy.tensorrt.conversions.projection import (
+    ComputedBiasPattern,
+    PackedProjectionPattern,
+    SplitProjectionPattern,
+)
 from embedl_deploy.tensorrt.conversions.window import DecomposeShiftedWindowAttentionPattern
+from embedl_deploy.tensorrt.conversions.written_attention import WrittenAttentionPattern
 from embedl_deploy.tensorrt.fusions.attention import (
     MHAInProjectionPattern,
     ScaledDotProductAttentionPattern,
@@ -65,6 +90,7 @@ __all__ = [
     "TENSORRT_PATTERNS",
     "TENSORRT_SMART_PATTERNS",
     "AdaptiveAvgPoolPattern",
+    "ComputedBiasPattern",
     "ConvAddReLUPattern",
     "ConvBNAddPattern",
     "ConvBNAddReLUPattern",
@@ -76,6 +102,7 @@ __all__ = [
     "ConvTransposeBNReLUPattern",
     "DecomposeMultiheadAttentionPattern",
     "DecomposeShiftedWindowAttentionPattern",
+    "EinsumPattern",
     "Finding",
     "FlattenLinearToConv1x1Pattern",
     "FloatAdaptiveAvgPoolPattern",
@@ -95,21 +122,53 @@ __all__ = [
     "LinearPattern",
     "LinearReLUPattern",
     "MHAInProjectionPattern",
+    "MeanToAdaptiveAvgPoolPattern",
+    "NormWeightPattern",
+    "PackedProjectionPattern",
     "RMSNormPattern",
+    "RemoveAssertionPattern",
+    "RemoveCopyPattern",
     "RemoveIdentityAdaptiveAvgPoolPattern",
     "Report",
     "ScaledDotProductAttentionPattern",
     "Severity",
+    "SoftmaxTypePattern",
+    "SplitProjectionPattern",
     "StemConvBNReLUMaxPoolPattern",
     "Unjudged",
+    "WrittenAttentionPattern",
+    "WrittenGELUPattern",
+    "WrittenHardsigmoidPattern",
+    "WrittenHardswishPattern",
+    "WrittenLayerNormPattern",
+    "WrittenRMSNormPattern",
+    "WrittenSiLUPattern",
+    "WrittenTanhGELUPattern",
     "check_onnx",
 ]
 
 TENSORRT_CONVERSION_PATTERNS: tuple[type[Pattern], ...] = (
+    RemoveAssertionPattern,
+    RemoveCopyPattern,
     RemoveIdentityAdaptiveAvgPoolPattern,
+    MeanToAdaptiveAvgPoolPattern,
     FlattenLinearToConv1x1Pattern,
+    WrittenSiLUPattern,
+    WrittenHardswishPattern,
+    WrittenHardsigmoidPattern,
+    WrittenGELUPattern,
+    WrittenTanhGELUPattern,
+    WrittenLayerNormPattern,
+    WrittenRMSNormPattern,
+    NormWeightPattern,
     DecomposeMultiheadAttentionPattern,
     DecomposeShiftedWindowAttentionPattern,
+    EinsumPattern,
+    SoftmaxTypePattern,
+    WrittenAttentionPattern,
+    ComputedBiasPattern,
+    PackedProjectionPattern,
+    SplitProjectionPattern,
 )
 
 TENSORRT_FUSION_PATTERNS: tuple[type[Pattern], ...] = (

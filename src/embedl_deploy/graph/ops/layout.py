@@ -33,7 +33,8 @@ def _squeeze(a: SimpleNamespace) -> tuple[Any, ...]:
     if a.dim is None:
         return (a.input,)
     single = isinstance(a.dim, list | tuple) and len(a.dim) == 1
-    return (a.input, a.dim[0] if single else a.dim)
+    several = tuple(a.dim) if isinstance(a.dim, list) else a.dim
+    return (a.input, a.dim[0] if single else several)
 
 
 def _split(a: SimpleNamespace) -> tuple[Any, ...]:

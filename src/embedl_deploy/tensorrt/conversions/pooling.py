@@ -1,6 +1,8 @@
 """Rewrites around pooling and flattening."""
 
+import operator
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,32 +11,68 @@ from embedl_deploy.patterns import (
     ACTIVATION,
     ADAPTIVE_AVG_POOL2D,
     DROPOUT,
-    FLATTEN,
     LINEAR,
+    MEAN,
+    Call,
     ConversionPattern,
     Site,
     chain,
+    either,
+    fork,
+    hole,
+    op,
     wildcard,
 )
 
-_FLATTEN_MAP = FLATTEN.where(lambda call: call.args[1:] in {(1, -1), (1, 3)})
+_FIRST = (slice(None), slice(None), 0)
+
+
+def _keeps_two(call: Any) -> bool:
+    """Whether a call leaves the first two dimensions of a map of 1×1, or may do so."""
+    match call.target:
+        case torch.flatten:
+            return call.args[1:] in {(1, -1), (1, 3)}
+        case torch.squeeze:
+            return len(call.args) > 1 and call.args[1] in _BOTH
+    return len(call.args[1]) == 2
+
+
+def _cuts_one(call: Any) -> bool:
+    """Whether a call takes the last dimension, or the one before, away from a map of 1×1."""
+    cut = call.args[1] if len(call.args) > 1 else None
+    return cut in {-2, -1, 2, 3} if call.target is torch.squeeze else cut == _FIRST
+
+
+_BOTH = {(2, 3), (3, 2), (-1, -2), (-2, -1)}
+_CUT = op("flatten", torch.squeeze, operator.getitem, predicate=_cuts_one)
+_FLAT = either(
+    fork(
+        op("flatten", torch.flatten, torch.reshape, torch.squeeze, predicate=_keeps_two), hole("x")
+    ),
+    fork(_CUT, fork(_CUT.named("row"), hole("x"))),
+)
 
 
 class FlattenLinearToConv1x1Pattern(ConversionPattern):
     """A linear layer behind the flattening of a 1×1 map becomes a 1×1 convolution before it."""
 
-    tree = chain(_FLATTEN_MAP, wildcard("between", DROPOUT, ACTIVATION), LINEAR)
+    tree = chain(_FLAT, wildcard("between", DROPOUT, ACTIVATION), LINEAR)
 
-    def refuse(self, linear: nn.Linear, site: Site) -> str | None:
+    def refuse(self, flatten: Call, linear: nn.Linear, site: Site) -> str | None:
         if site.is_shared("linear"):
             return "the linear layer's weight is used elsewhere as well"
-        shape = site.input_shape("flatten")
+        shape = site.value("x").shape
         if shape is None:
             return "the shape of what is flattened is not known; pass example inputs"
         if len(shape) != 4:
             return f"what is flattened has {len(shape)} dimensions, not 4"
-        if shape[2:] == (1, 1) or shape[1] == linear.in_features:
+        fits = shape[1] == linear.in_features
+        if fits and flatten.target is torch.flatten:
             return None
+        if shape[2:] == (1, 1):
+            if fits or flatten.target is not torch.reshape:
+                return None
+            return f"{_sizes(shape)} is reshaped, and the layer takes {linear.in_features} features"
         if None in shape[1:]:
             return f"the flattened size {_sizes(shape)} is not known to be 1×1; pass example inputs"
         return f"the flattened height and width are {shape[2]}×{shape[3]}, not 1×1"
@@ -61,6 +99,24 @@ class RemoveIdentityAdaptiveAvgPoolPattern(ConversionPattern):
 
     def build(self) -> nn.Module:
         return nn.Identity()
+
+
+class MeanToAdaptiveAvgPoolPattern(ConversionPattern):
+    """A mean over height and width of a map becomes an average pooling to 1×1."""
+
+    tree = MEAN.where(lambda call: len(call.args) == 3 and call.args[1] in _BOTH)
+
+    def refuse(self, site: Site) -> str | None:
+        shape = site.input_shape("mean")
+        if shape is None:
+            return "the shape of its input is not known; pass example inputs"
+        if len(shape) != 4:
+            return f"its input has {len(shape)} dimensions, not 4"
+        return None
+
+    def build(self, mean: Call) -> nn.Module:
+        flatten = () if mean.args[2] else (("flatten", nn.Flatten()),)
+        return nn.Sequential(OrderedDict([("mean", nn.AdaptiveAvgPool2d(1)), *flatten]))
 
 
 def conv1x1(linear: nn.Linear) -> nn.Conv2d:

@@ -1,4 +1,4 @@
-"""Shifted-window attention (Liu et al., Swin Transformer, 2021), taken apart."""
+"""Shifted-window attention (Liu et al., Swin Transformer, 2021, and V2, 2022), taken apart."""
 
 import math
 from typing import Any
@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from embedl_deploy.modules import MHAInProjection, ScaledDotProductAttention
-from embedl_deploy.patterns import Call, ConversionPattern, Site, op
+from embedl_deploy.patterns import Call, ConversionPattern, Site, Value, op
+from embedl_deploy.tensorrt.conversions.projection import layer
 
 _FUNCTION = "torchvision.models.swin_transformer.shifted_window_attention"
 _ARGUMENTS = (
@@ -29,15 +30,17 @@ _ARGUMENTS = (
 
 
 class DecomposeShiftedWindowAttentionPattern(ConversionPattern):
-    """torchvision's `shifted_window_attention` becomes projections and attention over windows."""
+    """torchvision's `shifted_window_attention` becomes projections and attention over windows.
+
+    In the cosine attention of Swin V2 query and key are normalised, the logit scale goes to the
+    query, and the attention has scale 1.
+    """
 
     tree = op("windows", _FUNCTION)
 
     def refuse(self, windows: Call, site: Site) -> str | None:
         a = _arguments(windows)
-        if a.get("logit_scale") is not None:
-            return "it is the cosine attention of Swin V2, which is no scaled dot product"
-        if not isinstance(a["qkv_weight"], nn.Parameter):
+        if not isinstance(a["qkv_weight"], nn.Parameter) or isinstance(a.get("logit_scale"), Value):
             return "its weights are computed"
         shape = site.input_shape("windows")
         if shape is None or None in shape[1:]:
@@ -80,9 +83,14 @@ class WindowAttention(nn.Module):
             batch_first=True,
             in_proj_weight=a["qkv_weight"],
             in_proj_bias=a.get("qkv_bias"),
+            key_bias=a.get("logit_scale") is None,
         )
-        self.attention = ScaledDotProductAttention(dropout=a.get("attention_dropout", 0.0))
-        self.proj = _linear(a["proj_weight"], a.get("proj_bias"))
+        self.logit_scale = a.get("logit_scale")
+        self.attention = ScaledDotProductAttention(
+            dropout=a.get("attention_dropout", 0.0),
+            scale=None if self.logit_scale is None else 1.0,
+        )
+        self.proj = layer(a["proj_weight"], a.get("proj_bias"))
         self.dropout = nn.Dropout(a.get("dropout", 0.0))
         if any(self.shift):
             mask = _shift_mask(self.padded, self.window, self.shift)
@@ -103,6 +111,9 @@ class WindowAttention(nn.Module):
 
     def _attend(self, x: Tensor, bias: Tensor) -> Tensor:
         q, k, v = self.qkv(x, x, x)
+        if self.logit_scale is not None:
+            scale = torch.clamp(self.logit_scale, max=math.log(100.0)).exp()
+            q, k = F.normalize(q, dim=-1) * scale, F.normalize(k, dim=-1)
         if any(self.shift):
             bias = (bias + self.mask).repeat(x.shape[0] // math.prod(self._grid()), 1, 1, 1)
         x = self.attention(q, k, v, bias)
@@ -122,13 +133,6 @@ class WindowAttention(nn.Module):
 
     def _grid(self) -> tuple[int, int]:
         return self.padded[0] // self.window[0], self.padded[1] // self.window[1]
-
-
-def _linear(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
-    with torch.device("meta"):
-        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
-    linear.weight, linear.bias = weight, bias  # type: ignore[assignment]
-    return linear
 
 
 def _shift_mask(padded: tuple[int, ...], window: tuple[int, ...], shift: tuple[int, ...]) -> Tensor:

@@ -72,10 +72,16 @@ class ConvBNReLUPattern(Pattern):
         return FusedConvBNReLU(conv, batch_norm, activation)
 
 
+_ALONE = (
+    "no convolution stands before it; TensorRT runs it as a scale layer in floating point, in one "
+    "kernel with the activation behind it"
+)
+
+
 class ConvBNPattern(Pattern):
     """Convolution and optional batch norm."""
 
-    tree = chain(CONV2D, optional(BATCH_NORM2D))
+    tree = chain(CONV2D, optional(BATCH_NORM2D.escaping(_ALONE)))
     qdq_points: ClassVar[tuple[QDQPoint, ...]] = (QDQPoint.INPUT,)
 
     def build(self, conv: nn.Conv2d, batch_norm: nn.BatchNorm2d | None) -> FusedConvBN:

@@ -1,0 +1,137 @@
+"""Norms that are written out become the modules they are."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from embedl_deploy.patterns import (
+    ADD,
+    DIV,
+    MEAN,
+    MUL,
+    POW,
+    RSQRT,
+    SQRT,
+    SUB,
+    Call,
+    ConversionPattern,
+    Site,
+    again,
+    chain,
+    either,
+    fork,
+    hole,
+    op,
+    own,
+)
+from embedl_deploy.patterns.tree import Either, Source
+
+X = hole("x")
+
+
+def _over_last(call: Any) -> bool:
+    """Whether a mean or variance is over the last dimension, which is kept."""
+    dims, keepdim, rank = call.args[1:2], call.args[-1], call.args[0].shape
+    return keepdim is True and dims in {((-1,),), ((len(rank or ()) - 1,),)}
+
+
+def _plus_eps(call: Any) -> bool:
+    return isinstance(call.args[1], float)
+
+
+def _square(x: Source, same: Source) -> Either:
+    return either(fork(POW.named("square").taking(2), x), fork(MUL.named("square"), x, same))
+
+
+def _over_root(x: Source, spread: Source) -> Either:
+    """`x / √(spread + eps)` in three spellings."""
+    eps = ADD.named("eps").where(_plus_eps)
+    return either(
+        fork(DIV, x, chain(fork(eps, spread), SQRT)),
+        fork(DIV, x, chain(fork(eps, spread), POW.named("sqrt").taking(0.5))),
+        fork(MUL, x, chain(fork(eps, spread), RSQRT)),
+        fork(MUL, x, chain(fork(eps, spread), POW.named("rsqrt").taking(-0.5))),
+    )
+
+
+_MEAN = MEAN.where(_over_last)
+_CENTRED = SUB.named("centred")
+_SPREAD = _MEAN.named("spread")
+_AGAIN = SUB.named("centred_again")
+_VARIANCE = op("spread", torch.var, predicate=lambda call: _over_last(call) and not call.args[2])
+
+
+class WrittenLayerNormPattern(ConversionPattern):
+    """`(x - mean) / sqrt(variance + eps)` over the last dimension becomes `nn.LayerNorm`."""
+
+    tree = _over_root(
+        fork(_CENTRED, X, fork(_MEAN, X)),
+        either(
+            chain(_square(again(_CENTRED), again(_CENTRED)), _SPREAD),
+            chain(_square(fork(_AGAIN, X, again(_MEAN)), again(_AGAIN)), _SPREAD),
+            fork(_VARIANCE, X),
+        ),
+    )
+
+    def refuse(self, site: Site) -> str | None:
+        return _size_reason(site)
+
+    def build(self, eps: Call, site: Site) -> nn.Module:
+        return nn.LayerNorm(_size(site), eps.args[1], elementwise_affine=False)
+
+
+class WrittenRMSNormPattern(ConversionPattern):
+    """`x / sqrt(mean(x²) + eps)` over the last dimension becomes `nn.RMSNorm`."""
+
+    tree = _over_root(X, chain(_square(X, X), _SPREAD))
+
+    def refuse(self, site: Site) -> str | None:
+        return _size_reason(site)
+
+    def build(self, eps: Call, site: Site) -> nn.Module:
+        return nn.RMSNorm(_size(site), eps.args[1], elementwise_affine=False)
+
+
+_BARE = op("norm", nn.LayerNorm, nn.RMSNorm).where(lambda norm: norm.weight is None)
+_UNSHIFTED = op("norm", nn.LayerNorm).where(
+    lambda norm: norm.weight is not None and norm.bias is None
+)
+
+
+class NormWeightPattern(ConversionPattern):
+    """A product with a parameter behind a norm without weight, then a sum, become its own."""
+
+    tree = either(fork(MUL, _BARE, own("weight")), fork(ADD, _UNSHIFTED, own("bias")))
+
+    def refuse(
+        self, norm: Any, weight: nn.Parameter | None, bias: nn.Parameter | None, site: Site
+    ) -> str | None:
+        given = bias if weight is None else weight
+        assert given is not None  # noqa: S101 - the tree binds one
+        if given.shape != tuple(norm.normalized_shape):
+            return f"the parameter has shape {tuple(given.shape)}, not {norm.normalized_shape}"
+        if site.value("norm").dtype not in {None, given.dtype}:
+            return f"the parameter has another type, {given.dtype}"
+        return None
+
+    def build(self, norm: Any, weight: nn.Parameter | None, bias: nn.Parameter | None) -> nn.Module:
+        with torch.device("meta"):
+            affine: Any = type(norm)(norm.normalized_shape, norm.eps)
+        affine.weight = norm.weight if weight is None else weight
+        if isinstance(norm, nn.LayerNorm):
+            affine.bias = bias
+        return affine
+
+
+def _size(site: Site) -> int:
+    shape = site.value("x").shape
+    assert shape is not None  # noqa: S101 - refuse() says so
+    return shape[-1] or 0
+
+
+def _size_reason(site: Site) -> str | None:
+    shape = site.value("x").shape
+    if shape is None or shape[-1] is None:
+        return "the size of the last dimension is not known; pass example inputs"
+    return None

@@ -1,0 +1,146 @@
+"""Attention that is written out becomes the one operation that TensorRT has a kernel for."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from embedl_deploy.modules import ScaledDotProductAttention
+from embedl_deploy.patterns import (
+    ADD,
+    DROPOUT,
+    MATMUL,
+    MUL,
+    SOFTMAX,
+    Call,
+    ConversionPattern,
+    Site,
+    Value,
+    chain,
+    either,
+    factor,
+    fork,
+    hole,
+    op,
+    optional,
+    scaled,
+)
+
+
+def _swaps_last(call: Any) -> bool:
+    """Whether the last two dimensions change places; of a permutation that may be a part."""
+    if call.target is torch.permute:
+        return len(call.args[1]) > 1
+    rank = len(call.args[0].shape or ())
+    return {one - rank if one >= 0 else one for one in call.args[1:]} == {-2, -1}
+
+
+_TRANSPOSED = op("transposed", torch.transpose, torch.permute, predicate=_swaps_last)
+_KEY = either(
+    chain(fork(_TRANSPOSED, hole("key")), optional(scaled("key_scale"))),
+    hole("key"),
+)
+_LOGITS = chain(fork(MATMUL.named("logits"), hole("query"), _KEY), optional(scaled("scale")))
+_SCALED = either(_LOGITS, fork(MUL.named("tempered"), _LOGITS, hole("factor")))
+_MASKED = fork(ADD.named("masked"), _SCALED, hole("mask"))
+_BIASED = either(_SCALED, _MASKED, fork(ADD.named("masked_again"), _MASKED, hole("more")))
+
+
+class WrittenAttentionPattern(ConversionPattern):
+    """`softmax(q @ kᵀ · scale + mask) @ v` becomes attention; a factor that is a tensor goes to q.
+
+    Keys, values and masks keep their places; dropout of the probabilities stays.
+    """
+
+    tree = fork(MATMUL.named("attended"), chain(_BIASED, SOFTMAX, optional(DROPOUT)), hole("value"))
+
+    def refuse(
+        self, softmax: nn.Softmax, tempered: Any, masked: Any, masked_again: Any, site: Site
+    ) -> str | None:
+        logits = site.value("logits")
+        if softmax.dim not in {-1, len(logits.shape or (None,)) - 1}:
+            return f"its softmax is over dimension {softmax.dim}, not over the keys"
+        added = ("mask", "more")[: (masked is not None) + (masked_again is not None)]
+        reasons = [_mask_reason(site.value(name), logits) for name in added]
+        if tempered is not None:
+            reasons.append(_factor_reason(site.value("factor"), logits))
+        return next((reason for reason in reasons if reason), None)
+
+    def build(
+        self,
+        transposed: Call | None,
+        key_scale: Call | None,
+        scale: Call | None,
+        dropout: nn.Dropout | None,
+    ) -> nn.Module:
+        by = factor(key_scale) * factor(scale)
+        attention = ScaledDotProductAttention(scale=by, dropout=dropout.p if dropout else 0.0)
+        return WrittenAttention(attention, _order(transposed))
+
+
+class WrittenAttention(nn.Module):
+    """Attention whose keys may have to be laid out first.
+
+    Args:
+        attention: The attention.
+        order: How to permute the keys; empty where they are in order already, and `None` where
+            the last two dimensions have changed places.
+    """
+
+    def __init__(self, attention: ScaledDotProductAttention, order: tuple[int, ...] | None) -> None:
+        super().__init__()
+        self.attention = attention
+        self.order = order
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        factor: Tensor | None,
+        mask: Tensor | None,
+        more: Tensor | None,
+        value: Tensor,
+    ) -> Any:
+        """Attend; shapes as in `ScaledDotProductAttention.forward`."""
+        if self.order is None:
+            key = key.transpose(-2, -1)
+        elif self.order:
+            key = key.permute(self.order)
+        if factor is not None:
+            query = query * factor
+        if mask is not None and more is not None:
+            mask = mask + more
+        return self.attention(query, key, value, mask)
+
+
+def _order(transposed: Call | None) -> tuple[int, ...] | None:
+    if transposed is None:
+        return None
+    if transposed.target is torch.transpose:
+        return ()
+    *first, last, before = transposed.args[1]
+    order = tuple(one % len(transposed.args[1]) for one in (*first, before, last))
+    return () if order == tuple(range(len(order))) else order
+
+
+def _mask_reason(mask: Value, logits: Value) -> str | None:
+    if mask.shape is None or logits.shape is None:
+        return "the shape of its mask is not known; pass example inputs"
+    if mask.dtype != logits.dtype:
+        return f"its mask is of type {mask.dtype}, and its logits are of type {logits.dtype}"
+    if not _broadcasts(mask.shape, logits.shape):
+        return f"its mask of shape {mask.shape} does not broadcast to its logits {logits.shape}"
+    return None
+
+
+def _factor_reason(by: Value, logits: Value) -> str | None:
+    if by.shape is None or logits.shape is None:
+        return "its scale is computed, and the shape is not known; pass example inputs"
+    if not _broadcasts(by.shape, (*logits.shape[:-1], 1)):
+        return f"the factor on its logits has shape {by.shape}, which differs between keys"
+    return None
+
+
+def _broadcasts(shape: tuple[int | None, ...], to: tuple[int | None, ...]) -> bool:
+    pairs = zip(reversed(shape), reversed(to), strict=False)
+    return len(shape) <= len(to) and all(one in {1, other} for one, other in pairs)
