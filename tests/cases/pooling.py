@@ -198,7 +198,11 @@ SPELLINGS = (
         becomes={"Conv2d": 2, "Linear": 0},
         near=(
             near(lambda x: x.view(x.size(0), -1), "6×6, not 1×1", 3 * 6 * 6),
-            near(lambda x: x.mean((2, 3), keepdim=True).view(1, -1), "2×3×1×1 is reshaped, and the layer takes 6 features", 6),
+            near(
+                lambda x: x.mean((2, 3), keepdim=True).view(1, -1),
+                "2×3×1×1 is reshaped, and the layer takes 6 features",
+                6,
+            ),
             near(lambda x: x[:, :, 0, 0], "6×6, not 1×1", 3),
             near(lambda x: x[:, :, 0], None, 6),
             near(lambda x: x[:, 0, 0], None, 6),

@@ -35,7 +35,7 @@ class Net(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = torch.relu(self.norm(self.conv(x)))
         y = torch.relu(self.norm_again(self.again(y)) + y)
-        return self.head(y.mean(3).mean(2))
+        return self.head(y.flatten(2).mean(2))
 
 
 def data(seed: int = 1, rows: int = 2) -> list[Tensor]:
@@ -156,7 +156,7 @@ class Deeper(nn.Module):
         self.conv, self.head, self.outputs = nn.Conv2d(3, 16, 5), nn.Linear(16, size), outputs
 
     def forward(self, x: Tensor) -> Any:
-        y = self.head(torch.relu(self.conv(x)).mean(3).mean(2))
+        y = self.head(torch.relu(self.conv(x)).flatten(2).mean(2))
         return (y,) * self.outputs if self.outputs > 1 else y
 
 

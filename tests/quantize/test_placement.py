@@ -148,8 +148,8 @@ class Joined(nn.Module):
         left, right = self.left(x), self.right(x)
         both = torch.cat((left, right), 1)
         pooled = F.max_pool2d(both, 2)
-        y = self.more(left).mean(3).mean(2) + self.again(both).mean(3).mean(2)
-        return self.head(y + self.last(pooled).mean(3).mean(2))
+        y = self.more(left).flatten(2).mean(2) + self.again(both).flatten(2).mean(2)
+        return self.head(y + self.last(pooled).flatten(2).mean(2))
 
 
 GROUP = ["left_stub", "cat_stub", "max_pool2d_stub"]

@@ -240,7 +240,8 @@ REASONS: dict[str, tuple[Callable[..., Any], dict[str, Any], tuple[int, ...], st
         (2, 3),
         "PReLU",
     ),
-    "no pattern in the list has a BatchNorm2d behind 'cat'": (
+    "ConvBNPattern: no convolution stands before it; TensorRT runs it as a scale layer in "
+    "floating point, in one kernel with the activation behind it": (
         lambda m, x: m.one(torch.cat([x, x], 1)),
         {"one": nn.BatchNorm2d(6)},
         (2, 3, 4, 4),
