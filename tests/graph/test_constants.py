@@ -82,3 +82,18 @@ def test_a_frozen_weight_stays_frozen() -> None:
     (found,) = graph.parameters()
     assert not found.requires_grad
     assert torch.equal(found, weight * 2)
+
+
+class Flipped(nn.LayerNorm):
+    """A subclass that calls the function, as many in timm do; it has no weight to be named by."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
+        return F.layer_norm(-input, self.normalized_shape, self.weight, self.bias, self.eps)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_layer_without_a_weight_is_at_the_path_of_its_own_class(method: Any) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), Flipped(4, elementwise_affine=False)).eval()
+    result = transform(model, (torch.randn(3, 4),), method=method)
+    assert result.fused == {"FusedLinear": 1, "FusedLayerNorm": 1}
+    assert [match.path for match in result.matches] == ["0", "1"]

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from embedl_deploy import capture, transform
 from embedl_deploy.errors import CaptureError
+from tests.helpers import net
 
 
 class Residual(nn.Module):
@@ -374,3 +375,14 @@ def test_a_model_that_no_way_takes_has_one_error(name: str) -> None:
 def test_what_is_no_model_is_said() -> None:
     with pytest.raises(CaptureError, match="the model is a function, not a"):
         capture(lambda x: x)  # type: ignore[arg-type]
+
+
+def test_a_batch_that_the_code_makes_a_number_is_the_one_that_was_given() -> None:
+    """As RT-DETR does; the size of its input stays a symbol, which stands for two (torch 2.13)."""
+
+    def forward(_: Any, x: Tensor) -> Tensor:
+        return x.sin() * torch.ones(2, 4).expand(x.shape[0], 4) if x.shape[0] != 1 else x.cos()
+
+    example = torch.randn(1, 4)
+    graph = capture(net(forward), (example,), method="export")
+    assert torch.equal(graph(example), example.cos())

@@ -43,9 +43,6 @@ def remove_dead(graph: fx.Graph) -> None:
         graph.erase_node(node)
 
 
-_LAYERS = (nn.modules.conv._ConvNd, nn.Linear)  # noqa: SLF001 - the base of all convolutions
-
-
 class _Writer:
     """Writes the canonical graph; `current` gives, per traced node, the value it has now."""
 
@@ -214,7 +211,7 @@ class _Writer:
         self, node: fx.Node, row: ModuleRow, bound: SimpleNamespace, module: nn.Module
     ) -> fx.Node:
         weight = getattr(bound, "weight", None)
-        stem = reading.weight_stem(weight) or self._stem(node, row)
+        stem = reading.weight_stem(weight) or self._stem(node, row, module)
         path = self._raised_path(stem, module, self._owner(node).training)
         inputs = list(vars(bound).values())[: row.inputs]
         while inputs[-1] is None:
@@ -238,10 +235,10 @@ class _Writer:
         self.objects[path] = module
         return path
 
-    def _stem(self, node: fx.Node, row: ModuleRow) -> str:
+    def _stem(self, node: fx.Node, row: ModuleRow, module: nn.Module) -> str:
         """Where a module belongs that has no weight, or one that its owner computes."""
         scope = reading.scope(node)
-        return scope if isinstance(self._owner(node), _LAYERS) else join(scope, row.name)
+        return scope if isinstance(self._owner(node), type(module)) else join(scope, row.name)
 
     def _tensors(self, node: fx.Node, row: ModuleRow, bound: SimpleNamespace) -> dict[str, Any]:
         """Arguments with tensors in place of what reads them.

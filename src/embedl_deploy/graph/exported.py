@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.fx.experimental.symbolic_shapes import is_concrete_int
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
@@ -150,7 +151,7 @@ def _varies(program: torch.export.ExportedProgram) -> bool:
     names = set(program.graph_signature.user_inputs)
     found = [node.meta.get("val") for node in program.graph.nodes if node.name in names]
     values = [value for value in found if isinstance(value, Tensor)]
-    return all(isinstance(value.shape[0], torch.SymInt) for value in values)
+    return not any(is_concrete_int(value.shape[0]) for value in values)
 
 
 def _two_or_more(tensor: Tensor) -> Tensor:
