@@ -240,6 +240,26 @@ def test_large_weights_stay_in_the_file(tmp_path: Path) -> None:
     assert [one.rule for one in check_onnx(path).warnings] == ["T09"]
 
 
+def test_scales_inside_a_large_file_are_read_through_a_link(tmp_path: Path) -> None:
+    scale = np.ones(LARGE, np.float32)
+    scale[-1] = 0
+    text = "w = DequantizeLinear<axis=0>(m, t)\ny = MatMul(w, x)"
+    weight = np.ones((LARGE, 2), np.int8)
+    path = Text(text, (("x", (2, 4)),), arrays=[("m", weight), ("t", scale)]).save(tmp_path)
+    link = tmp_path / "länk till.onnx"
+    link.symlink_to(path)
+    assert [one.rule for one in check_onnx(link).errors] == ["F06"]
+
+
+@pytest.mark.parametrize(("version", "severity"), [("10.x", "error"), ("11.x", "warning")])
+def test_a_missing_axis_is_milder_where_its_default_is_right(
+    version: str, severity: str, tmp_path: Path
+) -> None:
+    model = Text("w = DequantizeLinear(W_16x16, B_16, W0_16)\ny = MatMul(x, w)", (("x", (8, 16)),))
+    findings = check_onnx(model.save(tmp_path), version).findings
+    assert [one.severity.value for one in findings if one.rule == "F09"] == [severity]
+
+
 def test_what_is_not_known_is_said(tmp_path: Path) -> None:
     dynamic = Text(
         "a = QDQ(x, s)\nw = DQ(W_32x32)\nt = Transpose<perm=[1,0]>(w)\ny = MatMul(a, t)",

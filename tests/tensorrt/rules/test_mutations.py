@@ -66,23 +66,23 @@ def test_clean_files_have_no_errors_and_no_warning_without_a_reason(
 def test_each_mutant_is_found_and_nothing_else_is_an_error(
     rule: str, files: dict[str, ModelProto], tmp_path: Path
 ) -> None:
-    count = 0
     for name, proto in files.items():
         file = half(proto) if rule in HALF_MUTATIONS else proto
         known = found(check(file, tmp_path, rule)) if rule not in WARNED.get(name, ()) else set()
-        for mutant in mutants(MUTATIONS[rule], file):
+        for count, mutant in enumerate(mutants(MUTATIONS[rule], file)):
             report = check(mutant, tmp_path, rule)
             new = {one[0] for one in found(report) - known}
             assert rule in new, f"{name}, mutant {count}: {report}"
             assert {one.rule for one in report.errors} <= {rule}, f"{name}, {count}: {report}"
-            count += 1
-    COUNTS[rule] = count
-    assert count >= 2
 
 
-COUNTS: dict[str, int] = {}
-
-
-def test_there_are_enough_mutants() -> None:
-    if set(COUNTS) == set(MUTATIONS):  # all ran in this process
-        assert sum(COUNTS.values()) >= 200, COUNTS
+def test_there_are_enough_mutants(files: dict[str, ModelProto]) -> None:
+    counts = {
+        rule: sum(1 for proto in files.values() for _ in mutants(kinds, proto))
+        for rule, kinds in (FORMAT_MUTATIONS | PLACEMENT_MUTATIONS).items()
+    }
+    assert min(counts.values()) >= 2, counts
+    assert sum(counts.values()) >= 1000, counts
+    halves = [half(proto) for proto in files.values()]
+    for rule, kinds in HALF_MUTATIONS.items():
+        assert sum(1 for proto in halves for _ in mutants(kinds, proto)) >= 2, rule

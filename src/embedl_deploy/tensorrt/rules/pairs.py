@@ -42,7 +42,7 @@ def _match(view: View, quantize: Node, dequantize: Node) -> Iterator[Outcome]:
     pair = (quantize, dequantize)
     same = view.same_scale(quantize, dequantize)
     if same is None:
-        yield Unknown("a scale is no constant", pair)
+        yield Unknown("whether the scales are the same is not known", pair)
     elif not same:
         yield Fault("Q and DQ have different scales", pair)
     elif _axis(quantize) != _axis(dequantize):

@@ -78,9 +78,13 @@ def _scale_value(view: View) -> Iterator[Outcome]:
     seen: set[int] = set()
     for node in view.pairs:
         scale = view.scale(node)
-        if scale is None or id(node.input(1)) in seen:
+        if id(node.input(1)) in seen:
             continue
         seen.add(id(node.input(1)))
+        if scale is None:
+            if constant(node.input(1)) is not None:
+                yield Unknown("there are too many scales to read them", (node,))
+            continue
         with np.errstate(invalid="ignore"):
             values = scale.astype(np.float64)
         if not (np.isfinite(values) & (values > 0)).all():

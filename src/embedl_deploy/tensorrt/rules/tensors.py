@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import TensorProto
 
-_SMALL = 1 << 22
-"""Bytes up to which a constant is read whole."""
+_SMALL = 1 << 24
+"""Elements up to which a constant is read whole."""
 
 _CHUNK = 1 << 20
 _READ = {"FLOAT": "<f4", "FLOAT16": "<f2", "DOUBLE": "<f8"}
@@ -52,13 +52,28 @@ class Tensor:
             from onnx import numpy_helper
 
             try:
-                self._array = numpy_helper.to_array(self._proto, base_dir=str(self._folder))
+                self._array = numpy_helper.to_array(self._inside())
             except Exception:  # noqa: BLE001 - numpy and onnx raise what they like
                 raise CheckError(
                     f"the data of the tensor '{self._proto.name}' does not fit its shape "
                     f"{list(self.shape)} and type {self.dtype}; export the file again"
                 ) from None
         return self._array
+
+    def _inside(self) -> "TensorProto":
+        """With its data in it. The package onnx itself would follow no symbolic links."""
+        if self._proto.data_location != 1:
+            return self._proto
+        location, offset, length = place(self._proto)
+        with (self._folder / location).open("rb") as file:
+            file.seek(offset)
+            data = file.read(length or -1)
+        whole = type(self._proto)()
+        whole.CopyFrom(self._proto)
+        whole.ClearField("external_data")
+        whole.ClearField("data_location")
+        whole.raw_data = data
+        return whole
 
     def chunks(self) -> "Iterator[NDArray[Any]]":
         """All values of a floating-point tensor, about a million at a time."""
@@ -76,5 +91,6 @@ class Tensor:
             file.seek(offset)
             for begin in range(0, self.size, _CHUNK):
                 part = buffer[: min(_CHUNK, self.size - begin)]
-                file.readinto(part.data)
+                if file.readinto(part.data) < part.nbytes:
+                    raise CheckError(f"the data of the tensor '{self._proto.name}' is cut off")
                 yield part
