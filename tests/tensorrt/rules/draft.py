@@ -122,15 +122,3 @@ class Draft:
         node.attribute.extend(kept)
         if value is not None:
             node.attribute.append(helper.make_attribute(name, value))
-
-
-def half(proto: ModelProto) -> ModelProto:
-    """A file in half precision: all floats but the integers of weights."""
-    draft = Draft(proto)
-    for tensor in draft.graph.initializer:
-        if tensor.data_type == 1:
-            array = numpy_helper.to_array(tensor).astype(np.float16)
-            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
-    for one in (*draft.graph.input, *draft.graph.output):
-        one.type.tensor_type.elem_type = 10
-    return draft.proto

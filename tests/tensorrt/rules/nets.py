@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from embedl_deploy import transform
 from embedl_deploy.export import export_onnx
+from embedl_deploy.export.precision import Precision
 from embedl_deploy.quantize import QuantConfig, quantize
 
 IMAGE = (2, 16, 8, 8)
@@ -102,11 +103,15 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
-def exported(name: str, folder: Path) -> ModelProto:
+HALVES = ("residual", "block", "head", "mlp")
+"""Those that are exported in half precision too."""
+
+
+def exported(name: str, folder: Path, precision: Precision = "float32") -> ModelProto:
     """A network, quantized and exported."""
     torch.manual_seed(0)
     make, shape = NETS[name]
     example = (torch.randn(shape),)
     config = QuantConfig(attention="full" if name == "full" else "inputs")
     model = quantize(transform(make().eval(), example), [example], config)
-    return onnx.load(export_onnx(model, example, folder / f"{name}.onnx"))
+    return onnx.load(export_onnx(model, example, folder / f"{name}.onnx", precision=precision))
