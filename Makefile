@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check format demo bench zoo docs clean
+.PHONY: help setup test fuzz check format demo bench zoo docs clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,10 @@ $(STAMP): pyproject.toml constraints.txt
 # One torch thread for each of the two workers: more threads than cores make the tests slower.
 test: $(STAMP)  ## Run the tests, on two cores
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+fuzz: $(STAMP)  ## Draw 2,000 random networks of all operations, and as many of the patterns
+	@FUZZ_GRAPHS=2000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --hypothesis-seed=$${SEED:-0} \
+		tests/graph/test_random_operations.py tests/rewrite/test_random_graphs.py
 
 check: $(STAMP)  ## Check format, lint and types
 	@$(BIN)/ruff format --check .

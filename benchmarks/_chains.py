@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 _CHANNELS = 2
@@ -64,6 +66,23 @@ class Residual(nn.Module):
 def in_place(operators: int) -> nn.Module:
     """ReLUs that all write to one tensor."""
     return nn.Sequential(*(nn.ReLU(inplace=True) for _ in range(operators)))
+
+
+class Functional(nn.Module):
+    """Functions in place of modules: an exported graph of it has all of them as operations."""
+
+    def __init__(self, operators: int) -> None:
+        super().__init__()
+        weights = [torch.full((_CHANNELS, _CHANNELS, 1, 1), 0.5) for _ in range(operators // 10)]
+        self.weights = nn.ParameterList(weights)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply. Shapes: (N, 2, H, W), unchanged."""
+        for weight in self.weights:
+            y = F.relu(F.conv2d(x, weight)) * 0.5 + x
+            y = F.gelu(y.permute(0, 2, 3, 1)).transpose(1, 3)
+            x = torch.cat([y[:, :1], y[:, 1:]], 1)
+        return x
 
 
 CHAINS: dict[str, Callable[[int], nn.Module]] = {

@@ -50,6 +50,17 @@ def export(model: nn.Module, inputs: Inputs) -> fx.Graph:
     leaves = Leaves()
     with leaves.kept(_leaf_modules(model)):
         program = _functional(_program(model, inputs))
+    return raised(model, program, leaves)
+
+
+def raised(model: nn.Module, program: torch.export.ExportedProgram, leaves: Leaves) -> fx.Graph:
+    """The graph of an exported program of `model` in the spelling of the operations table.
+
+    Args:
+        model: The model; constants that its code makes become its buffers.
+        program: The program.
+        leaves: The modules that were kept whole in it.
+    """
     unlifted = program.module(check_guards=False)
     graph = Reader(leaves, program, unlifted).read(unlifted.graph)
     _adopt_constants(model, unlifted, graph)
