@@ -195,7 +195,7 @@ def test_both_ways_find_the_same(name: str) -> None:
     x = torch.randn(shape)
     found = []
     for method in ("trace", "export"):
-        result = transform(model, (x,), method=method)  # type: ignore[arg-type]
+        result = transform(model, (x,), method=method)
         found.append([(match.pattern.name, match.path) for match in result.matches])
         for one, other in zip(
             tensors(run(result.model, (x,))), tensors(run(model, (x,))), strict=True
