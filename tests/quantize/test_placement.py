@@ -407,6 +407,30 @@ def test_activations_or_weights_alone_can_be_skipped() -> None:
     )
 
 
+def test_weights_alone_need_no_data() -> None:
+    result = transform(Small().eval())
+    model = quantize(result, [], QuantConfig(skip=[Skip("*", weights=False)]))
+    assert not stubs(model)
+    rows = placement(model).rows
+    assert [row.what for row in rows] == ["weight"] * 3 + ["none"] * 3
+    quantizer = model.get_submodule("first.0.weight_quantizers.conv_weight")
+    conv = model.get_submodule("first.0.conv")
+    assert isinstance(conv, nn.Conv2d)
+    with torch.no_grad():
+        x = DATA[0]
+        want = result.model.get_submodule("first.0")(x)
+        got = model.get_submodule("first.0")(x)
+        torch.testing.assert_close(got, F.conv2d(x, quantizer(conv.weight), conv.bias).relu())
+    assert not torch.equal(got, want)
+
+
+def test_a_skipped_weight_is_listed() -> None:
+    config = QuantConfig(skip=[Skip("head", activations=False)])
+    rows = placement(insert_qdq(transform(Small().eval()), config)).rows
+    (row,) = (row for row in rows if row.what == "none")
+    assert (row.path, row.points, row.reason) == ("head", (), "weights skipped by 'head'")
+
+
 @pytest.mark.parametrize("skip", ["haed", "head.*.x", nn.ReLU()])
 def test_a_skip_that_selects_nothing_is_refused(skip: Any) -> None:
     with pytest.raises(QuantizationError, match="skip selects no fused module with"):

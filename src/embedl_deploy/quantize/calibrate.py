@@ -17,7 +17,7 @@ from embedl_deploy.quantize.config import QuantConfig
 from embedl_deploy.quantize.faults import check_finite
 from embedl_deploy.quantize.insert import insert_qdq
 from embedl_deploy.quantize.ranks import observed_by_all
-from embedl_deploy.quantize.stubs import QuantStub, enabled_only
+from embedl_deploy.quantize.stubs import QuantStub, enabled_only, quantizers_of
 from embedl_deploy.rewrite import Result
 
 Data = Iterable[Any] | Callable[[fx.GraphModule], object]
@@ -52,6 +52,8 @@ def calibrate(
         QuantizationError: The model has no stubs.
     """
     stubs = stubs_of(model)
+    if not stubs:  # weights alone are quantized; their scales are set
+        return model
     with _observing(model, stubs):
         count = observed_by_all(partial(_run, model, stubs, data, progress), stubs)
         if not count:
@@ -92,7 +94,7 @@ def stubs_of(model: fx.GraphModule) -> dict[str, QuantStub]:
     """The stubs of a model by path, in the order in which they run.
 
     Raises:
-        QuantizationError: It has none.
+        QuantizationError: It has none, nor quantized weights.
     """
     if not isinstance(model, fx.GraphModule):
         raise QuantizationError(
@@ -102,7 +104,7 @@ def stubs_of(model: fx.GraphModule) -> dict[str, QuantStub]:
     called = [str(node.target) for node in model.graph.nodes if node.op == "call_module"]
     parts = chain.from_iterable(modules[path].named_modules(prefix=path) for path in called)
     stubs = {path: one for path, one in parts if isinstance(one, QuantStub)}
-    if not stubs:
+    if not stubs and not quantizers_of(model):
         raise QuantizationError("the model has no stubs; put them in with insert_qdq()")
     return stubs
 

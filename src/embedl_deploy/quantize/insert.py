@@ -2,7 +2,8 @@
 
 import copy as copying
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from operator import attrgetter
 
 import torch
@@ -83,7 +84,7 @@ def _check_weights(model: fx.GraphModule, chosen: Mapping[str, Skipped]) -> None
 
 
 def _insert(model: fx.GraphModule, config: QuantConfig, chosen: Mapping[str, Skipped]) -> int:
-    """Insert everything; returns the number of stubs."""
+    """Insert everything; returns the number of quantizers."""
     modules = dict(model.named_modules())
     sites = find_sites(model, config.attention, chosen)
     inner = [_quantize_module(model, site, config, chosen[site.path]) for site in sites]
@@ -92,7 +93,8 @@ def _insert(model: fx.GraphModule, config: QuantConfig, chosen: Mapping[str, Ski
     stubs = _make_stubs(model, config, uses)
     for use in uses:
         _rewire(use, stubs[use.tensor], forward_arguments(type(modules[str(use.call.target)])))
-    model.meta[LEFT] = tuple(Left.of(site) for site in sites if site.reason)
+    left = [_left(site, chosen[site.path]) for site in sites]
+    model.meta[LEFT] = tuple(dict.fromkeys(chain.from_iterable(left)))
     model.graph.lint()
     model.recompile()
     return len(stubs) + sum(inner)
@@ -105,16 +107,25 @@ def _weights(module: FusedModule, skipped: Skipped) -> tuple[str, ...]:
 
 
 def _quantize_module(model: fx.GraphModule, site: Site, config: QuantConfig, skip: Skipped) -> int:
-    """Insert what goes inside a fused module; returns the number of stubs."""
-    module = site.module
-    for path in _weights(module, skip):
+    """Insert what goes inside a fused module; returns the number of quantizers."""
+    module, weights = site.module, _weights(site.module, skip)
+    for path in weights:
         weight = attrgetter(path)(module)
         quantizer = WeightFakeQuantize(config.weights, weight, module.channel_axis)
         module.weight_quantizers[path.replace(".", "_")] = quantizer.train(module.training)
     inner = [point for point in site.points if point in module.inner_points]
     for point in inner:
         setattr(module, point.value, _new_stub(model, config, [f"{site.path} {point.name}"]))
-    return len(inner)
+    return len(weights) + len(inner)
+
+
+def _left(site: Site, skip: Skipped) -> Iterator[Left]:
+    """What was declared at a call and is not quantized."""
+    if site.reason:
+        yield Left(site.path, tuple(point.name for point in site.left), site.reason)
+    declared = _weights(site.module, Skipped())
+    if declared and skip.weights and not skip.activations:
+        yield Left(site.path, (), f"weights skipped by {skip.weights}")
 
 
 def _make_stubs(

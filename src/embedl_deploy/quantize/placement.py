@@ -2,13 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
 
 from torch import fx
 
 from embedl_deploy.modules import FusedModule, QDQPoint
 from embedl_deploy.quantize.stubs import QuantStub, WeightFakeQuantize
-from embedl_deploy.quantize.uses import Site
 from embedl_deploy.rewrite.table import table
 
 LEFT = "left_in_floating_point"
@@ -30,18 +28,13 @@ class Left:
 
     Attributes:
         path: Of the fused module.
-        points: Their names.
+        points: Their names; none where it is about weights alone.
         reason: Why.
     """
 
     path: str
     points: tuple[str, ...]
     reason: str
-
-    @classmethod
-    def of(cls, site: Site) -> Self:
-        """What is left at a call."""
-        return cls(site.path, tuple(point.name for point in site.left), site.reason)
 
 
 @dataclass(frozen=True)
