@@ -73,8 +73,12 @@ def _numbered(name: str) -> Iterator[str]:
 
 
 def name_nodes(model: "onnx_ir.Model") -> None:
-    """Names from the source; what the exporter noted of this machine goes."""
+    """Names from the source; what the exporter noted of this machine goes.
+
+    So do the types of what is inside, a hundredth of a small file, which every reader infers.
+    """
     graph = model.graph
+    ends = {id(value) for value in graph.outputs}
     seen: dict[str, int] = {}
     for node in graph:
         name = _node_name(node)
@@ -83,6 +87,9 @@ def name_nodes(model: "onnx_ir.Model") -> None:
         node.name = name if count == 0 else f"{name}_{count}"
         node.metadata_props.clear()
         node.doc_string = None
+        for value in node.outputs:
+            if id(value) not in ends:
+                value.type = value.shape = None
     for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
         value.metadata_props.clear()
     model.metadata_props.clear()

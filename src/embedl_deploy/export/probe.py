@@ -104,7 +104,7 @@ def _show_stubs(model: "onnx_ir.Model") -> None:
         values = node.inputs[0]
         if values is not None and id(values) not in ends:
             ends.add(id(values))
-            values.name = stub + _VALUES
+            values.name, values.dtype = stub + _VALUES, onnx_ir.DataType.FLOAT
             model.graph.outputs.append(values)
 
 
