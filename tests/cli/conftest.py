@@ -24,7 +24,7 @@ class Small(nn.Module):
 
     def forward(self, x):
         x = self.depthwise(self.stem(x))
-        return self.head(self.slopes(self.last(x)).mean((2, 3)))
+        return self.head(self.slopes(self.last(x)).flatten(2).mean(2))
 
 class Branches(nn.Module):
     def forward(self, x):
