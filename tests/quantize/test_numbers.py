@@ -70,7 +70,10 @@ def test_what_is_never_negative_has_no_sign(bits: int) -> None:
     plain = quantized(TensorQuantConfig(bits), UNSIGNED)
     model = quantized(TensorQuantConfig(bits, signed=False), UNSIGNED)
     signs = {path: stub.signed for path, stub in stubs(model).items()}
-    assert signs == {"x_stub": True, "stem_stub": False, "cat_stub": True, "mean_stub": False}
+    assert signs.pop("x_stub")
+    assert signs.pop("cat_stub")
+    assert len(signs) > 1
+    assert not any(signs.values())  # behind activations
     share = (2 ** (bits - 1) - 1) / (2**bits - 1)
     for path, stub in stubs(model).items():
         factor = 1 if stub.signed else share

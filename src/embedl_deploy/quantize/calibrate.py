@@ -225,9 +225,8 @@ def fitting(what: str, inputs: Inputs) -> Iterator[None]:
     Raises:
         CalibrationError: Something went wrong, or the inputs are empty.
     """
-    leaves = pytree.tree_leaves(inputs)
     what = f"{what} with {_shapes(*inputs)}"
-    if any(isinstance(one, Tensor) and not one.numel() for one in leaves):
+    if any(isinstance(one, Tensor) and not one.numel() for one in pytree.tree_leaves(inputs)):
         raise CalibrationError(f"{what} is empty; leave it out")
     try:
         yield
