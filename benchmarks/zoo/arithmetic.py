@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.zoo.entry import Inputs
 from embedl_deploy import Result
+from embedl_deploy.graph.paths import node_path
 from embedl_deploy.modules import FusedModule
 
 _OF_TWO_VALUES = ("bmm", "baddbmm")
@@ -106,10 +107,10 @@ def _module(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
 
 def _rest(result: Result, node: fx.Node, share: float) -> Rest:
     module = _module(result.model, node)
-    if module is None:
-        kind = str(getattr(node.target, "__name__", node.target))
-        return Rest(node.name, kind, share, "a function that no pattern takes")
-    path = str(node.target)
-    reasons = {one.path: one.reason for one in result.unfused}
-    reason = reasons.get(path, "no pattern takes it")
-    return Rest(path, type(module).__name__, share, reason)
+    kind = (
+        getattr(node.target, "__name__", node.target) if module is None else type(module).__name__
+    )
+    told = (*result.unfused, *(result.coverage.rest if result.coverage else ()))
+    reasons = {one.path: one.reason for one in told}
+    path = node_path(node)
+    return Rest(path, str(kind), share, reasons.get(path, "the library gives no reason"))

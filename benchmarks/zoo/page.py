@@ -5,9 +5,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from benchmarks.zoo.entry import Entry
+from benchmarks.zoo.notes import NOTES
 from benchmarks.zoo.record import COVERED, COVERED_ATTENTION, DEEP, EXACT, Record
 
 _PACKAGES = ("torch", "timm", "torchvision", "transformers")
+_APART = 0.005
 _INTRODUCTION = """\
 # The zoo
 
@@ -26,6 +28,7 @@ _WORDS = """\
 - **coverage**: share of the multiply-accumulates that ended in fused modules, counted by torch as
   the graph runs and not by the library. The bar is {convolutional:.0%}; for attention models, those
   that multiply values with each other and not with weights alone, it is {attention:.0%}.
+  {library}
 - **layers**: convolutions, linear layers, layer norms and attentions that the source model calls.
   The law of conservation: each ends in exactly one fused module.
 - **difference**: the largest |a − b| / largest |a| over all outputs, in float32. The bar is 1e-5,
@@ -46,14 +49,32 @@ def _parts(entries: Sequence[Entry], records: Mapping[str, Record]) -> Iterator[
     versions = [f"{name} {_version(name)}" for name in _PACKAGES]
     yield f"\nRun with {', '.join(versions)}.\n\n"
     yield _summary(entries, records)
+    yield "\n" + _classes(known)
     yield "\n" + _WORDS.format(
-        convolutional=COVERED, attention=COVERED_ATTENTION, deep=DEEP, exact=EXACT
+        convolutional=COVERED,
+        attention=COVERED_ATTENTION,
+        deep=DEEP,
+        exact=EXACT,
+        library=_library(known),
     )
     if missing:
         yield f"\nNot run: {', '.join(_code(one.name) for one in missing)}.\n"
     yield from _shortfalls(known)
     for source in dict.fromkeys(entry.source for entry in entries):
         yield from _models(source, [one for one in known if one.name.startswith(f"{source}:")])
+
+
+def _library(records: Sequence[Record]) -> str:
+    """Where the library's own coverage is another one than that counted by torch."""
+    apart = [
+        _code(one.name)
+        for one in records
+        if one.coverage is not None
+        and (one.library_coverage is None or abs(one.coverage - one.library_coverage) > _APART)
+    ]
+    if not apart:
+        return "The library's own figure, `result.coverage`, is the same for all to half a percent."
+    return f"The library's own figure is another one at {', '.join(apart)}."
 
 
 def _version(package: str) -> str:
@@ -95,19 +116,36 @@ def _sums(name: str, some: Sequence[Entry], records: Mapping[str, Record]) -> tu
     return name, str(len(some)), *map(str, counts)
 
 
+def _classes(records: Sequence[Record]) -> str:
+    """Coverage of each class of models."""
+    rows = []
+    for name, attends, bar in (
+        ("convolutional", False, COVERED),
+        ("attention", True, COVERED_ATTENTION),
+    ):
+        found = [one for one in records if one.coverage is not None and one.attends == attends]
+        shares = sorted(one.coverage or 0.0 for one in found)
+        if shares:
+            mean, met = sum(shares) / len(shares), sum(one.covered for one in found)
+            figures = (f"{bar:.0%}", str(met), f"{mean:.2%}", f"{shares[0]:.1%}")
+            rows.append((name, str(len(found)), *figures))
+    return table(("class", "models", "bar", "covered", "mean coverage", "least"), rows)
+
+
 # --- models --------------------------------------------------------------------------------------
 
 
 def _models(source: str, records: Sequence[Record]) -> Iterator[str]:
-    header = ("model", "of", "way", "seconds", "nodes", "fused modules", "coverage", "layers")
+    header = ("model", "of", "way", "seconds", "nodes", "fused modules")
     yield f"\n## {source}\n\n"
-    yield table((*header, "difference", ""), [_row(record) for record in records])
+    judged = ("class", "coverage", "layers", "difference", "")
+    yield table((*header, *judged), [_row(record) for record in records])
 
 
 def _row(record: Record) -> tuple[str, ...]:
     name = _code(record.name.partition(":")[2])
     if not record.nodes:
-        return name, record.group, *["–"] * 7, "fails"
+        return name, record.group, *["–"] * 8, "fails"
     coverage = "–" if record.coverage is None else f"{record.coverage:.1%}"
     return (
         name,
@@ -116,7 +154,8 @@ def _row(record: Record) -> tuple[str, ...]:
         f"{record.seconds:.1f}",
         str(record.nodes),
         _fused(record),
-        coverage + (" of attention" if record.attends else ""),
+        "attention" if record.attends else "convolutional",
+        coverage,
         str(sum(record.used.values())),
         _difference(record),
         "good" if record.good else ", ".join(_lacks(record)),
@@ -131,7 +170,7 @@ def _fused(record: Record) -> str:
 def _difference(record: Record) -> str:
     if record.difference is None:
         return "–"
-    text = f"{record.difference:.1e}"
+    text = f"{record.difference:.1e}" if record.difference else "0"
     return text if record.difference64 is None else f"{text} / {record.difference64:.1e}"
 
 
@@ -173,6 +212,8 @@ def _reasons(record: Record) -> Iterator[str]:
         yield f"{len(record.twice)} layers in too many, first {_code(record.twice[0])}"
     if not record.covered:
         yield from _uncovered(record)
+    if record.name in NOTES:
+        yield NOTES[record.name]
 
 
 def _uncovered(record: Record) -> Iterator[str]:

@@ -230,11 +230,13 @@ def test_the_page_tells_what_was_run_and_why_what_falls_short() -> None:
     text = page(entries, {record.name: record for record in records})
     assert "| all | 4 | 2 | 2 | 1 | 1 | 1 |" in text
     assert "| timm | 3 | 2 | 2 | 1 | 1 | 1 |" in text
+    assert "| convolutional | 2 | 99% | 1 | 79.75% | 60.0% |" in text
     assert "Not run: `torchvision:never`." in text
     assert "- `timm:failing`: `CaptureError: no at graph/capture.py:3`" in text
     assert "1 layers in no fused module, first `x.y`" in text
     assert "30.0% in `matmul` (first `head.mm`): `no 'pattern' | here`; 10.0% in" in text
-    assert "| `good` | family | trace | 0.0 | 9 | ConvBN 3 | 99.5% | 3 | 1.0e-06 | good |" in text
+    row = "| `good` | family | trace | 0.0 | 9 | ConvBN 3 | convolutional | 99.5% | 3 | 1.0e-06 |"
+    assert f"{row} good |" in text
 
 
 def test_errors_name_no_place_of_one_machine() -> None:

@@ -1,0 +1,11 @@
+"""What the figures can not say of a model that falls short: how it is made."""
+
+NOTES = {
+    "timm:cait_xxs24_224": "talking heads: a linear layer over the heads stands between the logits "
+    "and the softmax, and another behind it, so its two products are no attention kernel",
+    "timm:convit_tiny": "gated positional attention: the attention weights are a mixture of two "
+    "softmaxes, so its products are no attention kernel",
+    "timm:mvitv2_tiny": "relative positions are added to the logits in another shape, between two "
+    "reshapes, and written back in place; the conversion of written-out attention does not see "
+    "through that",
+}
