@@ -565,9 +565,16 @@ def test_shapes_of_a_single_image_in_training() -> None:
     assert all(one.training for one in result.model.modules())
 
 
-def test_new_nodes_of_a_conversion_have_shapes_too() -> None:
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_new_nodes_of_a_conversion_have_shapes_too(device: str | None) -> None:
+    """A graph that names a device can not be computed on the meta device."""
+
+    def forward(m: Any, x: Tensor) -> Any:
+        y = m.head(m.pool(x).flatten(1))[None] * torch.ones(x.shape[0], 1, device=device)
+        return m.mha(y, y, y)[0]
+
     model = net(
-        lambda m, x: m.mha(y := m.head(m.pool(x).flatten(1))[None], y, y)[0],
+        forward,
         pool=nn.AdaptiveAvgPool2d(1),
         head=nn.Linear(3, 8),
         mha=nn.MultiheadAttention(8, 2),
@@ -575,4 +582,5 @@ def test_new_nodes_of_a_conversion_have_shapes_too() -> None:
     x = torch.randn(IMAGE)
     result = transform(model, (x,))
     assert any(isinstance(one, FusedModule) for one in result.model.modules())
+    assert result.coverage is not None
     Shapes(result.model).run(x)

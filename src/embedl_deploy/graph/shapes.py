@@ -162,6 +162,13 @@ def _fake(graph: fx.GraphModule, objects: Mapping[str, Any], inputs: Mapping[fx.
             f"{str(error).splitlines()[0]}"
         )
         raise CaptureError(message) from error
+    for node in graph.graph.nodes:
+        if "val" in node.meta:  # fake tensors do not mix with those of propagate_new()
+            node.meta["val"] = pytree.tree_map_only(Tensor, _bare, node.meta["val"])
+
+
+def _bare(tensor: Tensor) -> Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
 def _bind(
