@@ -14,7 +14,15 @@ from embedl_deploy.errors import ExportError
 from embedl_deploy.export.lower import fold, to_operators
 from embedl_deploy.export.operators import DequantizedWeight
 from embedl_deploy.modules import FusedConvBN, FusedConvTransposeBN
-from embedl_deploy.quantize import TensorQuantConfig, WeightFakeQuantize, insert_qdq, quantize
+from embedl_deploy.quantize import (
+    QuantConfig,
+    QuantStub,
+    Skip,
+    TensorQuantConfig,
+    WeightFakeQuantize,
+    insert_qdq,
+    quantize,
+)
 from tests.helpers import warm
 
 CHANNELS = 4
@@ -201,3 +209,21 @@ def test_a_quantized_model_of_another_type_is_refused(dtype: torch.dtype) -> Non
     with pytest.raises(ExportError, match=rf"is of type {dtype}; .* call \.float\(\) on it first"):
         fold(model)
     fold(model.float())
+
+
+def test_quantized_weights_of_another_type_are_refused_without_stubs_too() -> None:
+    config = QuantConfig(skip=[Skip("*", weights=False)])
+    model = quantize(transform(nn.Conv2d(3, 4, 1)).model, [torch.randn(2, 3, 4, 4)], config)
+    with pytest.raises(ExportError, match=r"call \.float\(\) on it first"):
+        fold(model.half())
+
+
+@pytest.mark.parametrize("kind", [QuantStub, WeightFakeQuantize])
+def test_a_quantizer_that_is_switched_off_is_refused(
+    kind: type[QuantStub | WeightFakeQuantize],
+) -> None:
+    model = quantize(transform(nn.Conv2d(3, 4, 1)).model, [torch.randn(2, 3, 4, 4)])
+    (one,) = (one for one in model.modules() if isinstance(one, kind))
+    one.enabled = False
+    with pytest.raises(ExportError, match=r"' is switched off, .* set its enabled to True"):
+        fold(model)

@@ -28,6 +28,7 @@ from embedl_deploy.modules.conv import ConvKernel, FusedConvBN, FusedConvTranspo
 from embedl_deploy.modules.linear import FusedLinearBN
 from embedl_deploy.quantize import QuantStub, WeightFakeQuantize
 from embedl_deploy.quantize.rounding import per_channel
+from embedl_deploy.quantize.stubs import quantizers_of
 
 _WITH_NORM = (ConvKernel, FusedConvTransposeBN, FusedLinearBN)
 _NORMS = {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d}
@@ -45,12 +46,12 @@ def fold(model: fx.GraphModule) -> fx.GraphModule:
     It shares the tensors that stay as they are.
 
     Raises:
-        ExportError: A stub has no scale, a batch norm has no statistics to fold, or a quantized
-            model computes in another type than float32.
+        ExportError: A stub has no scale, a quantizer is switched off, a batch norm has no
+            statistics to fold, or a quantized model computes in another type than float32.
     """
     check_calibrated(model)
     _check_type(model)
-    _check_numbers(model)
+    _check_quantizers(model)
     shared = {id(one): one for one in (*model.parameters(), *model.buffers())}
     folded = copy.deepcopy(model, shared).eval()
     _take_in_norms(folded)
@@ -101,7 +102,7 @@ def check_calibrated(model: fx.GraphModule) -> None:
 
 
 def _check_type(model: fx.GraphModule) -> None:
-    if not any(isinstance(module, QuantStub) for module in model.modules()):
+    if not quantizers_of(model):
         return
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point() and parameter.dtype != torch.float32:
@@ -111,10 +112,15 @@ def _check_type(model: fx.GraphModule) -> None:
             )
 
 
-def _check_numbers(model: fx.GraphModule) -> None:
+def _check_quantizers(model: fx.GraphModule) -> None:
     for path, module in model.named_modules():
         if not isinstance(module, QuantStub | WeightFakeQuantize):
             continue
+        if not module.enabled:
+            raise ExportError(
+                f"'{path}' is switched off, and the file would quantize there; set its enabled to "
+                "True, or leave the layer out with QuantConfig(skip=[…])"
+            )
         if module.config.format != "int":
             raise ExportError(
                 f"'{path}' simulates {module.config.format}, which is not exported; quantize to "
