@@ -5,6 +5,7 @@ NOTES = {
     "and the softmax, and another behind it, so its two products are no attention kernel",
     "timm:convit_tiny": "gated positional attention: the attention weights are a mixture of two "
     "softmaxes, so its products are no attention kernel",
+    "timm:gemma4_vit_167m": "it looks positions up by a product of one-hot vectors with a table",
     "timm:mvitv2_tiny": "relative positions are added to the logits in another shape, between two "
     "reshapes, and written back in place; the conversion of written-out attention does not see "
     "through that",
