@@ -33,6 +33,12 @@ def test_json_has_every_place() -> None:
 
 
 @pytest.mark.usefixtures("folder")
+def test_figures_that_were_not_asked_for_have_no_column() -> None:
+    header = run(*SMALL, "--data", "rows.npz").stdout.splitlines()[0].split()
+    assert header == ["SQNR", "Clipped", "Outliers", "Place"]
+
+
+@pytest.mark.usefixtures("folder")
 def test_the_rest_is_counted_and_can_be_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(analyze, "_SHOWN", 3)
     some = run(*SMALL, "--data", "rows.npz").stdout

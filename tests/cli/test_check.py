@@ -52,6 +52,15 @@ def test_what_could_not_be_judged_is_shown(tmp_path: Path) -> None:
     assert "P12  a size of the product is not fixed" in said
 
 
+def test_long_names_keep_the_indentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    name = "layer_" * 20
+    said = run("check", str(Text(CONV.replace("a", name)).save(tmp_path))).stdout
+    lines = [line for line in said.splitlines() if "layer_" in line]
+    assert len(lines) > 1
+    assert all(line.startswith(" " * 5) for line in lines)
+
+
 def test_rules_and_version_are_chosen(broken: str) -> None:
     found = run_json("check", broken, "--ignore", "F04", "--version", "10.13")
     assert (found["ignored"], found["version"]) == (["F04"], "10.13")

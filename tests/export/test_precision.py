@@ -229,12 +229,28 @@ def test_what_half_precision_can_not_hold_stays_in_float32(
     with caplog.at_level(logging.WARNING, logger="embedl_deploy"):
         export_onnx(model, args, path, precision="float16")
     said = "\n".join(record.getMessage() for record in caplog.records)
-    assert "'mul_stub' stays in float32: values up to" in said
+    assert "'mul_stub' and 1 more like it stay in float32: values up to" in said
     assert "'second_stub' stays in float32: its scale of" in said
     assert "'third' stays in float32: a weight of" in said
     parity = verify_onnx(path, model, [args])
     assert parity.only_ties, parity
     assert torch.isfinite(OnnxModel(path)(*args)["output"]).all()
+
+
+def test_layers_that_stay_in_float32_for_one_reason_are_warned_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    layers = [nn.Linear(4, 4) for _ in range(3)]
+    for layer in layers:
+        layer.weight.data.mul_(1e6)
+    model = nn.Sequential(*layers).eval()
+    caplog.set_level(logging.INFO, logger="embedl_deploy")
+    export_onnx(transform(model), (torch.ones(1, 4),), tmp_path / "m.onnx", precision="float16")
+    warned = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+    (said,) = [one for one in warned if "float32" in one]
+    assert "'0' and 2 more like it stay in float32: a weight of" in said
+    assert said.endswith("is beyond float16")
+    assert "'2' stays in float32" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import fnmatch
 import logging
 import operator
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -60,17 +61,16 @@ def kept_nodes(
     if dtype == torch.float32:
         return {}
     modules = dict(model.named_modules(remove_duplicate=False))
+    unfit: dict[str, _Unfit] = {}
     for node in model.graph.nodes:
-        if node.op == "call_module":
-            module = modules[str(node.target)]
-            reason = _too_large(module, dtype)
-            around = [node]
-            if isinstance(module, QuantStub):
-                reason = _unfit_scale(module, dtype)
-                around = [*node.all_input_nodes, node, *node.users]
-            if reason is not None:
-                _logger.warning("'%s' stays in float32: %s", node.target, reason)
-                kept |= {one.name: reason for one in around if one.op != "output"}
+        module = modules[str(node.target)] if node.op == "call_module" else None
+        found = None if module is None else _unfit(module, dtype)
+        if found is not None:
+            unfit[str(node.target)] = found
+            stub = isinstance(module, QuantStub)
+            around = [*node.all_input_nodes, node, *node.users] if stub else [node]
+            kept |= {one.name: str(found) for one in around if one.op != "output"}
+    _warn(unfit)
     return _with_what_belongs(model, kept)
 
 
@@ -109,7 +109,22 @@ def _fits(entry: Keep, path: str, module: nn.Module) -> bool:
     return isinstance(module, entry)
 
 
-def _too_large(module: nn.Module, dtype: torch.dtype) -> str | None:
+@dataclass(frozen=True)
+class _Unfit:
+    """Why a module stays in float32: a text with a number in it."""
+
+    text: str
+    number: float
+
+    def __str__(self) -> str:
+        return self.text.format(f"{self.number:.3g}")
+
+
+def _unfit(module: nn.Module, dtype: torch.dtype) -> _Unfit | None:
+    return _unfit_scale(module, dtype) if isinstance(module, QuantStub) else _large(module, dtype)
+
+
+def _large(module: nn.Module, dtype: torch.dtype) -> _Unfit | None:
     tensors = [getattr(owner, name) for owner, name in floating_tensors(module)]
     sizes = [
         one.detach().abs().max() for one in tensors if one.numel() and isinstance(one, nn.Parameter)
@@ -118,16 +133,32 @@ def _too_large(module: nn.Module, dtype: torch.dtype) -> str | None:
     largest = max((float(one) for one in (*sizes, *(127 * scale for scale in scales))), default=0.0)
     if largest <= torch.finfo(dtype).max:
         return None
-    return f"a weight of {largest:.3g} is beyond {dtype}"
+    return _Unfit(f"a weight of {{}} is beyond {_name(dtype)}", largest)
 
 
-def _unfit_scale(stub: QuantStub, dtype: torch.dtype) -> str | None:
+def _unfit_scale(stub: QuantStub, dtype: torch.dtype) -> _Unfit | None:
     limits, scale = torch.finfo(dtype), float(stub.scale)
     if scale * -stub.lowest > limits.max:
-        return f"values up to {scale * stub.highest:.3g} are beyond {dtype}"
+        return _Unfit(f"values up to {{}} are beyond {_name(dtype)}", scale * stub.highest)
     if scale < limits.smallest_normal:
-        return f"its scale of {scale:.3g} is below what {dtype} holds precisely"
+        return _Unfit(f"its scale of {{}} is below what {_name(dtype)} holds precisely", scale)
     return None
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _warn(unfit: Mapping[str, _Unfit]) -> None:
+    """One warning for each kind of reason; every module by itself for who asks for details."""
+    kinds: dict[str, list[str]] = {}
+    for path, why in unfit.items():
+        _logger.info("'%s' stays in float32: %s", path, why)
+        kinds.setdefault(why.text, []).append(path)
+    for paths in kinds.values():
+        others = f" and {len(paths) - 1} more like it" if len(paths) > 1 else ""
+        stay = "stay" if others else "stays"
+        _logger.warning("'%s'%s %s in float32: %s", paths[0], others, stay, unfit[paths[0]])
 
 
 def _with_what_belongs(model: fx.GraphModule, kept: Mapping[str, str]) -> dict[str, str]:

@@ -4,10 +4,10 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TypeVar
 
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.text import Text
 
 from embedl_deploy.report.summary import grouped
+from embedl_deploy.report.tables import hanging
 from embedl_deploy.tensorrt import Finding, Report, Severity, Unjudged
 
 T = TypeVar("T", Finding, Unjudged)
@@ -50,8 +50,9 @@ def _entry(
 ) -> RenderableType:
     place = nodes[0] if nodes else "the file"
     where = f" at {place}" if count == 1 else f", first at {place}"
-    head = Text.assemble(f"{count:>5}  ", (rule, "bold"), f"  {what}", (where, "dim"))
-    return Group(head, *(Padding(Text(text), (0, 0, 0, 12)) for text in more))
+    head = Text.assemble(what, (where, "dim"))
+    start = Text.assemble(f"{count:>5}  ", (rule, "bold"))
+    return hanging(start, Group(head, *(Text(text) for text in more)))
 
 
 def _groups(

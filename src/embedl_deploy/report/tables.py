@@ -55,17 +55,27 @@ def figures_table(figures: Sequence[tuple[str, str]]) -> Table:
     return table
 
 
+def hanging(start: RenderableType, body: RenderableType) -> Table:
+    """A body beside its start; the lines that it takes begin where the first does."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row(start, body)
+    return table
+
+
 def analysis_table(rows: Sequence[AnalysisRow]) -> Table:
     """What quantization does at places of a model, in the order given."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for name in ("SQNR", "At output", "Clipped", "Outliers"):
+    alone = any(row.output_sqnr_db is not None for row in rows)
+    for name in ("SQNR", *["At output"] * alone, "Clipped", "Outliers"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("Place", overflow="fold")
     for row in rows:
         output = "" if row.output_sqnr_db is None else f"{row.output_sqnr_db:.1f} dB"
         clipped = "" if row.clipped_share is None else f"{row.clipped_share:.2%}"
         place = Text.assemble(row.path, (f"  {', '.join(row.points) or row.kind}", "dim"))
-        figures = (f"{row.sqnr_db:.1f} dB", output, clipped, f"{row.outlier_ratio:.1f}")
+        figures = (f"{row.sqnr_db:.1f} dB", *[output] * alone, clipped, f"{row.outlier_ratio:.1f}")
         table.add_row(*figures, place)
     return table
 
@@ -139,8 +149,8 @@ def _taken(one: Declined) -> str:
 def _place(count: int, what: str, path: str, why: str) -> RenderableType:
     """What and where in one line, why in the next: reasons are sentences and need the width."""
     where = f" at {path}" if count == 1 else f", first at {path}"
-    head = Text.assemble(f"{count:>5}  ", what, (where, "dim"))
-    return Group(head, Padding(Text(why), (0, 0, 0, 9)))
+    head = Text.assemble(what, (where, "dim"))
+    return hanging(f"{count:>5}", Group(head, Padding(Text(why), (0, 0, 0, 2))))
 
 
 def _groups(

@@ -100,7 +100,7 @@ def _figures(deployed: Deployed) -> list[tuple[str, str]]:
         ("Model", origin(job.model, job.weights)),
         ("Fused", f"{len(summary.fusions)} modules: {kinds}"),
         ("Quantized", _quantized(deployed)),
-        ("Calibrated", f"{deployed.batches} batches of {job.data}, {_observed(job)}"),
+        ("Calibrated", _calibrated(deployed)),
         ("Written", f"{job.output}, {_sizes(deployed)}"),
         ("Precision", _precision(job)),
         ("Takes", f"{shape}, any batch" if job.dynamic_batch else str(shape)),
@@ -115,6 +115,11 @@ def _figures(deployed: Deployed) -> list[tuple[str, str]]:
 
 def _quantized(deployed: Deployed) -> str:
     return f"{deployed.quantized_tensors} tensors and {deployed.quantized_weights} weights to INT8"
+
+
+def _calibrated(deployed: Deployed) -> str:
+    job, count = deployed.job, deployed.batches
+    return f"{count} batch{'' if count == 1 else 'es'} of {job.data}, {_observed(job)}"
 
 
 def _precision(job: Job) -> str:
