@@ -15,18 +15,45 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from embedl_deploy.graph.tracer import plain_base
+
 _HOLE = object()
 """Stands in a recorded argument or result for a tensor."""
+
+_KEEPS_SHAPE = frozenset(
+    {
+        nn.BatchNorm1d,
+        nn.BatchNorm2d,
+        nn.BatchNorm3d,
+        nn.Dropout,
+        nn.ELU,
+        nn.GELU,
+        nn.Hardsigmoid,
+        nn.Hardswish,
+        nn.LeakyReLU,
+        nn.ReLU,
+        nn.ReLU6,
+        nn.SiLU,
+        nn.Sigmoid,
+        nn.Tanh,
+    }
+)
+"""Modules that give a floating-point tensor as they take it: in shape, type and layout."""
 
 
 @dataclass
 class LeafCall:
-    """One call of a module: its arguments with holes for tensors, and the form of its result."""
+    """One call of a module: its arguments with holes for tensors, and the form of its result.
+
+    A module that keeps the shape of its only input is not run: most of the time of capture
+    would go into the fake tensors of batch norms and activations.
+    """
 
     path: str
     forward: Callable[..., Any]
     leaves: list[Any]
     spec: pytree.TreeSpec
+    keeps_shape: bool
     result: list[Any] = field(default_factory=list)
     result_spec: pytree.TreeSpec | None = None
 
@@ -37,11 +64,16 @@ class LeafCall:
 
     def run(self, tensors: list[Tensor]) -> list[Tensor]:
         """Call the module on fake tensors; the tensors of its result, none of them an input."""
-        args, kwargs = self.arguments(tensors)
-        leaves, self.result_spec = pytree.tree_flatten(self.forward(*args, **kwargs))
+        leaves, self.result_spec = pytree.tree_flatten(self._shapes(tensors))
         self.result = [_HOLE if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         found = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         return [one.clone() if _is_view_of_any(one, tensors) else one for one in found]
+
+    def _shapes(self, tensors: list[Tensor]) -> Any:
+        if self.keeps_shape and tensors[0].is_floating_point():
+            return torch.empty_like(tensors[0])
+        args, kwargs = self.arguments(tensors)
+        return self.forward(*args, **kwargs)
 
     def result_paths(self) -> list[tuple[Any, ...]]:
         """How to get from the result to each of its tensors: indices and keys."""
@@ -83,7 +115,8 @@ class Leaves:
         own: dict[str, Any] = {path: vars(one).get("forward") for path, one in modules.items()}
         try:
             for path, module in modules.items():
-                module.forward = self._recorder(path, module.forward)
+                keeps_shape = own[path] is None and plain_base(module) in _KEEPS_SHAPE
+                module.forward = self._recorder(path, module.forward, keeps_shape=keeps_shape)
             yield
         finally:
             _recording = before
@@ -92,14 +125,16 @@ class Leaves:
                 if own[path] is not None:
                     module.forward = own[path]
 
-    def _recorder(self, path: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+    def _recorder(
+        self, path: str, forward: Callable[..., Any], *, keeps_shape: bool
+    ) -> Callable[..., Any]:
         def record(*args: Any, **kwargs: Any) -> Any:
             leaves, spec = pytree.tree_flatten((args, kwargs))
             tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
             if not tensors or any(isinstance(leaf, torch.SymInt) for leaf in leaves):
                 return forward(*args, **kwargs)
             holed = [_HOLE if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-            call = LeafCall(path, forward, holed, spec)
+            call = LeafCall(path, forward, holed, spec, keeps_shape)
             self.calls.append(call)
             results = torch.ops.embedl_deploy.leaf(tensors, len(self.calls) - 1)
             return call.rebuilt(results)
