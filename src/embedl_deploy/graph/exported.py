@@ -2,6 +2,7 @@
 
 import inspect
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -61,9 +62,8 @@ def raised(model: nn.Module, program: torch.export.ExportedProgram, leaves: Leav
         program: The program.
         leaves: The modules that were kept whole in it.
     """
-    unlifted = program.module(check_guards=False)
-    graph = Reader(leaves, program, unlifted).read(unlifted.graph)
-    _adopt_constants(model, unlifted, graph)
+    graph = Reader(leaves, program).read()
+    _adopt_constants(model, program.constants, graph)
     return graph
 
 
@@ -188,14 +188,14 @@ def _leaf_modules(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def _adopt_constants(model: nn.Module, unlifted: nn.Module, graph: fx.Graph) -> None:
+def _adopt_constants(model: nn.Module, constants: Mapping[str, Any], graph: fx.Graph) -> None:
     """Tensors that the code of the model made while it was exported become its own."""
     for node in graph.nodes:
         path = str(node.target)
         if node.op != "get_attr" or _has(model, path):
             continue
         name = path.replace(".", "_")
-        model.register_buffer(name, attrgetter(path)(unlifted), persistent=False)
+        model.register_buffer(name, constants[path].detach(), persistent=False)
         node.target = name
 
 

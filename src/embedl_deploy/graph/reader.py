@@ -6,7 +6,7 @@ from operator import attrgetter
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import fx
 from torch.utils import _pytree as pytree
 
 from embedl_deploy.errors import CaptureError
@@ -50,23 +50,34 @@ class Reader:
     ATen operations get the spelling of the operations table where it has them.
     """
 
-    def __init__(
-        self, leaves: Leaves, program: torch.export.ExportedProgram, unlifted: nn.Module
-    ) -> None:
+    def __init__(self, leaves: Leaves, program: torch.export.ExportedProgram) -> None:
         self.leaves = leaves
-        self.unlifted = unlifted
+        self.program = program
         self.spec = program.call_spec
         self.graph = fx.Graph()
         self.values: dict[fx.Node, Any] = {}
         self.blocks: dict[fx.Graph, fx.GraphModule] = {}
+        self.named: dict[str, Any] = {}
 
-    def read(self, exported: fx.Graph) -> fx.Graph:
-        nodes = [node for node in exported.nodes if node.op == "placeholder"]
-        self.values |= zip(nodes, read_inputs(self.graph, nodes, self.spec.in_spec), strict=True)
-        for node in exported.nodes:
-            if node not in self.values:
+    def read(self) -> fx.Graph:
+        self._read_inputs()
+        for node in self.program.graph.nodes:
+            if node.op != "placeholder":
                 self.values[node] = self._read(node)
         return self.graph
+
+    def _read_inputs(self) -> None:
+        """Inputs of the program: those of the model, and tensors that belong to the model."""
+        placeholders = [node for node in self.program.graph.nodes if node.op == "placeholder"]
+        targets = [one.target for one in self.program.graph_signature.input_specs]
+        paths = dict(zip(placeholders, targets, strict=True))
+        inputs = [node for node in placeholders if paths[node] is None]
+        self.values |= zip(inputs, read_inputs(self.graph, inputs, self.spec.in_spec), strict=True)
+        for node, path in paths.items():
+            if path is not None:
+                self.values[node] = self.graph.get_attr(path)
+                self.values[node].meta = dict(node.meta)
+            self.named[path or node.name] = self.values[node]
 
     def _read(self, node: fx.Node) -> Any:
         if node.op == "output":
@@ -98,7 +109,7 @@ class Reader:
 
     def _block(self, node: fx.Node) -> fx.GraphModule | None:
         """The code of a `with` block, which torch.export keeps as a graph of its own."""
-        owner = self.blocks.get(node.graph, self.unlifted)
+        owner = self.blocks.get(node.graph, self.program.graph_module)
         found = attrgetter(str(node.target))(owner)
         return found if isinstance(found, fx.GraphModule) else None
 
@@ -155,9 +166,17 @@ class Reader:
         return node
 
     def _output(self, node: fx.Node) -> fx.Node:
+        """The model's results; what it writes to its inputs and buffers is a result behind them."""
         (outputs,) = node.args
         assert isinstance(outputs, tuple | list)  # noqa: S101 - torch.export gives a flat tuple
-        leaves = [self._value(one) for one in outputs]
+        specs = self.program.graph_signature.output_specs
+        written: dict[Any, fx.Node] = {}
+        for one, spec in zip(outputs, specs, strict=True):
+            if spec.target is not None:
+                write = (self.named[spec.target], self._value(one))
+                written[one] = self.graph.call_function(_ATEN.copy_.default, write)
+        results = [one for one, spec in zip(outputs, specs, strict=True) if spec.target is None]
+        leaves = [written.get(one, self._value(one)) for one in results]
         return self.graph.output(_plain(pytree.tree_unflatten(leaves, self.spec.out_spec)))
 
 
