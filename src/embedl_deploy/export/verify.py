@@ -28,12 +28,8 @@ from embedl_deploy.export.probe import Probe, Seen, load
 from embedl_deploy.export.recipe import Recipe, reference
 from embedl_deploy.export.runtime import OnnxModel
 from embedl_deploy.quantize import QuantStub
-from embedl_deploy.quantize.calibrate import (
-    Progress,
-    call_arguments,
-    check_batches,
-    moved,
-)
+from embedl_deploy.quantize.batches import call_arguments, check_batches, moved
+from embedl_deploy.quantize.calibrate import Progress
 from embedl_deploy.quantize.rounding import in_steps
 
 

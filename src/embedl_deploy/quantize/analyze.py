@@ -10,16 +10,15 @@ from typing import Any
 from torch import fx, nn
 
 from embedl_deploy.errors import CalibrationError, QuantizationError
-from embedl_deploy.quantize.calibrate import (
+from embedl_deploy.quantize.batches import (
     Inputs,
-    Progress,
     batches_for,
     device_of,
     fitting,
     inferring,
     moved,
-    stubs_of,
 )
+from embedl_deploy.quantize.calibrate import Progress, stubs_of
 from embedl_deploy.quantize.faults import in_order
 from embedl_deploy.quantize.noise import Noise
 from embedl_deploy.quantize.onepass import OnePass, measured_modules, stubs_before
@@ -41,7 +40,8 @@ class AnalysisRow:
             fused module with the stubs that it reads; `None` where it was not asked for.
         largest: The largest magnitude, of a stub's input or a fused module's result.
         range: The largest magnitude that a stub represents; `None` of a fused module.
-        clipped_share: The share of values outside the range; `None` of a fused module.
+        clipped_share: The share of values outside the range by more than half a step; `None` of a
+            fused module.
         outlier_ratio: The largest magnitude over the root of the mean square.
     """
 

@@ -9,10 +9,10 @@ from operator import length_hint
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
+from torch import Tensor, fx
 
 from embedl_deploy.errors import CalibrationError, QuantizationError
+from embedl_deploy.quantize.batches import batches_for, device_of, fitting, inferring, moved
 from embedl_deploy.quantize.config import QuantConfig
 from embedl_deploy.quantize.faults import check_finite
 from embedl_deploy.quantize.insert import insert_qdq
@@ -22,9 +22,6 @@ from embedl_deploy.rewrite import Result
 
 Data = Iterable[Any] | Callable[[fx.GraphModule], object]
 """Batches, or a function that runs the model on them."""
-
-Inputs = tuple[tuple[Any, ...], dict[str, Any]]
-"""Positional and keyword arguments of a model."""
 
 Progress = Callable[[int, int | None], None]
 """Called with the number of batches done and their total, where it is known."""
@@ -109,20 +106,6 @@ def stubs_of(model: fx.GraphModule) -> dict[str, QuantStub]:
     return stubs
 
 
-def check_batches(data: Iterable[Any]) -> None:
-    """Hold that data is several batches, not one: iterating a tensor would give its rows.
-
-    Raises:
-        CalibrationError: It is a tensor or a dict, or nothing to iterate.
-    """
-    iterable = hasattr(data, "__iter__") or hasattr(data, "__getitem__")
-    if isinstance(data, Tensor | Mapping) or not iterable:
-        raise CalibrationError(
-            f"the data is a {type(data).__name__}; pass a list of batches, a DataLoader or another "
-            "iterable of batches"
-        )
-
-
 @contextmanager
 def _observing(model: fx.GraphModule, stubs: Mapping[str, QuantStub]) -> Iterator[None]:
     """Observers on, weights in floating point, eval mode; all as before afterwards."""
@@ -134,19 +117,6 @@ def _observing(model: fx.GraphModule, stubs: Mapping[str, QuantStub]) -> Iterato
     finally:
         for stub in stubs.values():
             stub.observer = None
-
-
-@contextmanager
-def inferring(model: nn.Module) -> Iterator[None]:
-    """Eval mode, without gradients; as before afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def _run(
@@ -201,68 +171,6 @@ def _run_batches(
         if progress is not None:
             progress(count, total)
     return count
-
-
-def batches_for(model: fx.GraphModule, data: Iterable[Any]) -> Iterator[Inputs]:
-    """Batches of data as arguments of a model.
-
-    Raises:
-        CalibrationError: The data are no batches, or the model has no values.
-    """
-    check_batches(data)
-    device = device_of(model)
-    if device is not None and device.type == "meta":
-        raise CalibrationError("the model is on the meta device, where nothing has a value")
-    inputs = sum(node.op == "placeholder" for node in model.graph.nodes)
-    for batch in data:
-        yield call_arguments(batch, inputs)
-
-
-@contextmanager
-def fitting(what: str, inputs: Inputs) -> Iterator[None]:
-    """Says of whatever goes wrong inside that inputs do not fit the model.
-
-    Raises:
-        CalibrationError: Something went wrong, or the inputs are empty.
-    """
-    what = f"{what} with {_shapes(*inputs)}"
-    if any(isinstance(one, Tensor) and not one.numel() for one in pytree.tree_leaves(inputs)):
-        raise CalibrationError(f"{what} is empty; leave it out")
-    try:
-        yield
-    except Exception as error:  # layers raise what they like
-        raise CalibrationError(f"{what} does not fit the model: {first_line(error)}") from error
-
-
-def call_arguments(batch: Any, inputs: int) -> Inputs:
-    """Positional and keyword arguments of a batch for a model with that many inputs."""
-    match batch:
-        case Mapping():
-            return (), {str(name): value for name, value in batch.items()}
-        case tuple() | list():
-            return tuple(batch[:inputs]), {}
-    return (batch,), {}
-
-
-def device_of(model: fx.GraphModule) -> torch.device | None:
-    """The device of a model's first parameter."""
-    return next((tensor.device for tensor in model.parameters()), None)
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line; its class where it says nothing."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-def moved(tree: Any, device: torch.device | None) -> Any:
-    """The tree with all its tensors on the device."""
-    return pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device), tree)
-
-
-def _shapes(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    leaves = pytree.tree_leaves((args, kwargs))
-    shapes = [f"shape {tuple(one.shape)}" for one in leaves if isinstance(one, Tensor)]
-    return ", ".join(shapes) or "no tensor"
 
 
 def _groups(stubs: Mapping[str, QuantStub]) -> list[list[str]]:
