@@ -3,10 +3,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+BENCHMARKS := transform capture calibration export check
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test fuzz check format demo bench zoo docs clean
+.PHONY: help setup test fuzz check format demo bench exports zoo docs clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,11 +37,14 @@ format: $(STAMP)  ## Format the code and fix what can be fixed
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-demo: $(STAMP)  ## Train, deploy to INT8 and check two models on handwritten digits
+demo: $(STAMP)  ## Train, deploy to INT8 and check three models on handwritten digits
 	@$(BIN)/python -m examples.digits.demo
 
-bench: $(STAMP)  ## Measure the speed and memory of transform and calibration
-	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script; done
+bench: $(STAMP)  ## Measure the speed and memory of every stage, against bars
+	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
+
+exports: $(STAMP)  ## Export 25 models in two precisions, and write docs/exports.md; goes on where it stopped
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.exports
 
 zoo: $(STAMP)  ## Run every model of the zoo, an hour or two, and write docs/zoo.md; goes on where it stopped
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.zoo
