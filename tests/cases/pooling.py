@@ -100,6 +100,25 @@ FLATTEN = (
             Near(read, "used elsewhere", IMAGE),
             Near(lambda: flat(DoubledLinear(4, 3))),
             Near(lambda: flat(hooked(nn.Linear(4, 3))), "'1' has hooks"),
+            *(
+                Near(
+                    lambda squeeze=squeeze: net(
+                        lambda m, x: m.linear(squeeze(x)), linear=nn.Linear(1, 3)
+                    ),  # type: ignore[misc]
+                    "2×4×1×1 is reshaped, and the layer takes 1 features",
+                )
+                for squeeze in (
+                    lambda x: x.squeeze(-1).squeeze(-2),
+                    lambda x: x.squeeze(-2).squeeze(-2),
+                )
+            ),
+            Near(
+                lambda: net(
+                    lambda m, x: m.linear(torch.reshape(x, x[:, :, 0, 0].shape)),
+                    linear=nn.Linear(4, 3),
+                ),
+                example=False,
+            ),
             Near(lambda: nn.Sequential(nn.Flatten(2), nn.Linear(1, 3))),
             Near(lambda: nn.Sequential(nn.Flatten(0), nn.Linear(8, 3))),
             Near(lambda: nn.Sequential(nn.Flatten(), nn.LayerNorm(4), nn.Linear(4, 3))),
@@ -242,6 +261,7 @@ MEAN = (
         IMAGE,
         becomes={"AdaptiveAvgPool2d": 1},
         near=(
+            Near(lambda: net(lambda _, x: torch.mean(x, (2, 3), True, dtype=torch.float64))),
             Near(lambda: net(lambda _, x: x.mean((2, 3))), "pass example inputs", example=False),
             Near(
                 lambda: net(lambda _, x: x.mean((-2, -1))),

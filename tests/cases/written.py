@@ -85,6 +85,15 @@ ACTIVATIONS = (
             miss(lambda x: F.relu6(x + 3) / 5),
             miss(lambda x: F.relu(x + 3) / 6),
             miss(lambda x: torch.clamp(x + 3, 0, 5) / 6),
+            miss(lambda x: torch.clamp(x + 3, torch.zeros_like(x), torch.ones_like(x)) / 6),
+            Near(
+                lambda: net(
+                    lambda m, x: torch.clamp(m.linear(x) + 3, m.low, m.high) / 6,
+                    linear=nn.Linear(8, 8),
+                    low=torch.zeros(8),
+                    high=torch.full((8,), 6.0),
+                )
+            ),
             miss(lambda x: (y := F.relu6(x + 3)) / 6 + y, "relu6' is also used by 'add_1'"),
         ),
     ),
@@ -198,6 +207,7 @@ NORMS = (
         becomes={"RMSNorm": 1, "mean": 0},
         near=(
             miss(lambda x: x * torch.rsqrt(x.pow(2).mean(1, keepdim=True) + 1e-6)),
+            miss(lambda x: x * (torch.mean(x**2, -1, True, dtype=torch.float64) + 1e-6).rsqrt()),
             miss(lambda x: x * torch.rsqrt(x.pow(2).sum(-1, keepdim=True) + 1e-6)),
             miss(lambda x: x * torch.rsqrt(x.pow(4).mean(-1, keepdim=True) + 1e-6)),
             miss(lambda x: (x + 1) * root_mean_square(x)),

@@ -138,6 +138,26 @@ WRITTEN = (
                 attend(lambda _, q, k, v: (q @ k.mT).softmax(-2) @ v),
                 "its softmax is over dimension -2, not over the keys",
             ),
+            *(
+                Near(
+                    attend(lambda _, q, k, v: (q @ k.mT).softmax(0) @ v),
+                    "its softmax is over dimension 0, not over the keys",
+                    example=example,
+                )
+                for example in (True, False)
+            ),
+            Near(attend(masked, mask=bias(7)), "(7,) has no dimension for queries"),
+            Near(
+                attend(lambda _, q, k, v: (q[0, 0, 0] @ k[0, 0].mT).softmax(-1) @ v[0, 0]),
+                "one of query, key and value is a vector",
+            ),
+            Near(
+                attend(
+                    lambda m, q, k, v: (q @ k.mT * m.scale).softmax(-1) @ v.double(),
+                    scale=torch.tensor([2.0], dtype=torch.float64),
+                ),
+                "of type torch.float64, and they are torch.float32",
+            ),
             Near(attend(lambda _, q, k, v: (q @ k.mT).sigmoid() @ v)),
             Near(attend(lambda _, q, k, v: ((q @ k.mT) ** 2).softmax(-1) @ v)),
             Near(attend(lambda _, q, k, v: v.mT @ (q @ k.mT).softmax(-1).mT)),
@@ -178,6 +198,20 @@ EINSUM = (
         near=(
             Near(attend(lambda _, q, k, v: torch.einsum("bhid,bhjd->bhji", q, k) * v.mean())),
             Near(attend(lambda _, q, k, v: torch.einsum("bhid,bhjd->bij", q, k) * v.mean())),
+            Near(
+                attend(
+                    lambda _, q, k, v: torch.einsum("bhid,bhjd->bhij", q[..., :1], k) * v.mean()
+                ),
+                "it sums over sizes 1 and 4 at once",
+            ),
+            Near(
+                attend(
+                    lambda _, q, k, v: (
+                        torch.einsum(q, [0, 1, 2], k, [0, 3, 2], [0, 1, 3]) * v.mean()
+                    )
+                ),
+                inputs=rand((2, 5, 4), (2, 7, 4), (2, 7, 6)),
+            ),
             Near(attend(lambda _, q, k, v: torch.einsum("bhid->bhdi", q) * v.mean() * k.mean())),
         ),
     ),
@@ -224,6 +258,11 @@ PACKED = (
         for split, biased in (
             (items, False),
             (lambda m, x: m.qkv(x).view(2, 5, 3, 2, -1).permute(2, 0, 3, 1, 4), True),
+            (lambda m, x: m.qkv(x).view(2, 5, 3, -1, 4).permute(2, 0, 3, 1, 4), True),
+            (
+                lambda m, x: m.qkv(x).view(2, 5, 3, x.shape[2] // 4, 4).permute(2, 0, 3, 1, 4),
+                True,
+            ),
         )
     ),
     Case(
@@ -336,6 +375,13 @@ COMPUTED = (
                     lambda m, x: F.linear(x, m.weight * 2, m.bias * 2),
                     weight=bias(3, 8),
                     bias=bias(3),
+                )
+            ),
+            Near(
+                lambda: net(
+                    lambda m, x: F.linear(x, m.weight, m.bias),
+                    weight=bias(3, 8),
+                    bias=torch.ones(3),
                 )
             ),
             Near(lambda: nn.Sequential(nn.Linear(8, 3))),

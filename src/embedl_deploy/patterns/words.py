@@ -13,6 +13,12 @@ from embedl_deploy.patterns.tree import Call, Op, op
 
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
+
+def _lists_sizes(call: Any) -> bool:
+    """Whether a reshape names size by size; `x.reshape(y.shape)` does not."""
+    return isinstance(call.args[1], tuple)
+
+
 ACTIVATIONS = (
     nn.ReLU,
     nn.ReLU6,
@@ -53,7 +59,7 @@ SIGMOID = op("sigmoid", nn.Sigmoid)
 TANH = op("tanh", nn.Tanh)
 SOFTMAX = op("softmax", nn.Softmax)
 FLATTEN = op("flatten", torch.flatten)
-RESHAPE = op("reshape", torch.reshape)
+RESHAPE = op("reshape", torch.reshape, predicate=_lists_sizes)
 PERMUTE = op("permute", torch.permute)
 TRANSPOSE = op("transpose", torch.transpose)
 MULTIHEAD_ATTENTION = op("attention", nn.MultiheadAttention)

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from embedl_deploy.graph.ops import TABLE
 from embedl_deploy.graph.proxies import is_size
+from embedl_deploy.graph.rows import FunctionRow
 from embedl_deploy.graph.shapes import value
 from embedl_deploy.patterns.tree import Again, Call, Hole, Op, Own, Value
 from embedl_deploy.rewrite.variants import Link, Run, Step, Variant
@@ -215,6 +217,8 @@ def keys(node: fx.Node, objects: Mapping[str, Any]) -> tuple[Any, ...]:
             kind = type(objects[str(node.target)])
             return (kind, kind.__name__)
         case "call_function":
+            if node.kwargs and isinstance(TABLE.find(node.target), FunctionRow):
+                return ()  # what the table gives another form, or none: `mean(x, dtype=…)`
             target: Any = node.target
             name = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
             return (target, name)

@@ -192,6 +192,14 @@ def _spread(a: SimpleNamespace) -> tuple[Any, ...] | None:
     return (a.input, dims, bool(correction), a.keepdim)
 
 
+def _terms(a: SimpleNamespace) -> tuple[Any, ...] | None:
+    """`einsum("ij,jk", [x, y])` as `("ij,jk", x, y)`; without an equation it has no such form."""
+    if not isinstance(a.equation, str):
+        return None
+    one_list = len(a.operands) == 1 and isinstance(a.operands[0], list | tuple)
+    return (a.equation, *(a.operands[0] if one_list else a.operands))
+
+
 _REDUCTIONS = (
     *(
         FunctionRow(
@@ -228,10 +236,7 @@ _REDUCTIONS = (
         "equation, *operands",
         (torch.einsum,),
         target=torch.einsum,
-        positional=lambda a: (
-            a.equation,
-            *(a.operands[0] if isinstance(a.operands[0], list | tuple) else a.operands),
-        ),
+        positional=_terms,
     ),
     FunctionRow("where", "condition, input, other", (torch.where,), target=torch.where),
     FunctionRow(

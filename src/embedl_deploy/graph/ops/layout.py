@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx
 
 from embedl_deploy.graph.items import at
 from embedl_deploy.graph.rows import FunctionRow
@@ -17,10 +16,12 @@ def _varargs(a: SimpleNamespace) -> tuple[Any, ...] | None:
 
     A single computed size may be a number or all sizes: such a call keeps its spelling.
     """
-    if len(a.sizes) == 1 and isinstance(a.sizes[0], fx.Node):
-        return None
-    sizes = a.sizes[0] if len(a.sizes) == 1 and isinstance(a.sizes[0], (tuple, list)) else a.sizes
-    return (a.input, tuple(sizes))
+    single = len(a.sizes) == 1 and not isinstance(a.sizes[0], int)
+    return _listed(a.input, a.sizes[0] if single else a.sizes)
+
+
+def _listed(value: Any, sizes: Any) -> tuple[Any, ...] | None:
+    return (value, tuple(sizes)) if isinstance(sizes, tuple | list) else None
 
 
 def _reshape(a: SimpleNamespace) -> tuple[Any, ...] | None:
@@ -142,16 +143,26 @@ LAYOUT = (
     FunctionRow(
         "reshape",
         "input, *sizes",
-        (torch.reshape, "reshape", "view"),
+        ("reshape", "view"),
         target=torch.reshape,
         positional=_reshape,
     ),
     FunctionRow(
+        "reshape",
+        "input, shape",
+        (torch.reshape,),
+        target=torch.reshape,
+        positional=lambda a: _listed(a.input, a.shape),
+    ),
+    FunctionRow(
+        "permute", "input, *sizes", ("permute",), target=torch.permute, positional=_varargs
+    ),
+    FunctionRow(
         "permute",
-        "input, *sizes",
-        (torch.permute, "permute"),
+        "input, dims",
+        (torch.permute,),
         target=torch.permute,
-        positional=_varargs,
+        positional=lambda a: _listed(a.input, a.dims),
     ),
     FunctionRow(
         "transpose",

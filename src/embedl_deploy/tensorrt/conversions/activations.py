@@ -1,7 +1,6 @@
 """Activations that are written out become the modules they are."""
 
 import math
-from typing import Any
 
 import torch
 from torch import nn
@@ -25,13 +24,10 @@ from embedl_deploy.patterns.tree import Either, Tree
 X = hole("x")
 
 
-def _is_clip(bound: Any) -> bool:
-    return isinstance(bound, nn.Module) or tuple(bound.args[1:]) == (0, 6)
-
-
+_SHIFTED = fork(ADD.named("shifted").taking(3), X)
 # relu6(x + 3), also as clamp(x + 3, 0, 6)
-_CLIPPED = chain(
-    fork(ADD.named("shifted").taking(3), X), op("clip", nn.ReLU6, torch.clamp, predicate=_is_clip)
+_CLIPPED = either(
+    chain(_SHIFTED, op("clip", nn.ReLU6)), chain(_SHIFTED, op("clip", torch.clamp).taking(0, 6))
 )
 _SIXTH = scaled("sixth", 1 / 6)
 
@@ -86,7 +82,7 @@ class WrittenHardswishPattern(ConversionPattern):
     """`x · relu6(x + 3) / 6` and `x · hardsigmoid(x)` become `nn.Hardswish`."""
 
     tree = either(
-        chain(fork(MUL, X, _CLIPPED), _SIXTH),
+        fork(_SIXTH, fork(MUL, X, _CLIPPED)),
         fork(MUL, X, fork(op("hardsigmoid", nn.Hardsigmoid), X)),
         fork(MUL, fork(_SIXTH, X), _CLIPPED),
     )

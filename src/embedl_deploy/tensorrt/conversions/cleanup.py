@@ -41,14 +41,21 @@ def _asked_type(call: Any) -> torch.dtype | None:
     return next((one for one in given if isinstance(one, torch.dtype)), None)
 
 
+def _dim(call: Any) -> Any:
+    return call.kwargs.get("dim", next(iter(call.args[1:]), None))
+
+
+def _is_typed(call: Any) -> bool:
+    return type(_dim(call)) is int and _asked_type(call) is not None
+
+
 class SoftmaxTypePattern(ConversionPattern):
     """A softmax in another type becomes a cast and a softmax."""
 
-    tree = op("softmax", torch.softmax, F.softmax, "Tensor.softmax", predicate=_asked_type)
+    tree = op("softmax", torch.softmax, F.softmax, "Tensor.softmax", predicate=_is_typed)
 
     def build(self, softmax: Call) -> nn.Module:
-        dim = softmax.kwargs.get("dim", (*softmax.args, None)[1])
-        return CastSoftmax(dim, _asked_type(softmax))
+        return CastSoftmax(_dim(softmax), _asked_type(softmax))
 
 
 class Nothing(nn.Module):

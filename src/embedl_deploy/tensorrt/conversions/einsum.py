@@ -14,6 +14,8 @@ _BY_MATRIX = re.compile(r"(\w+)(\w)(\w),\1\3(\w)->\1\2\4")
 
 
 def _is_product(call: Any) -> bool:
+    if not isinstance(call.args[0], str):  # einsum(x, [0, 1], y, [1, 2], [0, 2])
+        return False
     equation = call.args[0].replace(" ", "")
     known = _BY_TRANSPOSED.fullmatch(equation) or _BY_MATRIX.fullmatch(equation)
     letters = "".join(known.groups()) if known else "none"
@@ -25,9 +27,19 @@ class EinsumPattern(ConversionPattern):
 
     tree = op("einsum", torch.einsum, predicate=_is_product)
 
+    def refuse(self, einsum: Call) -> str | None:
+        one, other = einsum.args[1].shape, einsum.args[2].shape
+        if one is None or other is None:
+            return None
+        summed = other[-1 if _is_transposed(einsum) else -2]
+        return None if one[-1] == summed else f"it sums over sizes {one[-1]} and {summed} at once"
+
     def build(self, einsum: Call) -> nn.Module:
-        transposed = _BY_TRANSPOSED.fullmatch(einsum.args[0].replace(" ", ""))
-        return Product(transposed=transposed is not None)
+        return Product(transposed=_is_transposed(einsum))
+
+
+def _is_transposed(call: Call) -> bool:
+    return _BY_TRANSPOSED.fullmatch(call.args[0].replace(" ", "")) is not None
 
 
 class Product(nn.Module):

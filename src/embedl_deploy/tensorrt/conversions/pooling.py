@@ -34,7 +34,7 @@ def _keeps_two(call: Any) -> bool:
             return call.args[1:] in {(1, -1), (1, 3)}
         case torch.squeeze:
             return len(call.args) > 1 and call.args[1] in _BOTH
-    return len(call.args[1]) == 2
+    return isinstance(call.args[1], tuple) and len(call.args[1]) == 2
 
 
 def _cuts_one(call: Any) -> bool:
@@ -70,7 +70,7 @@ class FlattenLinearToConv1x1Pattern(ConversionPattern):
         if fits and flatten.target is torch.flatten:
             return None
         if shape[2:] == (1, 1):
-            if fits or flatten.target is not torch.reshape:
+            if fits or flatten.target is torch.flatten:
                 return None
             return f"{_sizes(shape)} is reshaped, and the layer takes {linear.in_features} features"
         if None in shape[1:]:

@@ -16,6 +16,7 @@ from embedl_deploy.patterns import (
     Call,
     ConversionPattern,
     Site,
+    Value,
     again,
     chain,
     either,
@@ -43,8 +44,10 @@ class PackedProjectionPattern(ConversionPattern):
             return _SHARED
         return _split_reason(site.value("reshape").shape, site.input_shape("linear"))
 
-    def build(self, linear: nn.Linear, reshape: Call) -> nn.Module:
-        return SelfProjection(packed(linear, reshape.args[1][3]))
+    def build(self, linear: nn.Linear, site: Site) -> nn.Module:
+        shape = site.value("reshape").shape
+        assert shape is not None  # noqa: S101 - refuse() says so
+        return SelfProjection(packed(linear, shape[3] or 1))
 
 
 def _cuts_last(call: Any) -> bool:
@@ -101,7 +104,11 @@ class ComputedBiasPattern(ConversionPattern):
     tree = op(
         "linear",
         F.linear,
-        predicate=lambda call: isinstance(call.args[1], nn.Parameter) and len(call.args) == 3,
+        predicate=lambda call: (
+            len(call.args) == 3
+            and isinstance(call.args[1], nn.Parameter)
+            and isinstance(call.args[2], Value)
+        ),
     )
 
     def build(self, linear: Call) -> nn.Module:

@@ -58,8 +58,11 @@ class WrittenAttentionPattern(ConversionPattern):
         self, softmax: nn.Softmax, tempered: Any, masked: Any, masked_again: Any, site: Site
     ) -> str | None:
         logits = site.value("logits")
-        if softmax.dim not in {-1, len(logits.shape or (None,)) - 1}:
+        if softmax.dim not in {-1, len(logits.shape or ()) - 1}:
             return f"its softmax is over dimension {softmax.dim}, not over the keys"
+        shapes = [site.value(name).shape for name in ("query", "key", "value")]
+        if any(shape is not None and len(shape) < 2 for shape in shapes):
+            return "one of query, key and value is a vector"
         added = ("mask", "more")[: (masked is not None) + (masked_again is not None)]
         reasons = [_mask_reason(site.value(name), logits) for name in added]
         if tempered is not None:
@@ -128,6 +131,8 @@ def _mask_reason(mask: Value, logits: Value) -> str | None:
         return "the shape of its mask is not known; pass example inputs"
     if mask.dtype != logits.dtype:
         return f"its mask is of type {mask.dtype}, and its logits are of type {logits.dtype}"
+    if len(mask.shape) == 1:
+        return f"its mask of shape {mask.shape} has no dimension for queries"
     if not _broadcasts(mask.shape, logits.shape):
         return f"its mask of shape {mask.shape} does not broadcast to its logits {logits.shape}"
     return None
@@ -136,6 +141,8 @@ def _mask_reason(mask: Value, logits: Value) -> str | None:
 def _factor_reason(by: Value, logits: Value) -> str | None:
     if by.shape is None or logits.shape is None:
         return "its scale is computed, and the shape is not known; pass example inputs"
+    if by.dtype not in {None, logits.dtype}:
+        return f"the factor on its logits is of type {by.dtype}, and they are {logits.dtype}"
     if not _broadcasts(by.shape, (*logits.shape[:-1], 1)):
         return f"the factor on its logits has shape {by.shape}, which differs between keys"
     return None
