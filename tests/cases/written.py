@@ -23,6 +23,7 @@ from embedl_deploy.tensorrt.conversions.cleanup import (
 )
 from embedl_deploy.tensorrt.conversions.norms import (
     NormWeightPattern,
+    RowBatchNormPattern,
     WrittenLayerNormPattern,
     WrittenRMSNormPattern,
 )
@@ -329,4 +330,27 @@ CLEANUP = (
     ),
 )
 
-CASES = (*ACTIVATIONS, *NORMS, *WEIGHTS, *CLEANUP)
+
+def rows(forward: Callable[..., Any]) -> Callable[[], nn.Module]:
+    """A linear layer and a batch norm, as LeViT has them."""
+    return lambda: net(forward, linear=nn.Linear(8, 6, bias=False), norm=nn.BatchNorm1d(6))
+
+
+ROWS = (
+    Case(
+        RowBatchNormPattern,
+        rows(lambda m, x: m.norm((y := m.linear(x)).flatten(0, 1)).reshape_as(y)),
+        TOKENS,
+        becomes={"reshape_as": 0, "Linear": 1, "BatchNorm1d": 1},
+        near=(
+            Near(rows(lambda m, x: m.norm((y := m.linear(x)).mT).mT.reshape_as(y))),
+            Near(rows(lambda m, x: m.norm(m.linear(x).flatten(0, 1)).reshape_as(x[:, :, :6]))),
+            Near(
+                rows(lambda m, x: m.norm((y := m.linear(x)).flatten(0, 1)).reshape_as(y) + y),
+                "'linear' is also used by 'add'",
+            ),
+        ),
+    ),
+)
+
+CASES = (*ACTIVATIONS, *NORMS, *WEIGHTS, *CLEANUP, *ROWS)

@@ -211,6 +211,7 @@ SAMPLES = {
     **{name: Sample("to") for name in ("float", "double", "half", "bfloat16", "int", "long")},
     "bool": Sample("to"),
     "type_as": Sample("type_as", other, TWO),
+    "reshape_as": Sample("reshape_as", other, ((4, 6), (3, 8))),
     "size": Sample("size", options(1)),
     "select": Sample("getitem", options(1, 2)),
     "narrow": Sample("getitem", options(2, 1, 3)),

@@ -20,6 +20,7 @@ from embedl_deploy.tensorrt.conversions.cleanup import (
 from embedl_deploy.tensorrt.conversions.einsum import EinsumPattern
 from embedl_deploy.tensorrt.conversions.norms import (
     NormWeightPattern,
+    RowBatchNormPattern,
     WrittenLayerNormPattern,
     WrittenRMSNormPattern,
 )
@@ -130,6 +131,7 @@ __all__ = [
     "RemoveCopyPattern",
     "RemoveIdentityAdaptiveAvgPoolPattern",
     "Report",
+    "RowBatchNormPattern",
     "ScaledDotProductAttentionPattern",
     "Severity",
     "SoftmaxTypePattern",
@@ -161,6 +163,7 @@ TENSORRT_CONVERSION_PATTERNS: tuple[type[Pattern], ...] = (
     WrittenLayerNormPattern,
     WrittenRMSNormPattern,
     NormWeightPattern,
+    RowBatchNormPattern,
     DecomposeMultiheadAttentionPattern,
     DecomposeShiftedWindowAttentionPattern,
     EinsumPattern,

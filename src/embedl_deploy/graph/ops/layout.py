@@ -154,6 +154,7 @@ LAYOUT = (
         target=torch.reshape,
         positional=lambda a: _listed(a.input, a.shape),
     ),
+    FunctionRow("reshape_as", "input, other", ("reshape_as", "view_as"), target="reshape_as"),
     FunctionRow(
         "permute", "input, *sizes", ("permute",), target=torch.permute, positional=_varargs
     ),

@@ -3,11 +3,14 @@
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from embedl_deploy.patterns import (
     ADD,
+    BATCH_NORM1D,
     DIV,
+    FLATTEN,
+    LINEAR,
     MEAN,
     MUL,
     POW,
@@ -122,6 +125,36 @@ class NormWeightPattern(ConversionPattern):
         if isinstance(norm, nn.LayerNorm):
             affine.bias = bias
         return affine
+
+
+class RowBatchNormPattern(ConversionPattern):
+    """A batch norm over a linear layer's flattened rows: what the layer takes is flattened instead.
+
+    Layer and norm are then one kernel.
+    """
+
+    tree = fork(
+        op("back", "Tensor.reshape_as"),
+        chain(LINEAR, FLATTEN.taking(0, 1), BATCH_NORM1D),
+        again(LINEAR),
+    )
+
+    def build(self, linear: nn.Linear, batch_norm: nn.BatchNorm1d) -> nn.Module:
+        return NormedRows(linear, batch_norm)
+
+
+class NormedRows(nn.Module):
+    """A linear layer and a batch norm, both of rows."""
+
+    def __init__(self, linear: nn.Linear, batch_norm: nn.BatchNorm1d) -> None:
+        super().__init__()
+        self.linear = linear
+        self.batch_norm = batch_norm
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
+        """Apply. Shapes: (N, L, …, in) to (N, L, …, out)."""
+        rows: Tensor = self.batch_norm(self.linear(input.flatten(0, 1)))
+        return rows.unflatten(0, (input.size(0), input.size(1)))
 
 
 def _size(site: Site) -> int:
