@@ -1,7 +1,7 @@
 """Modules kept whole while `torch.export` looks through the rest.
 
 `torch.export` turns a model into ATen operations, a `Conv2d` like everything else. While it
-runs, the modules that symbolic tracing keeps as one node are called through one opaque operator,
+runs, the modules that symbolic tracing keeps as one node are called through an opaque operator,
 which computes nothing but shapes. Afterwards each of its calls is that of a module again, with
 the arguments the model gave it. So both ways of capture see the same modules.
 """
@@ -43,17 +43,12 @@ _KEEPS_SHAPE = frozenset(
 
 @dataclass
 class LeafCall:
-    """One call of a module: its arguments with holes for tensors, and the form of its result.
-
-    A module that keeps the shape of its only input is not run: most of the time of capture
-    would go into the fake tensors of batch norms and activations.
-    """
+    """One call of a module: its arguments with holes for tensors, and the form of its result."""
 
     path: str
     forward: Callable[..., Any]
     leaves: list[Any]
     spec: pytree.TreeSpec
-    keeps_shape: bool
     result: list[Any] = field(default_factory=list)
     result_spec: pytree.TreeSpec | None = None
 
@@ -64,16 +59,11 @@ class LeafCall:
 
     def run(self, tensors: list[Tensor]) -> list[Tensor]:
         """Call the module on fake tensors; the tensors of its result, none of them an input."""
-        leaves, self.result_spec = pytree.tree_flatten(self._shapes(tensors))
+        args, kwargs = self.arguments(tensors)
+        leaves, self.result_spec = pytree.tree_flatten(self.forward(*args, **kwargs))
         self.result = [_HOLE if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         found = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         return [one.clone() if _is_view_of_any(one, tensors) else one for one in found]
-
-    def _shapes(self, tensors: list[Tensor]) -> Any:
-        if self.keeps_shape and tensors[0].is_floating_point():
-            return torch.empty_like(tensors[0])
-        args, kwargs = self.arguments(tensors)
-        return self.forward(*args, **kwargs)
 
     def result_paths(self) -> list[tuple[Any, ...]]:
         """How to get from the result to each of its tensors: indices and keys."""
@@ -134,16 +124,18 @@ class Leaves:
             if not tensors or any(isinstance(leaf, torch.SymInt) for leaf in leaves):
                 return forward(*args, **kwargs)
             holed = [_HOLE if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-            call = LeafCall(path, forward, holed, spec, keeps_shape)
+            call = LeafCall(path, forward, holed, spec)
             self.calls.append(call)
-            results = torch.ops.embedl_deploy.leaf(tensors, len(self.calls) - 1)
-            return call.rebuilt(results)
+            number = len(self.calls) - 1
+            if keeps_shape and tensors[0].is_floating_point():
+                return _OPERATORS.same_shape.default(tensors[0], number)
+            return call.rebuilt(_OPERATORS.leaf.default(tensors, number))
 
         return record
 
     def call(self, node: fx.Node) -> LeafCall | None:
         """The call that a node of the exported graph stands for, if it is one."""
-        if node.target is not torch.ops.embedl_deploy.leaf.default:
+        if node.target not in {_OPERATORS.leaf.default, _OPERATORS.same_shape.default}:
             return None
         return self.calls[int(node.args[1])]  # type: ignore[arg-type]
 
@@ -151,8 +143,16 @@ class Leaves:
 _recording: list[LeafCall] = []
 _library = torch.library.Library("embedl_deploy", "DEF")
 _library.define("leaf(Tensor[] inputs, int call) -> Tensor[]")
+_library.define("same_shape(Tensor input, int call) -> Tensor")
+_OPERATORS = torch.ops.embedl_deploy
 
 
 @torch.library.register_fake("embedl_deploy::leaf", lib=_library)  # type: ignore[untyped-decorator]
 def _fake(inputs: list[Tensor], call: int) -> list[Tensor]:
     return _recording[call].run(inputs)
+
+
+@torch.library.register_fake("embedl_deploy::same_shape", lib=_library)  # type: ignore[untyped-decorator]
+def _same_shape(input: Tensor, _: int) -> Tensor:  # noqa: A002 - the operator's schema
+    """A module is not run for it: fake tensors of batch norms take most of a capture's time."""
+    return torch.empty_like(input)

@@ -146,13 +146,13 @@ class Reader:
     def _value(self, node: object) -> Any:
         return self.values[node] if isinstance(node, fx.Node) else node
 
-    def _module(self, node: fx.Node, call: LeafCall) -> list[fx.Node]:
-        """The tensors of a module call's result, in order."""
-        inputs = node.args[0]
-        assert isinstance(inputs, list)  # noqa: S101 - the operator's schema
-        args, kwargs = call.arguments([self._value(one) for one in inputs])
+    def _module(self, node: fx.Node, call: LeafCall) -> Any:
+        """The tensor that a module gives, or those of its result in order."""
+        args, kwargs = call.arguments([self._value(one) for one in _tensors(node)])
         called = self.graph.call_module(call.path, args, kwargs)
         called.meta = dict(node.meta)
+        if isinstance(node.args[0], fx.Node):
+            return called
         values = called.meta.pop("val")
         paths = call.result_paths()
         return [self._item(called, *item) for item in zip(paths, values, strict=True)]
@@ -203,3 +203,9 @@ def _is_apart(node: fx.Node) -> bool:
     users = [user.target for user in node.users]
     is_copy = node.target is _ATEN.clone.default
     return is_copy and bool(users) and _DROPOUT_OPERATIONS.issuperset(users)
+
+
+def _tensors(node: fx.Node) -> list[Any]:
+    """What a kept module is called with; one tensor may be there twice."""
+    (inputs, _) = node.args
+    return list(inputs) if isinstance(inputs, list) else [inputs]
