@@ -153,12 +153,11 @@ class Parity:
         )
         if self.foreign:
             return f"{text}; another tool wrote the file, so outputs alone were compared"
-        if not self.stubs:
-            return text
-        text = (
-            f"{text}; at {len(self.stubs)} stubs {self.tie_share:.1e} of the integers differ, "
-            f"by at most {self.largest_stub_difference} step"
-        )
+        if self.stubs:
+            text = (
+                f"{text}; at {len(self.stubs)} stubs {self.tie_share:.1e} of the integers differ, "
+                f"by at most {self.largest_stub_difference} step"
+            )
         return text if self.only_ties else f"{text}{self._fault()}"
 
     @property
