@@ -19,6 +19,7 @@ from embedl_deploy.export.lower import fold
 from embedl_deploy.export.operators import DequantizedWeight
 from embedl_deploy.export.precision import Keep, kept_nodes, round_values
 from embedl_deploy.quantize import QuantConfig, QuantStub, quantize
+from embedl_deploy.tensorrt import check_onnx
 from tests.export import files
 from tests.export.cases import CASES, Case
 from tests.helpers import warm
@@ -235,6 +236,29 @@ def test_what_half_precision_can_not_hold_stays_in_float32(
     parity = verify_onnx(path, model, [args])
     assert parity.only_ties, parity
     assert torch.isfinite(OnnxModel(path)(*args)["output"]).all()
+
+
+@pytest.mark.parametrize("size", [1e-5, 1e6])
+def test_inputs_beyond_half_precision_stay_in_float32(size: float, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    args = (torch.randn(4, 3, 6, 6) * size,)
+    conv = nn.Conv2d(3, 4, 1)
+    conv.weight.data.div_(size)
+    model = quantize(transform(nn.Sequential(conv, nn.ReLU()).eval(), args), [args])
+    path = export_onnx(model, args, tmp_path / "m.onnx", precision="float16")
+    assert files.File(path).model.graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT
+    assert verify_onnx(path, model, [args]).only_ties
+    assert "F10" not in {one.rule for one in check_onnx(path).findings}
+
+
+def test_listing_everything_leaves_pairs_with_one_scale(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    args = (torch.randn(4, 3, 6, 6),)
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.MaxPool2d(2), nn.Conv2d(4, 4, 1)).eval()
+    model = quantize(transform(net, args), [args])
+    path = export_onnx(model, args, tmp_path / "m.onnx", precision="float16", keep_float32=["*"])
+    assert verify_onnx(path, model, [args]).only_ties
+    assert "F10" not in {one.rule for one in check_onnx(path).findings}
 
 
 def test_layers_that_stay_in_float32_for_one_reason_are_warned_of_once(

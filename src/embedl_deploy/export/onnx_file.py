@@ -73,7 +73,8 @@ def export_onnx(  # noqa: PLR0913 - each is one choice
         keep_float32: What stays in float32 in a half-precision file: patterns for module paths
             such as `"*.softmax"`, or types such as `nn.LayerNorm`. Layers whose weights or
             calibrated ranges half precision can not hold stay as well.
-        float32_io: Whether the inputs and outputs of a half-precision file are float32.
+        float32_io: Whether the inputs and outputs of a half-precision file are float32. The inputs
+            are where half precision can not hold the calibrated range of one.
         attention_op: Whether attention is the one operator `Attention`, of opset 23, and not
             multiplication, softmax and multiplication; where its probabilities are not quantized.
         dynamic_batch: Whether the first dimension of every input may vary.
@@ -152,9 +153,12 @@ def _typed(
         folded, attention_op=recipe.attention_op, float_weights=quantized_weights == "float"
     )
     dtype = dtype_of(recipe.precision)
-    ends = [node.name for node in folded.graph.nodes if node.op in {"placeholder", "output"}]
-    give_types(folded, dtype, {*recipe.float32, *(ends if float32_io else ())})
-    return folded, torch.float32 if float32_io else dtype
+    inputs = {node.name for node in folded.graph.nodes if node.op == "placeholder"}
+    outputs = {node.name for node in folded.graph.nodes if node.op == "output"}
+    wide = float32_io or not inputs.isdisjoint(recipe.float32)
+    ends = {*(inputs if wide else ()), *(outputs if float32_io else ())}
+    give_types(folded, dtype, {*recipe.float32, *ends})
+    return folded, torch.float32 if wide else dtype
 
 
 def _save(model: "onnx_ir.Model", path: Path) -> None:

@@ -81,9 +81,9 @@ def _listed(model: fx.GraphModule, keep: Sequence[Keep]) -> dict[str, str]:
     for entry in keep:
         hits = []
         for node in model.graph.nodes:
-            if node.op != "call_module":
-                continue
-            module, path = modules[str(node.target)], str(node.target)
+            module, path = modules.get(str(node.target)), str(node.target)
+            if node.op != "call_module" or module is None or isinstance(module, QuantStub):
+                continue  # a stub has the types of what it stands between
             if any(_fits(entry, join, one) for join, one in _parts(path, module)):
                 hits.append(node.name)
         for node in inner.values():
