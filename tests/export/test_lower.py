@@ -1,5 +1,6 @@
 """Folding a batch norm into a quantized convolution changes scale and bias, and no integer."""
 
+import io
 from typing import Any
 
 import numpy as np
@@ -227,3 +228,13 @@ def test_a_quantizer_that_is_switched_off_is_refused(
     one.enabled = False
     with pytest.raises(ExportError, match=r"' is switched off, .* set its enabled to True"):
         fold(model)
+
+
+def test_names_of_modules_that_another_trace_left_are_dropped() -> None:
+    """A `GraphModule` that was pickled whole has them; stubs inside attention lost their names."""
+    model = quantize(transform(nn.Conv2d(3, 4, 1)).model, [torch.randn(2, 3, 4, 4)])
+    stream = io.BytesIO()
+    torch.save(model, stream)
+    loaded = torch.load(io.BytesIO(stream.getvalue()), weights_only=False)
+    assert any("nn_module_stack" in node.meta for node in loaded.graph.nodes)
+    assert not any("nn_module_stack" in node.meta for node in fold(loaded).graph.nodes)
