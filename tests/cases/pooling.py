@@ -98,6 +98,12 @@ FLATTEN = (
             ),
             Near(shared, "used elsewhere", IMAGE),
             Near(read, "used elsewhere", IMAGE),
+            Near(  # an image without a batch, whose channels are rows
+                lambda: pooled(nn.Flatten(), nn.Linear(1, 3)),
+                "?×4×1×1 is flattened, and the layer takes 1 features",
+                rand((3, 6, 6)),
+                example=False,
+            ),
             Near(lambda: flat(DoubledLinear(4, 3))),
             Near(lambda: flat(hooked(nn.Linear(4, 3))), "'1' has hooks"),
             *(
@@ -105,7 +111,7 @@ FLATTEN = (
                     lambda squeeze=squeeze: net(
                         lambda m, x: m.linear(squeeze(x)), linear=nn.Linear(1, 3)
                     ),  # type: ignore[misc]
-                    "2×4×1×1 is reshaped, and the layer takes 1 features",
+                    "2×4×1×1 is flattened, and the layer takes 1 features",
                 )
                 for squeeze in (
                     lambda x: x.squeeze(-1).squeeze(-2),
@@ -219,7 +225,7 @@ SPELLINGS = (
             near(lambda x: x.view(x.size(0), -1), "6×6, not 1×1", 3 * 6 * 6),
             near(
                 lambda x: x.mean((2, 3), keepdim=True).view(1, -1),
-                "2×3×1×1 is reshaped, and the layer takes 6 features",
+                "2×3×1×1 is flattened, and the layer takes 6 features",
                 6,
             ),
             near(lambda x: x[:, :, 0, 0], "6×6, not 1×1", 3),

@@ -70,9 +70,11 @@ class FlattenLinearToConv1x1Pattern(ConversionPattern):
         if fits and flatten.target is torch.flatten:
             return None
         if shape[2:] == (1, 1):
-            if fits or flatten.target is torch.flatten:
+            if fits or (shape[1] is None and flatten.target is torch.flatten):
                 return None
-            return f"{_sizes(shape)} is reshaped, and the layer takes {linear.in_features} features"
+            return (
+                f"{_sizes(shape)} is flattened, and the layer takes {linear.in_features} features"
+            )
         if None in shape[1:]:
             return f"the flattened size {_sizes(shape)} is not known to be 1×1; pass example inputs"
         return f"the flattened height and width are {shape[2]}×{shape[3]}, not 1×1"
