@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.zoo.entry import Inputs
 from embedl_deploy import Result
+from embedl_deploy.graph.interpreter import Interpreter
 from embedl_deploy.graph.paths import node_path
 from embedl_deploy.modules import FusedModule
 
@@ -88,7 +89,7 @@ def _positional(graph: fx.GraphModule, inputs: Inputs) -> Iterator[Any]:
             yield kwargs[str(node.target)] if node.target in kwargs else next(given, *node.args)
 
 
-class _Counting(fx.Interpreter):
+class _Counting(Interpreter):
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__(graph)
         self.counter = FlopCounterMode(display=False)

@@ -9,4 +9,11 @@ NOTES = {
     "timm:mvitv2_tiny": "relative positions are added to the logits in another shape, between two "
     "reshapes, and written back in place; the conversion of written-out attention does not see "
     "through that",
+    "torchvision:mvit_v2_s": "relative positions are added by a function that tracing does not "
+    "look into and that writes to the logits, so they are no attention kernel",
+    **{
+        f"torchvision:swin3d_{size}": "attention over 3-D windows is one function that tracing "
+        "does not look into, its projections included"
+        for size in "tsb"
+    },
 }

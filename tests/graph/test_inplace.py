@@ -292,3 +292,36 @@ def test_an_item_assignment_in_a_given_graph_is_refused() -> None:
     graph.output(y)
     with pytest.raises(CaptureError, match="the operation 'setitem'"):
         capture(fx.GraphModule(nn.Module(), graph))
+
+
+@fx.wrap
+def add_in_place(tensor: Tensor, other: Tensor) -> None:
+    """What tracing does not look into, called for what it writes alone."""
+    tensor[:, :1] += other[:, :1]
+
+
+@fx.wrap
+def halved(sizes: list[int]) -> list[int]:
+    sizes[0] //= 2
+    return sizes
+
+
+def test_a_wrapped_function_that_only_writes_is_kept() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        y = m.conv(x)
+        add_in_place(y, x)
+        return F.relu(y)
+
+    model = warm(net(forward, conv=conv())).eval()
+    x = torch.randn(SHAPE)
+    for args in (None, (x,)):
+        assert_close(run(transform(model, args).model, (x,)), run(model, (x,)))
+
+
+def test_a_wrapped_function_gets_a_list_that_it_may_change() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        return F.relu(m.conv(x)).flatten(halved([4, 2])[0])
+
+    model = net(forward, conv=conv()).eval()
+    x = torch.randn(SHAPE)
+    assert_close(run(transform(model, (x,)).model, (x,)), run(model, (x,)))

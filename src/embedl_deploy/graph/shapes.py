@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from embedl_deploy.errors import CaptureError
+from embedl_deploy.graph.interpreter import plain
 
 
 def value(node: object) -> Any:
@@ -99,6 +100,7 @@ class _ShapePass:
 
     def compute(self, node: fx.Node) -> Any:
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda source: source.meta["val"])
+        args, kwargs = plain(args), plain(kwargs)
         try:
             with torch.no_grad():
                 return self._compute(node, args, kwargs)

@@ -10,6 +10,7 @@ from typing import Any
 from torch import fx, nn
 
 from embedl_deploy.errors import CalibrationError, QuantizationError
+from embedl_deploy.graph.interpreter import Interpreter
 from embedl_deploy.quantize.batches import (
     Inputs,
     batches_for,
@@ -156,7 +157,7 @@ class _Work:
             with enabled_only(self.model, chosen):
                 changed = _after(nodes)
                 known = {node: value for node, value in one.env.items() if node not in changed}
-                again = fx.Interpreter(self.model)
+                again = Interpreter(self.model)
                 self.alone[path].add(want, again.run(*given, initial_env=known))
             yield
 

@@ -8,6 +8,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from embedl_deploy.errors import CalibrationError
+from embedl_deploy.graph.interpreter import Interpreter
 from embedl_deploy.quantize.stubs import QuantStub
 
 
@@ -43,7 +44,7 @@ def check_finite(
     )
 
 
-class _Watch(fx.Interpreter):
+class _Watch(Interpreter):
     """Runs a graph and keeps which of its values are not finite."""
 
     def __init__(self, model: fx.GraphModule) -> None:

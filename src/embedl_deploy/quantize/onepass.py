@@ -6,12 +6,13 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
+from embedl_deploy.graph.interpreter import Interpreter
 from embedl_deploy.modules import FusedModule
 from embedl_deploy.quantize.noise import Noise
 from embedl_deploy.quantize.stubs import QuantStub, enabled_only, quantizers_of
 
 
-class OnePass(fx.Interpreter):
+class OnePass(Interpreter):
     """Runs a model whose quantizers are off, and measures what each alone would change.
 
     A stub: its rounding. A fused module: its result from rounded inputs with rounded weights,
