@@ -31,14 +31,17 @@ class ConvKernel(FusedModule):
         self.conv = conv
         self.batch_norm = batch_norm
 
-    def convolve(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
-        """The convolution, with its weight rounded where it is quantized, and the batch norm."""
-        if self.weight_quantizers:
-            weight = self.weight("conv.weight")
-            output = self.conv._conv_forward(input, weight, self.conv.bias)  # noqa: SLF001 - applies the padding mode
-        else:
-            output = self.conv(input)
-        return output if self.batch_norm is None else self.batch_norm(output)
+    def product(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
+        """The convolution alone, with its weight rounded where it is quantized."""
+        if not self.weight_quantizers:
+            output: Tensor = self.conv(input)
+            return output
+        weight = self.weight("conv.weight")
+        return self.conv._conv_forward(input, weight, self.conv.bias)  # noqa: SLF001 - applies the padding mode
+
+    def finish(self, product: Tensor) -> Tensor:
+        """What comes after the convolution, position by position: here the batch norm."""
+        return product if self.batch_norm is None else self.batch_norm(product)
 
 
 class FusedConvBN(ConvKernel):
@@ -46,7 +49,7 @@ class FusedConvBN(ConvKernel):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
         """Apply. Shapes: (N, C_in, H, W) to (N, C_out, H', W')."""
-        return self.convolve(input)
+        return self.finish(self.product(input))
 
 
 class FusedConvBNReLU(ConvKernel):
@@ -58,10 +61,14 @@ class FusedConvBNReLU(ConvKernel):
         super().__init__(conv, batch_norm)
         self.activation = activation
 
+    def finish(self, product: Tensor) -> Tensor:
+        """The batch norm and the activation."""
+        output: Tensor = self.activation(super().finish(product))
+        return output
+
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
         """Apply. Shapes: (N, C_in, H, W) to (N, C_out, H', W')."""
-        output: Tensor = self.activation(self.convolve(input))
-        return output
+        return self.finish(self.product(input))
 
 
 class FusedConvBNReLUMaxPool(FusedConvBNReLU):
@@ -102,10 +109,14 @@ class FusedConvBNAdd(ConvKernel):
         super().__init__(conv, batch_norm)
         self.noise = noise
 
+    def finish(self, product: Tensor, residual: Tensor) -> Tensor:  # type: ignore[override]
+        """The batch norm, what drops values, and the addition."""
+        branch = super().finish(product)
+        return (branch if self.noise is None else self.noise(branch)) + residual
+
     def forward(self, input: Tensor, residual: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
         """Apply. Shapes: input (N, C_in, H, W), residual and result (N, C_out, H', W')."""
-        branch = self.convolve(input)
-        return (branch if self.noise is None else self.noise(branch)) + residual
+        return self.finish(self.product(input), residual)
 
 
 class FusedConvBNAddReLU(FusedConvBNAdd):
@@ -121,9 +132,9 @@ class FusedConvBNAddReLU(FusedConvBNAdd):
         super().__init__(conv, batch_norm, noise)
         self.activation = activation
 
-    def forward(self, input: Tensor, residual: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
-        """Apply. Shapes: input (N, C_in, H, W), residual and result (N, C_out, H', W')."""
-        output: Tensor = self.activation(super().forward(input, residual))
+    def finish(self, product: Tensor, residual: Tensor) -> Tensor:  # type: ignore[override]
+        """The batch norm, what drops values, the addition and the activation."""
+        output: Tensor = self.activation(super().finish(product, residual))
         return output
 
 
@@ -152,10 +163,14 @@ class FusedConvTransposeBN(FusedModule):
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:  # noqa: A002 - torch's name for it
         """Apply. Shapes: (N, C_in, H, W) to (N, C_out, H', W')."""
-        output = self._convolve(input, output_size)
-        return output if self.batch_norm is None else self.batch_norm(output)
+        return self.finish(self.product(input, output_size))
 
-    def _convolve(self, input: Tensor, output_size: Sequence[int] | None) -> Tensor:  # noqa: A002
+    def finish(self, product: Tensor) -> Tensor:
+        """What comes after the convolution, position by position: here the batch norm."""
+        return product if self.batch_norm is None else self.batch_norm(product)
+
+    def product(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:  # noqa: A002 - torch's name for it
+        """The transposed convolution alone, with its weight rounded where it is quantized."""
         conv = self.conv
         if not self.weight_quantizers:
             output: Tensor = conv(input, output_size)
@@ -177,7 +192,7 @@ class FusedConvTransposeBNReLU(FusedConvTransposeBN):
         super().__init__(conv, batch_norm)
         self.activation = activation
 
-    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:  # noqa: A002 - torch's name for it
-        """Apply. Shapes: (N, C_in, H, W) to (N, C_out, H', W')."""
-        output: Tensor = self.activation(super().forward(input, output_size))
+    def finish(self, product: Tensor) -> Tensor:
+        """The batch norm and the activation."""
+        output: Tensor = self.activation(super().finish(product))
         return output

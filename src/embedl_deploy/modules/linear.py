@@ -17,14 +17,18 @@ class FusedLinear(FusedModule):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
         """Apply. Shapes: (…, in_features) to (…, out_features)."""
-        return self.project(input)
+        return self.finish(self.product(input))
 
-    def project(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
-        """The linear layer, with its weight rounded where it is quantized."""
+    def product(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
+        """The linear layer alone, with its weight rounded where it is quantized."""
         if not self.weight_quantizers:
             output: Tensor = self.linear(input)
             return output
         return F.linear(input, self.weight("linear.weight"), self.linear.bias)
+
+    def finish(self, product: Tensor) -> Tensor:
+        """What comes after the linear layer, row by row: here nothing."""
+        return product
 
 
 class FusedLinearReLU(FusedLinear):
@@ -34,9 +38,9 @@ class FusedLinearReLU(FusedLinear):
         super().__init__(linear)
         self.activation = activation
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
-        """Apply. Shapes: (…, in_features) to (…, out_features)."""
-        output: Tensor = self.activation(self.project(input))
+    def finish(self, product: Tensor) -> Tensor:
+        """The activation."""
+        output: Tensor = self.activation(super().finish(product))
         return output
 
 
@@ -45,7 +49,11 @@ class FusedLinearAdd(FusedLinear):
 
     def forward(self, input: Tensor, residual: Tensor) -> Tensor:  # type: ignore[override]  # noqa: A002 - torch's name for it
         """Apply. Shapes: input (…, in_features), residual and result (…, out_features)."""
-        return self.project(input) + residual
+        return self.finish(self.product(input), residual)
+
+    def finish(self, product: Tensor, residual: Tensor) -> Tensor:  # type: ignore[override]
+        """The addition."""
+        return product + residual
 
 
 class FusedLinearBN(FusedLinear):
@@ -60,10 +68,9 @@ class FusedLinearBN(FusedLinear):
         super().__init__(linear)
         self.batch_norm: nn.BatchNorm1d | None = batch_norm
 
-    def project(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
-        """The linear layer, with its weight rounded where it is quantized, and the batch norm."""
-        output = super().project(input)
-        return output if self.batch_norm is None else self.batch_norm(output)
+    def finish(self, product: Tensor) -> Tensor:
+        """The batch norm."""
+        return product if self.batch_norm is None else self.batch_norm(product)
 
 
 class FusedLinearBNReLU(FusedLinearBN):
@@ -75,7 +82,7 @@ class FusedLinearBNReLU(FusedLinearBN):
         super().__init__(linear, batch_norm)
         self.activation = activation
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
-        """Apply. Shapes: (N, in_features) to (N, out_features)."""
-        output: Tensor = self.activation(self.project(input))
+    def finish(self, product: Tensor) -> Tensor:
+        """The batch norm and the activation."""
+        output: Tensor = self.activation(super().finish(product))
         return output
