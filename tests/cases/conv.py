@@ -147,10 +147,10 @@ CONV = (
     Case(
         ConvBNPattern,
         lambda: nn.Sequential(
-            nn.Conv2d(4, 8, 3, 2, "valid", 2, 2, bias=False, padding_mode="circular"),
+            nn.Conv2d(8, 8, 3, 2, "valid", 2, 2, bias=False, padding_mode="circular"),
             nn.BatchNorm2d(8, affine=False),
         ),
-        rand((2, 4, 9, 9)),
+        rand((2, 8, 9, 9)),
         INPUT,
         "FusedConvBN",
     ),

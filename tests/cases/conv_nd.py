@@ -45,7 +45,7 @@ CONV = (
         Case(
             ConvNdBNPattern,
             lambda conv=conv, norm=norm: nn.Sequential(  # type: ignore[misc]
-                conv(4, 6, 3, padding="same", groups=2), norm(6, affine=False), conv(6, 3, 2)
+                conv(4, 8, 3, padding="same"), norm(8, affine=False), conv(8, 8, 2, groups=2)
             ),
             inputs,
             INPUT,

@@ -21,7 +21,7 @@ def net_of_all() -> nn.Module:
     """Depthwise, grouped and full convolutions in all fused forms, and a global pool."""
 
     def conv(groups: int) -> nn.Sequential:
-        return nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, groups=groups), nn.BatchNorm2d(4))
+        return nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, groups=groups), nn.BatchNorm2d(8))
 
     def forward(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
         for block in m.blocks:  # type: ignore[union-attr]
@@ -30,9 +30,9 @@ def net_of_all() -> nn.Module:
             x = block[2](x)
         return m.head(m.pool(x).flatten(1))  # type: ignore[operator]
 
-    blocks = nn.ModuleList(nn.ModuleList(conv(groups) for _ in range(3)) for groups in (1, 2, 4))
+    blocks = nn.ModuleList(nn.ModuleList(conv(groups) for _ in range(3)) for groups in (1, 2, 8))
     made: nn.Module = net(
-        forward, blocks=blocks, pool=nn.AdaptiveAvgPool2d(1), head=nn.Linear(4, 3)
+        forward, blocks=blocks, pool=nn.AdaptiveAvgPool2d(1), head=nn.Linear(8, 3)
     )
     return warm(made).eval()
 
@@ -74,7 +74,7 @@ def test_what_stays_in_floating_point(
     patterns: tuple[type[Pattern], ...], expected: dict[tuple[str, bool, int], int]
 ) -> None:
     model = net_of_all()
-    args = (torch.randn(2, 4, 8, 8),)
+    args = (torch.randn(2, 8, 8, 8),)
     result = transform(model, args, patterns=patterns)
     assert points(result) == expected
     assert_same_eval(model, result, args)

@@ -26,6 +26,7 @@ class FusedModule(LeafModule):
         inner_points: Points inside its `forward`; the quantizer of one, where there is one, is
             the child named by the point's value.
         qdq_points: Where its pattern declared quantization.
+        kept_float: Why its pattern declared none here, where it does elsewhere; else empty.
         weight_quantizers: One quantizer per quantized weight, by path with `_` for `.`.
     """
 
@@ -36,6 +37,7 @@ class FusedModule(LeafModule):
     def __init__(self) -> None:
         super().__init__()
         self.qdq_points: tuple[QDQPoint, ...] = ()
+        self.kept_float = ""
         self.weight_quantizers = nn.ModuleDict()
 
     @classmethod

@@ -25,9 +25,10 @@ class Pattern:
     """What to look for, where Q/DQ goes, and what to build.
 
     A subclass sets `tree` and writes `build`, whose parameters are names that the tree binds.
-    It may write `refuse` in the same way. Both may also ask for `site`, which tells where the
-    match is (`embedl_deploy.patterns.Site`). What is wrong with a pattern is said when its
-    class is defined.
+    It may write `refuse` in the same way, which gives the reason not to match, and `keep_float`,
+    which gives the reason to match and quantize nothing. All may also ask for `site`, which tells
+    where the match is (`embedl_deploy.patterns.Site`). What is wrong with a pattern is said when
+    its class is defined.
 
     Attributes:
         tree: The operations to look for.
@@ -40,6 +41,7 @@ class Pattern:
     stage: ClassVar[Stage] = Stage.FUSION
     build: ClassVar[Callable[..., nn.Module]]
     refuse: ClassVar[Callable[..., str | None]] = lambda self: None  # noqa: ARG005
+    keep_float: ClassVar[Callable[..., str | None]] = lambda self: None  # noqa: ARG005
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -47,8 +49,8 @@ class Pattern:
             return
         _check_tree(cls)
         _check_points(cls)
-        _check_arguments(cls, "build")
-        _check_arguments(cls, "refuse")
+        for method in ("build", "refuse", "keep_float"):
+            _check_arguments(cls, method)
 
     @property
     def name(self) -> str:

@@ -47,13 +47,13 @@ class Site:
 def find_sites(
     model: fx.GraphModule, attention: Attention, skipped: Mapping[str, Skipped]
 ) -> list[Site]:
-    """All calls of fused modules that declare points, in graph order."""
+    """All calls of fused modules that declare points, or say why not, in graph order."""
     modules = dict(model.named_modules())
     returned = _returned(model, modules)
     sites = []
     for node in model.graph.nodes:
         module = modules.get(str(node.target)) if node.op == "call_module" else None
-        if isinstance(module, FusedModule) and module.qdq_points:
+        if isinstance(module, FusedModule) and (module.qdq_points or module.kept_float):
             points = _points(module, attention)
             site = Site(node, module, points or module.qdq_points)
             reason = _why_not(site, attention, skipped[site.path], returned)
@@ -76,6 +76,8 @@ def _why_not(site: Site, attention: Attention, skipped: Skipped, returned: set[f
     A layer that declares its result has no weights: with int8 inputs it needs an int8 result,
     and a result of the model is not rounded, so it gets neither.
     """
+    if site.module.kept_float:
+        return site.module.kept_float
     if skipped.activations:
         return f"skipped by {skipped.activations}"
     if attention == "none" and isinstance(site.module, FusedScaledDotProductAttention):

@@ -26,6 +26,7 @@ class Rewritten:
         kind: Class of the fused module; empty for a conversion.
         operations: Paths of all its operations, in order.
         qdq_points: Names of the declared Q/DQ points.
+        kept_float: Why nothing is quantized there although its pattern declares points; else empty.
     """
 
     pattern: str
@@ -33,6 +34,7 @@ class Rewritten:
     kind: str
     operations: tuple[str, ...]
     qdq_points: tuple[str, ...]
+    kept_float: str = ""
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ def _rewritten(result: Result) -> tuple[Rewritten, ...]:
             "" if match.pattern.stage is Stage.CONVERSION else kinds[match.path],
             match.operations,
             tuple(point.name for point in match.qdq_points),
+            match.kept_float,
         )
         for match in result.matches
     )

@@ -104,9 +104,9 @@ def _fusions(fusions: Sequence[Rewritten], *, every: bool) -> RenderableType:
     if not fusions:
         return Text("nothing", "dim")
     table = _table("Fused module", "Q/DQ points", "At" if every else "First at")
-    key = lambda one: (one.kind, one.pattern, one.qdq_points)  # noqa: E731
+    key = lambda one: (one.kind, one.pattern, one.qdq_points, without_names(one.kept_float))  # noqa: E731
     for count, first in _groups(fusions, key, every=every):
-        points = "\n".join(first.qdq_points) or "none"
+        points = "\n".join(first.qdq_points) or first.kept_float or "none"
         table.add_row(str(count), _kind(first), Text(points), Text(first.path))
     return table
 

@@ -28,7 +28,7 @@ def fuse(draft: Draft, match: Match, bound: Mapping[str, Any], calls: Counter[st
     """
     module = call(match.pattern, match.pattern.build, bound)
     _check_fused(match.pattern, module)
-    module.qdq_points = match.qdq_points
+    module.qdq_points, module.kept_float = match.qdq_points, match.kept_float
     head, root = match.binding.all_nodes()[0], match.binding.all_nodes()[-1]
     _set_mode(module, _mode(draft, match.binding.all_nodes()), draft, match.binding)
     path = match.path

@@ -93,6 +93,7 @@ class Finder:
             match = Match(pattern, self._path(binding), self._paths(binding), binding)
             reason = self._reason(variant, match)
             if reason is None:
+                match.kept_float = self._ask(match, pattern.keep_float) or ""
                 return match
             declined.append(Refusal(pattern.name, match.path, reason, match.operations))
         for refusal in declined:
@@ -103,7 +104,8 @@ class Finder:
         """Why a match can not be used, if it can not."""
         binding = match.binding
         hooked = self._hook_reason(binding)
-        return self._escape_reason(variant, binding) or hooked or self._refusal(match)
+        refused = self._escape_reason(variant, binding) or hooked
+        return refused or self._ask(match, match.pattern.refuse)
 
     def _hook_reason(self, binding: Binding) -> str | None:
         """A fused kernel runs no Python code; a hook could change what it computes."""
@@ -113,9 +115,8 @@ class Finder:
             return None
         return f"'{node_path(hooked[0])}' has hooks; remove them from the model before"
 
-    def _refusal(self, match: Match) -> str | None:
-        pattern = match.pattern
-        reason: str | None = call(pattern, pattern.refuse, self.arguments(match))
+    def _ask(self, match: Match, method: Callable[..., str | None]) -> str | None:
+        reason: str | None = call(match.pattern, method, self.arguments(match))
         return reason
 
     def arguments(self, match: Match) -> dict[str, Any]:

@@ -23,6 +23,8 @@ class Match:
         path: Module path of the first operation that has one, in the source model.
         operations: Paths of all its operations, in order.
         apply: Set to `False` before the plan is applied to leave the operations as they are.
+        kept_float: Why nothing is quantized there although the pattern declares points; empty where
+            it is.
     """
 
     pattern: Pattern
@@ -30,11 +32,12 @@ class Match:
     operations: tuple[str, ...]
     binding: Binding = field(repr=False)
     apply: bool = True
+    kept_float: str = ""
 
     @property
     def qdq_points(self) -> tuple[QDQPoint, ...]:
-        """Where the pattern declares quantization."""
-        return tuple(self.pattern.qdq_points)
+        """Where the pattern declares quantization; nowhere for a match kept in floating point."""
+        return () if self.kept_float else tuple(self.pattern.qdq_points)
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -149,14 +152,23 @@ def _matches_table(matches: Sequence[Match], stage: Stage) -> str:
     mine = [match for match in matches if match.pattern.stage is stage]
     if not mine:
         return ""
-    counts = Counter((match.pattern.name, match.apply) for match in mine)
-    first = {(match.pattern.name, match.apply): match for match in reversed(mine)}
+    counts = Counter(_match_kind(match) for match in mine)
+    first = {_match_kind(match): match for match in reversed(mine)}
     rows = [
-        (name, first[name, on].path, str(count), _points(first[name, on]), "" if on else "off")
-        for (name, on), count in counts.items()
+        (one.pattern.name, one.path, str(counts[kind]), _points(one), _state(one))
+        for kind in counts
+        if (one := first[kind])
     ]
     title = "Conversion" if stage is Stage.CONVERSION else "Fusion"
     return table((title, "First at", "Count", "Q/DQ points", ""), rows)
+
+
+def _match_kind(match: Match) -> tuple[str, bool, str]:
+    return match.pattern.name, match.apply, without_names(match.kept_float)
+
+
+def _state(match: Match) -> str:
+    return match.kept_float if match.apply else "off"
 
 
 def _points(match: Match) -> str:

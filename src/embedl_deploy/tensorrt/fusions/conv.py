@@ -21,18 +21,18 @@ from embedl_deploy.patterns import (
     BATCH_NORM2D,
     CONV2D,
     MAX_POOL2D,
-    Pattern,
     QDQPoint,
     chain,
     fork,
     hole,
     optional,
 )
+from embedl_deploy.tensorrt.fusions.groups import ConvolutionPattern
 
 _STEM_CONV = CONV2D.where(lambda conv: conv.in_channels == 3 and conv.kernel_size == (7, 7))
 
 
-class StemConvBNReLUMaxPoolPattern(Pattern):
+class StemConvBNReLUMaxPoolPattern(ConvolutionPattern):
     """The stem of a network: 7×7 convolution of an image, batch norm, activation, max pooling."""
 
     tree = chain(_STEM_CONV, optional(BATCH_NORM2D), ACTIVATION, MAX_POOL2D)
@@ -48,7 +48,7 @@ class StemConvBNReLUMaxPoolPattern(Pattern):
         return FusedConvBNReLUMaxPool(conv, batch_norm, activation, pool)
 
 
-class ConvBNAddReLUPattern(Pattern):
+class ConvBNAddReLUPattern(ConvolutionPattern):
     """The end of a residual block: convolution, batch norm, addition, activation."""
 
     tree = chain(fork(ADD, chain(CONV2D, BATCH_NORM2D), hole("residual")), ACTIVATION)
@@ -60,7 +60,7 @@ class ConvBNAddReLUPattern(Pattern):
         return FusedConvBNAddReLU(conv, batch_norm, activation)
 
 
-class ConvBNReLUPattern(Pattern):
+class ConvBNReLUPattern(ConvolutionPattern):
     """Convolution, optional batch norm, activation."""
 
     tree = chain(CONV2D, optional(BATCH_NORM2D), ACTIVATION)
@@ -78,7 +78,7 @@ _ALONE = (
 )
 
 
-class ConvBNPattern(Pattern):
+class ConvBNPattern(ConvolutionPattern):
     """Convolution and optional batch norm."""
 
     tree = chain(CONV2D, optional(BATCH_NORM2D.escaping(_ALONE)))

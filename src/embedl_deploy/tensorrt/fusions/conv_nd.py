@@ -26,6 +26,7 @@ from embedl_deploy.patterns import (
     chain,
     optional,
 )
+from embedl_deploy.tensorrt.fusions.groups import ConvolutionPattern
 
 
 def _unbatched(
@@ -40,7 +41,7 @@ def _unbatched(
     return "without a batch dimension the norm is not over the channels of the convolution"
 
 
-class ConvNdBNReLUPattern(Pattern):
+class ConvNdBNReLUPattern(ConvolutionPattern):
     """Convolution in any number of dimensions, optional batch norm, activation."""
 
     tree = chain(CONV, optional(BATCH_NORM), ACTIVATION)
@@ -55,7 +56,7 @@ class ConvNdBNReLUPattern(Pattern):
         return FusedConvBNReLU(conv, batch_norm, activation)
 
 
-class ConvNdBNPattern(Pattern):
+class ConvNdBNPattern(ConvolutionPattern):
     """Convolution in any number of dimensions and optional batch norm."""
 
     tree = chain(CONV, optional(BATCH_NORM))

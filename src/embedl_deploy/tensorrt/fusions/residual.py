@@ -30,6 +30,7 @@ from embedl_deploy.patterns import (
     hole,
     optional,
 )
+from embedl_deploy.tensorrt.fusions.groups import ConvolutionPattern
 
 
 def no_residual(add: Call, site: Site) -> str | None:
@@ -48,7 +49,7 @@ def no_residual(add: Call, site: Site) -> str | None:
 _BRANCH = chain(CONV, optional(BATCH_NORM), optional(NOISE))
 
 
-class ConvAddReLUPattern(Pattern):
+class ConvAddReLUPattern(ConvolutionPattern):
     """The end of a residual block that has no batch norm, or not two dimensions."""
 
     tree = chain(fork(ADD, _BRANCH, hole("residual")), ACTIVATION)
@@ -67,7 +68,7 @@ class ConvAddReLUPattern(Pattern):
         return FusedConvBNAddReLU(conv, batch_norm, activation, noise)
 
 
-class ConvBNAddPattern(Pattern):
+class ConvBNAddPattern(ConvolutionPattern):
     """The end of a residual block without activation, as in inverted residuals."""
 
     tree = fork(ADD, _BRANCH, hole("residual"))
