@@ -48,8 +48,13 @@ def stubs_of(model: fx.GraphModule) -> dict[str, QuantStub]:
 
 
 def quantizers_of(model: fx.GraphModule) -> dict[str, WeightFakeQuantize]:
-    named = model.named_modules()
-    return {path: one for path, one in named if isinstance(one, WeightFakeQuantize)}
+    """By the paths of the weights, which their operators are named by."""
+    found = {}
+    for path, one in model.named_modules():
+        for key, quantizer in getattr(one, "weight_quantizers", nn.ModuleDict()).items():
+            (weight,) = (w for w in type(one).weights if w.replace(".", "_") == key)
+            found[f"{path}.{weight}"] = quantizer
+    return found
 
 
 def assert_typed(file: File) -> None:
@@ -140,6 +145,19 @@ def assert_no_leftovers(file: File, model: fx.GraphModule) -> None:
     assert not {shape[::-1] for shape in shapes} & others
 
 
+def assert_slim(file: File) -> None:
+    """Nothing is written that every reader knows, and zeros are stored once."""
+    assert not file.model.graph.value_info
+    for node in file.nodes:
+        known = onnx.defs.get_schema(node.op_type, 21).attributes
+        if not node.op_type.endswith(("QuantizeLinear", "DequantizeLinear")):
+            defaults = [known[one.name].default_value for one in node.attribute]
+            assert not any(one in defaults for one in node.attribute)
+    zeros = [name for name in file.constants if name.startswith("zero_point")]
+    kinds = {(file.constants[name].shape, file.constants[name].dtype) for name in zeros}
+    assert len(zeros) == len(kinds)
+
+
 def quantized_weights(model: fx.GraphModule) -> list[Tensor]:
     """The weights that have a quantizer."""
     fused = [one for one in model.modules() if isinstance(one, FusedModule)]
@@ -159,7 +177,7 @@ def assert_whole_kernels(file: File, model: fx.GraphModule, kept_norms: int) -> 
     fused = {path: one for path, one in model.named_modules() if isinstance(one, FusedModule)}
     for node in (*file.named("QuantizeLinear"), *file.named("DequantizeLinear")):
         inside = [path for path in fused if node.name.startswith((f"{path}.", f"{path}/"))]
-        assert not inside or ".weight_quantizers." in node.name
+        assert not inside or node.name.removesuffix("/DequantizeLinear") in quantizers_of(model)
     for path, one in fused.items():
         if hasattr(one, "activation"):
             product = _product(file, path)
@@ -184,6 +202,7 @@ def assert_names(file: File, model: fx.GraphModule) -> None:
     modules |= {f"{path}.softmax" for path in modules if path.endswith("attention")}
     convs = (nn.Conv2d, nn.ConvTranspose2d)  # one that no pattern took is fused with its norm
     modules |= {f"{path}.conv" for path, one in model.named_modules() if isinstance(one, convs)}
+    modules |= quantizers_of(model).keys()
     for node in file.nodes:
         path, _, op = node.name.rpartition("/")
         assert op.split("_")[0] == node.op_type

@@ -113,7 +113,7 @@ def test_every_channel_is_folded_exactly(tmp_path: Path) -> None:
         for node in file.named("DequantizeLinear")
         if (file_constant := file.constants.get(node.input[0])) is not None
     }
-    zero = integers["conv.weight_quantizers.conv_weight/DequantizeLinear"][1:3]
+    zero = integers["conv.conv.weight/DequantizeLinear"][1:3]
     assert not zero.any()
 
 

@@ -96,12 +96,12 @@ def a_little_more(values: np.ndarray[Any, Any]) -> None:
 
 
 PLANTED: dict[str, tuple[str, Change]] = {
-    "a weight, first layer": ("conv.weight_quantizers.conv_weight.integers", one_up),
-    "a weight, middle": ("again.weight_quantizers.conv_weight.integers", one_up),
-    "a weight, last layer": ("head.weight_quantizers.linear_weight.integers", one_up),
-    "a channel negated": ("again.weight_quantizers.conv_weight.integers", one_negated),
-    "a weight scale": ("again.weight_quantizers.conv_weight.scale", slightly_larger),
-    "a weight scale, last": ("head.weight_quantizers.linear_weight.scale", slightly_larger),
+    "a weight, first layer": ("conv.conv.weight", one_up),
+    "a weight, middle": ("again.conv.weight", one_up),
+    "a weight, last layer": ("head.linear.weight", one_up),
+    "a channel negated": ("again.conv.weight", one_negated),
+    "a weight scale": ("again.conv.weight.scale", slightly_larger),
+    "a weight scale, last": ("head.linear.weight.scale", slightly_larger),
     "a bias": ("conv.conv.bias", a_little_more),
     "a bias, last": ("head.linear.bias", a_little_more),
     "the scale of the input": ("x_stub.scale", slightly_larger),

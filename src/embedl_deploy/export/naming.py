@@ -1,15 +1,19 @@
 """Names of inputs, outputs and nodes."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, fx
 
 from embedl_deploy.errors import ExportError
+from embedl_deploy.modules import FusedModule
 
 if TYPE_CHECKING:
     import onnx_ir
+
+STORED = "integers"
+"""Name of the tensor that is stored for a quantized weight; in the file it has the weight's."""
 
 
 def input_names(
@@ -72,34 +76,58 @@ def _numbered(name: str) -> Iterator[str]:
     return (f"{name}_{index}" for index in itertools.count(1))
 
 
-def name_nodes(model: "onnx_ir.Model") -> None:
+def name_nodes(model: "onnx_ir.Model", weights: Mapping[str, str]) -> None:
     """Names from the source; what the exporter noted of this machine goes.
 
-    So do the types of what is inside, a hundredth of a small file, which every reader infers.
+    Args:
+        model: Changed in place.
+        weights: The paths of quantized weights, by those of their quantizers.
     """
     graph = model.graph
-    ends = {id(value) for value in graph.outputs}
     seen: dict[str, int] = {}
     for node in graph:
-        name = _node_name(node)
+        name = _node_name(node, weights)
         count = seen.get(name, 0)
         seen[name] = count + 1
         node.name = name if count == 0 else f"{name}_{count}"
         node.metadata_props.clear()
         node.doc_string = None
-        for value in node.outputs:
-            if id(value) not in ends:
-                value.type = value.shape = None
     for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
         value.metadata_props.clear()
+    _name_constants(graph, weights)
     model.metadata_props.clear()
     graph.metadata_props.clear()
     model.producer_name, model.producer_version = "embedl_deploy", None
 
 
-def _node_name(node: "onnx_ir.Node") -> str:
+def weight_paths(model: fx.GraphModule) -> dict[str, str]:
+    """The paths of a lowered model's quantized weights, by those of their quantizers."""
+    return {
+        f"{path}.weight_quantizers.{weight.replace('.', '_')}": f"{path}.{weight}"
+        for path, module in model.named_modules()
+        if isinstance(module, FusedModule)
+        for weight in FusedModule.quantizable_weights(module)
+    }
+
+
+def _name_constants(graph: "onnx_ir.Graph", weights: Mapping[str, str]) -> None:
+    """By the weight that they belong to; zeros are shared, so they are named by their number."""
+    for value in list(graph.initializers.values()):
+        owner, _, name = str(value.name).rpartition(".")
+        if name == "zero_point":
+            wanted = "_".join((name, *(str(size) for size in value.shape or ())))
+        elif owner in weights:
+            wanted = weights[owner] if name == STORED else f"{weights[owner]}.{name}"
+        else:
+            continue
+        if wanted not in graph.initializers:
+            value.name = wanted
+
+
+def _node_name(node: "onnx_ir.Node", weights: Mapping[str, str]) -> str:
     """The path of the innermost module that made a node, and its operator."""
     scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "")
     paths = [part.strip(" '\"") for part in scopes.strip("[]").split(",")]
     own = paths[-2] if len(paths) > 1 else ""
+    own = weights.get(own, own)
     return f"{own}/{node.op_type}" if own else node.op_type

@@ -17,6 +17,7 @@ from embedl_deploy.export.precision import Keep, Precision, dtype_of, kept_nodes
 from embedl_deploy.export.program import DynamicShapes, program, reason
 from embedl_deploy.export.recipe import Recipe, settle
 from embedl_deploy.export.runtime import require
+from embedl_deploy.export.slim import slim
 from embedl_deploy.export.typed import give_types, to_type
 from embedl_deploy.rewrite import Result
 
@@ -116,7 +117,8 @@ def export_onnx(  # noqa: PLR0913 - each is one choice
         )
         results = naming.given(output_names, "output") or naming.output_names(proto.graph, entries)
         naming.name_values(proto.graph, entries, results)
-        naming.name_nodes(proto)
+        naming.name_nodes(proto, naming.weight_paths(lowered))
+        slim(proto)
         recipe.write(proto)
         _save(proto, beside)
         _check(beside)
