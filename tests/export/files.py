@@ -53,6 +53,7 @@ def quantizers_of(model: fx.GraphModule) -> dict[str, WeightFakeQuantize]:
     for path, one in model.named_modules():
         for key, quantizer in getattr(one, "weight_quantizers", nn.ModuleDict()).items():
             (weight,) = (w for w in type(one).weights if w.replace(".", "_") == key)
+            assert isinstance(quantizer, WeightFakeQuantize)
             found[f"{path}.{weight}"] = quantizer
     return found
 
