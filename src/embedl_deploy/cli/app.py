@@ -8,8 +8,9 @@ import typer
 from embedl_deploy.cli.commands.analyze import analyze
 from embedl_deploy.cli.commands.check import check
 from embedl_deploy.cli.commands.deploy import deploy
+from embedl_deploy.cli.commands.explain import explain
 from embedl_deploy.cli.commands.inspect import inspect
-from embedl_deploy.cli.texts import ABOUT, ANALYZE, CHECK, DEPLOY, INSPECT
+from embedl_deploy.cli.texts import ABOUT, ANALYZE, CHECK, DEPLOY, EXPLAIN, INSPECT
 
 app = typer.Typer(
     name="embedl-deploy",
@@ -24,6 +25,7 @@ app.command("inspect", help=INSPECT, no_args_is_help=True)(inspect)
 app.command("deploy", help=DEPLOY, no_args_is_help=True)(deploy)
 app.command("analyze", help=ANALYZE, no_args_is_help=True)(analyze)
 app.command("check", help=CHECK, no_args_is_help=True)(check)
+app.command("explain", help=EXPLAIN, no_args_is_help=True)(explain)
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it by position

@@ -72,6 +72,27 @@ def parse_shape(text: str) -> Shape:
     raise typer.BadParameter(f"'{text}' is no shape: write sizes above 0, such as 3,224,224")
 
 
+class InputShape(tuple[str, Shape]):
+    """The name of an input, empty for the only one, and its shape; likewise."""
+
+    __slots__ = ()
+
+
+def parse_input_shape(text: str) -> InputShape:
+    """`image:1,3,224,224`, or without a name for the only input.
+
+    Raises:
+        BadParameter: A size is no number above 0.
+    """
+    name, _, sizes = text.rpartition(":")
+    return InputShape((name, parse_shape(sizes)))
+
+
+def input_shapes(given: Sequence[InputShape] | None) -> dict[str, Shape]:
+    """Shapes by name of the input."""
+    return dict(given or ())
+
+
 def parse_numbers(text: str) -> Numbers:
     """`0.5,0.5,0.5` as numbers.
 
@@ -118,6 +139,25 @@ def example(shape: Sequence[int] | None, batch: int) -> tuple[Tensor, ...] | Non
     return None if shape is None else (torch.zeros(batch, *shape),)
 
 
+FileArgument = Annotated[
+    Path,
+    typer.Argument(metavar="FILE.onnx", help="An ONNX file of any tool.", show_default=False),
+]
+VersionOption = Annotated[
+    str,
+    typer.Option("--version", metavar="V", help="Of TensorRT: 10.x, 11.x, or one such as 10.12."),
+]
+InputShapesOption = Annotated[
+    list[InputShape] | None,
+    typer.Option(
+        "--shape",
+        metavar="[NAME:]N,C,H,W",
+        parser=parse_input_shape,
+        help="Shape of an input whose sizes the file leaves open; may be repeated. An open first "
+        "size is 1 without it.",
+        show_default=False,
+    ),
+]
 ModelArgument = Annotated[
     str,
     typer.Argument(

@@ -94,3 +94,17 @@ The exit status is 0 without errors (with --strict, without warnings too), and 1
 
 [green]embedl-deploy check model.onnx --version 10.12 --strict --ignore P10 --json[/green]
 """
+
+EXPLAIN = """Show which kernels TensorRT is expected to run for an ONNX file, of any tool.
+
+Operators are grouped by what TensorRT is documented to fuse: convolution with its activation and
+the residual that it adds, Q/DQ into what computes on INT8, and what stands alone, with the reason.
+Of the multiply-accumulates there is the share of each type. Each kernel names its rule and how
+well that is founded. TensorRT is not needed, and was not asked.
+
+[bold]Examples[/bold]
+
+[green]embedl-deploy explain model.onnx[/green]
+
+[green]embedl-deploy explain model.onnx --shape image:8,3,224,224 --all[/green]
+"""

@@ -82,6 +82,7 @@ from embedl_deploy.tensorrt.precision import (
     FloatDepthwiseConvNdBNPattern,
     FloatDepthwiseConvNdBNReLUPattern,
 )
+from embedl_deploy.tensorrt.prediction import Aside, Basis, Explanation, Kernel, explain_onnx
 from embedl_deploy.tensorrt.rules import Finding, Report, Severity, Unjudged, check_onnx
 
 __all__ = [
@@ -91,6 +92,8 @@ __all__ = [
     "TENSORRT_PATTERNS",
     "TENSORRT_SMART_PATTERNS",
     "AdaptiveAvgPoolPattern",
+    "Aside",
+    "Basis",
     "ComputedBiasPattern",
     "ConvAddReLUPattern",
     "ConvBNAddPattern",
@@ -104,6 +107,7 @@ __all__ = [
     "DecomposeMultiheadAttentionPattern",
     "DecomposeShiftedWindowAttentionPattern",
     "EinsumPattern",
+    "Explanation",
     "Finding",
     "FlattenLinearToConv1x1Pattern",
     "FloatAdaptiveAvgPoolPattern",
@@ -116,6 +120,7 @@ __all__ = [
     "FloatDepthwiseConvNdBNReLUPattern",
     "GroupNormPattern",
     "InstanceNormPattern",
+    "Kernel",
     "LayerNormPattern",
     "LinearAddPattern",
     "LinearBNPattern",
@@ -147,6 +152,7 @@ __all__ = [
     "WrittenSiLUPattern",
     "WrittenTanhGELUPattern",
     "check_onnx",
+    "explain_onnx",
 ]
 
 TENSORRT_CONVERSION_PATTERNS: tuple[type[Pattern], ...] = (

@@ -1,28 +1,19 @@
 """`embedl-deploy check`: what TensorRT will not take, or run slowly, in an ONNX file."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
-from embedl_deploy.cli.options import DebugOption, JsonOption
+from embedl_deploy.cli.options import DebugOption, FileArgument, JsonOption, VersionOption
 from embedl_deploy.cli.output import answering
 from embedl_deploy.report.findings import report_tables
 from embedl_deploy.tensorrt import check_onnx
 
 
 def check(
-    file: Annotated[
-        Path,
-        typer.Argument(metavar="FILE.onnx", help="An ONNX file of any tool.", show_default=False),
-    ],
-    version: Annotated[
-        str,
-        typer.Option(
-            "--version", metavar="V", help="Of TensorRT: 10.x, 11.x, or one such as 10.12."
-        ),
-    ] = "11.x",
+    file: FileArgument,
+    version: VersionOption = "11.x",
     ignore: Annotated[
         list[str] | None,
         typer.Option("--ignore", metavar="ID", help="Leave a rule out; may be repeated."),

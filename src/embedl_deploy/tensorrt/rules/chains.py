@@ -7,6 +7,7 @@ from embedl_deploy.tensorrt.rules.graph import Node, Value
 from embedl_deploy.tensorrt.rules.view import (
     BINARY,
     CONVOLUTIONS,
+    DEQUANTIZE,
     QUANTIZE,
     WEIGHTED,
     View,
@@ -140,7 +141,7 @@ def _next(value: Value | None, inside: list[Node]) -> tuple[Node, Value] | None:
         node = value.users[0]
         if node.op != QUANTIZE:
             return node, value
-        behind = [one for one in node.output.users if one.op == "DequantizeLinear"]
+        behind = [one for one in node.output.users if one.op == DEQUANTIZE]
         inside.extend(behind[:1])
         value = behind[0].output if behind else None
     return None
@@ -174,25 +175,42 @@ def _tail(node: Node) -> Node:
     return node
 
 
-def decomposed_norms(view: View) -> Iterator[tuple[Node, tuple[Node, ...]]]:
-    """The division of each layer norm that is written out, with the DQ inside it."""
+@dataclass(frozen=True)
+class WrittenNorm:
+    """A layer norm that is written out.
+
+    Attributes:
+        division: By the standard deviation.
+        nodes: All its operators, Q/DQ between them too.
+        inside: DQ between its operators.
+    """
+
+    division: Node
+    nodes: tuple[Node, ...]
+    inside: tuple[Node, ...]
+
+
+def decomposed_norms(view: View) -> Iterator[WrittenNorm]:
+    """Each layer norm that is written out, without its factor and shift."""
     for node in view.of("Div"):
-        inside: list[Node] = []
-        centred = _back(node.input(0), inside, "Sub")
-        root = _back(node.input(1), inside, "Sqrt")
+        passed: list[Node] = [node]
+        centred = _back(node.input(0), passed, "Sub")
+        root = _back(node.input(1), passed, "Sqrt")
         if centred is None or root is None:
             continue
-        added = _back(root.first, inside, "Add")
+        added = _back(root.first, passed, "Add")
         operand = data_operand(added) if added else None
-        variance = _back(operand, inside, "ReduceMean")
-        squared = _back(variance.first if variance else None, inside, "Pow", "Mul")
-        mean = _back(centred.input(1), inside, "ReduceMean")
+        variance = _back(operand, passed, "ReduceMean")
+        squared = _back(variance.first if variance else None, passed, "Pow", "Mul")
+        mean = _back(centred.input(1), passed, "ReduceMean")
         if squared is not None and mean is not None:
-            yield node, tuple(inside)
+            inside = tuple(one for one in passed if one.op == DEQUANTIZE)
+            yield WrittenNorm(node, tuple(passed), inside)
 
 
-def _back(value: Value | None, inside: list[Node], *ops: str) -> Node | None:
+def _back(value: Value | None, passed: list[Node], *ops: str) -> Node | None:
+    """The operator that makes a value, behind a pair; both are noted."""
     before, pair = bare(value)
-    if pair is not None:
-        inside.append(pair)
-    return made_by(before, *ops)
+    maker = made_by(before, *ops)
+    passed.extend(one for one in (pair, maker) if one is not None)
+    return maker

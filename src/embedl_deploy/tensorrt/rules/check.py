@@ -55,8 +55,8 @@ def check_onnx(
     model = read_onnx(file)
     run = [rule for rule in RULES if rule.id not in ignore]
     try:
-        graph = _graph(model, file.parent)
-        findings, unjudged = _found(run, View(graph, wanted, frozenset(keep_float32)))
+        graph = graph_of(model, file.parent)
+        findings, unjudged = found(run, View(graph, wanted, frozenset(keep_float32)))
     except CheckError as error:
         raise CheckError(f"'{file}' is not sound: {error}") from None
     return Report(
@@ -70,7 +70,8 @@ def check_onnx(
     )
 
 
-def _found(rules: Sequence[Rule], view: View) -> tuple[list[Finding], list[Unjudged]]:
+def found(rules: Sequence[Rule], view: View) -> tuple[list[Finding], list[Unjudged]]:
+    """What rules find in a graph, and what they can not judge."""
     findings, unjudged = [], []
     for rule in rules:
         for one in rule.check(view):
@@ -82,7 +83,12 @@ def _found(rules: Sequence[Rule], view: View) -> tuple[list[Finding], list[Unjud
     return findings, unjudged
 
 
-def _graph(model: "ModelProto", folder: Path) -> Graph:
+def graph_of(model: "ModelProto", folder: Path) -> Graph:
+    """A file as a graph with types and shapes, functions written out.
+
+    Raises:
+        CheckError: It is no sound graph.
+    """
     from onnx import inliner
 
     put_in_order(model.graph)
@@ -98,6 +104,6 @@ def _typed(model: "ModelProto") -> "ModelProto":
     from onnx import shape_inference
 
     try:
-        return shape_inference.infer_shapes(model)
+        return shape_inference.infer_shapes(model, data_prop=True)
     except Exception:  # noqa: BLE001 - it raises what it likes, and rules say what they miss
         return model

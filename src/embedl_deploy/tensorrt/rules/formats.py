@@ -8,7 +8,7 @@ from embedl_deploy.tensorrt.rules.rule import Fault, Outcome, Rule, Severity, Un
 from embedl_deploy.tensorrt.rules.view import DEQUANTIZE, QUANTIZE, View, is_constant
 
 OLDEST, NEWEST = 13, 24
-_REFUSED = frozenset(
+REFUSED = frozenset(
     {"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"}
 )
 _KNOWN_DOMAINS = frozenset({"", "trt", "TRT"})
@@ -58,7 +58,7 @@ def _operators(view: View) -> Iterator[Outcome]:
     from onnx import defs
 
     for node in view.graph:
-        if node.op in _REFUSED or (node.domain and _quantizes(node.op)):
+        if node.op in REFUSED or (node.domain and _quantizes(node.op)):
             whose = f"of the domain '{node.domain}' " if node.domain else ""
             yield Fault(f"{node.op} {whose}is not taken", (node,))
         elif node.op.startswith("TRT_"):

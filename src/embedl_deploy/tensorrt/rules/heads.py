@@ -6,8 +6,8 @@ from embedl_deploy.tensorrt.rules.attention import Attention, attentions
 from embedl_deploy.tensorrt.rules.rule import Fault, Outcome, Rule, Severity, Unknown
 from embedl_deploy.tensorrt.rules.view import View, dequantizer
 
-_POSITIONS = 512
-_HEADS = (16, 32, 64)
+POSITIONS = 512
+HEADS = (16, 32, 64)
 
 
 def _int8(view: View) -> Iterator[Attention]:
@@ -39,8 +39,8 @@ P16 = Rule(
 def _limits(view: View) -> Iterator[Outcome]:
     for one in _int8(view):
         query, key, head = one.sizes
-        said = [f"{n} positions" for n in (query, key) if n is not None and n > _POSITIONS]
-        if head is not None and head not in _HEADS:
+        said = [f"{n} positions" for n in (query, key) if n is not None and n > POSITIONS]
+        if head is not None and head not in HEADS:
             said.append(f"heads of {head}")
         if said:
             yield Fault(

@@ -17,10 +17,10 @@ from embedl_deploy.tensorrt.rules.view import (
 def _written_out(view: View) -> Iterator[Outcome]:
     if not any(True for _ in view.quantized):
         return
-    for node, inside in decomposed_norms(view):
-        yield Fault("a layer norm is written out in single operators", (node,))
-        if inside:
-            yield Fault("a pair stands inside a layer norm", (*inside, node))
+    for norm in decomposed_norms(view):
+        yield Fault("a layer norm is written out in single operators", (norm.division,))
+        if norm.inside:
+            yield Fault("a pair stands inside a layer norm", (*norm.inside, norm.division))
 
 
 P13 = Rule(

@@ -97,10 +97,10 @@ class Report:
             (self.warnings, "warning"),
             (self.infos, "note"),
         )
-        said = ", ".join(_counted(len(found), word) for found, word in counts)
+        said = ", ".join(counted(len(found), word) for found, word in counts)
         open_ = len({one.rule for one in self.unjudged})
-        unknown = f"; {_counted(open_, 'rule')} could not judge every place" if open_ else ""
-        rules = _counted(len(self.rules), "rule")
+        unknown = f"; {counted(open_, 'rule')} could not judge every place" if open_ else ""
+        rules = counted(len(self.rules), "rule")
         return f"{said} by {rules} for TensorRT {self.version}{unknown}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -143,7 +143,8 @@ class Report:
         return tuple(one for one in self.findings if one.severity is severity)
 
 
-def _counted(count: int, word: str) -> str:
+def counted(count: int, word: str) -> str:
+    """A number of things in words."""
     return f"{count} {word}{'' if count == 1 else 's'}"
 
 

@@ -113,7 +113,7 @@ def _leftover(view: View) -> Iterator[Outcome]:
     left = [node for node in computing if not {node.label, node.op} & view.kept]
     if not view.half:
         if left and any(True for _ in view.of(*WEIGHTED)):
-            what = f"nothing is in half precision: {_counted(left)} run in FLOAT"
+            what = f"nothing is in half precision: {_by_type(left)} run in FLOAT"
             yield Fault(what, (left[0],), Severity.INFO)
         return
     for op in dict.fromkeys(node.op for node in left):
@@ -123,7 +123,7 @@ def _leftover(view: View) -> Iterator[Outcome]:
         yield Fault(what, nodes, severity)
 
 
-def _counted(nodes: list[Node]) -> str:
+def _by_type(nodes: list[Node]) -> str:
     counts = Counter(node.op for node in nodes).most_common(4)
     return ", ".join(f"{count} {op}" for op, count in counts)
 

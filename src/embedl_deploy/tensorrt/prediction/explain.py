@@ -1,0 +1,101 @@
+"""Predicting the kernels of a file."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from embedl_deploy.errors import CheckError
+from embedl_deploy.tensorrt.prediction.catalog import FUSIONS
+from embedl_deploy.tensorrt.prediction.macs import multiplies, multiply_accumulates
+from embedl_deploy.tensorrt.prediction.plan import Plan
+from embedl_deploy.tensorrt.prediction.report import Aside, Explanation, Kernel
+from embedl_deploy.tensorrt.prediction.rule import Group
+from embedl_deploy.tensorrt.prediction.shapes import fix_shapes
+from embedl_deploy.tensorrt.rules.catalog import RULES
+from embedl_deploy.tensorrt.rules.check import found, graph_of
+from embedl_deploy.tensorrt.rules.graph import Node
+from embedl_deploy.tensorrt.rules.reading import read_onnx
+from embedl_deploy.tensorrt.rules.rule import Severity
+from embedl_deploy.tensorrt.rules.version import Version
+from embedl_deploy.tensorrt.rules.view import View
+
+_REFUSING = tuple(rule for rule in RULES if rule.severity is Severity.ERROR)
+
+
+def explain_onnx(
+    path: str | Path,
+    version: str = "11.x",
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> Explanation:
+    """Which kernels TensorRT is expected to run for an ONNX file of any tool, and in which types.
+
+    The file alone is read: TensorRT is not needed. Each prediction names the rule that it follows
+    and how well that is founded; every operator is in exactly one kernel, or in what takes none.
+
+    Args:
+        path: The file.
+        version: Of TensorRT: 10.x, 11.x, or an exact one such as 10.12.
+        shapes: Shapes of inputs by name, where the file leaves sizes open; of the only input under
+            an empty name. An open first size is taken as 1.
+
+    Raises:
+        CheckError: The file can not be read, is no sound graph, the version is unknown, or a shape
+            does not fit.
+        MissingExtraError: The packages of the `onnx` extra are not installed.
+    """
+    wanted, file = Version.parse(version), Path(path)
+    model = read_onnx(file)
+    assumed = fix_shapes(model.graph, shapes or {})
+    try:
+        view = View(graph_of(model, file.parent), wanted)
+        refusals, _ = found(_REFUSING, view)
+        plan = predict(view)
+    except CheckError as error:
+        raise CheckError(f"'{file}' is not sound: {error}") from None
+    order = {id(node): index for index, node in enumerate(view.graph)}
+    for group in plan.groups:
+        group.nodes.sort(key=lambda node: order[id(node)])
+    groups = sorted(plan.groups, key=lambda group: order[id(group.nodes[0])])
+    counted = [node for node in view.graph if multiplies(node) and plan.group_runs(node)]
+    return Explanation(
+        path=file,
+        version=str(wanted),
+        opset=view.graph.opset,
+        kernels=tuple(_kernel(group) for group in groups if group.rule.runs),
+        asides=tuple(_aside(group) for group in groups if not group.rule.runs),
+        uncounted=tuple(one.label for one in counted if multiply_accumulates(one) is None),
+        assumed=assumed,
+        refusals=tuple(one for one in refusals if one.severity is Severity.ERROR),
+    )
+
+
+def predict(view: View) -> Plan:
+    """Every node of a graph in a group, by the rules in their order."""
+    plan = Plan(view)
+    for rule in FUSIONS:
+        for one in rule.find(plan):
+            plan.take(rule, one)
+    return plan
+
+
+def _kernel(group: Group) -> Kernel:
+    counts = [multiply_accumulates(node) for node in group.nodes if multiplies(node)]
+    known = [count for count in counts if count is not None]
+    return Kernel(
+        kind=group.rule.kind,
+        rules=tuple(rule.id for rule in group.rules),
+        nodes=_labels(group.nodes),
+        folded=_labels(group.folded),
+        dtype=group.dtype,
+        macs=sum(known) if len(known) == len(counts) else None,
+        basis=group.basis,
+        reason="; ".join(dict.fromkeys(group.reasons)),
+    )
+
+
+def _aside(group: Group) -> Aside:
+    return Aside(group.rule.kind, group.rule.id, _labels(group.nodes), group.basis)
+
+
+def _labels(nodes: Iterable[Node]) -> tuple[str, ...]:
+    return tuple(node.label for node in nodes)

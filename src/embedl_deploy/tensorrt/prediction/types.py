@@ -1,0 +1,38 @@
+"""In which type operators compute, and whether what they give is quantized."""
+
+from embedl_deploy.tensorrt.rules.graph import Node, Value
+from embedl_deploy.tensorrt.rules.view import (
+    COMMUTING,
+    QUANTIZE,
+    activation_quantizer,
+    is_quantized,
+    reached,
+    stored_type,
+)
+
+NAMES = {
+    "FLOAT": "FP32",
+    "FLOAT16": "FP16",
+    "BFLOAT16": "BF16",
+    "DOUBLE": "FP64",
+    "FLOAT8E4M3FN": "FP8",
+    "FLOAT4E2M1": "FP4",
+}
+"""How TensorRT calls the types of ONNX, where another name is usual."""
+
+
+def named(dtype: str) -> str:
+    """The usual name of a type of ONNX."""
+    return NAMES.get(dtype, dtype)
+
+
+def compute_type(node: Node) -> str:
+    """What a weighted operator computes in."""
+    found = activation_quantizer(node) if is_quantized(node) else None
+    return named(node.output.dtype if found is None else stored_type(found))
+
+
+def only_quantized(value: Value, through: frozenset[str] = COMMUTING) -> bool:
+    """Whether Q alone reads a value, behind operators that Q moves across."""
+    readers = list(reached(value, through))
+    return bool(readers) and all(one is not None and one.op == QUANTIZE for one in readers)

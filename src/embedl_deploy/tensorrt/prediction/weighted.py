@@ -1,0 +1,197 @@
+"""Convolutions and matrix products, with what runs in the same kernel."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from embedl_deploy.tensorrt.prediction.plan import Plan
+from embedl_deploy.tensorrt.prediction.rule import Basis, Found, Fusion
+from embedl_deploy.tensorrt.prediction.types import compute_type, only_quantized
+from embedl_deploy.tensorrt.rules.graph import Node, Value
+from embedl_deploy.tensorrt.rules.view import (
+    CONVOLUTIONS,
+    channels,
+    dequantizer,
+    is_quantized,
+    weight_index,
+    weight_quantizer,
+)
+
+_JOINS = frozenset({"Add", "Min", "Max"})
+_GELU = frozenset({"Gelu", "Erf", "Tanh"})
+
+
+@dataclass(frozen=True)
+class _Epilogue:
+    """What follows a weighted operator in its kernel.
+
+    Attributes:
+        steps: Operators, those of one activation together.
+        residual: The other operand of an addition among them.
+    """
+
+    steps: tuple[tuple[Node, ...], ...]
+    residual: Value | None = None
+
+
+def _epilogue(plan: Plan, head: Node, *, residual: bool) -> _Epilogue:
+    steps: list[tuple[Node, ...]] = []
+    value, other = head.output, None
+    while True:
+        step = plan.step(value)
+        joined = _joined(plan, value) if not step and residual and other is None else None
+        if joined is not None:
+            step, other = [joined[0]], joined[1]
+        if not step:
+            break
+        steps.append(tuple(step))
+        value = step[-1].output
+    kept = _closed(head, steps)
+    joins = any(one in step[-1].inputs for step in kept for one in [other] if one is not None)
+    return _Epilogue(kept, other if joins else None)
+
+
+def _joined(plan: Plan, value: Value) -> tuple[Node, Value] | None:
+    """The addition that a value goes into, and what it is added to."""
+    node = value.users[0] if value.single else None
+    if node is None or node.op not in _JOINS or plan.group(node) or len(node.inputs) != 2:
+        return None
+    other = next((one for one in node.inputs if one is not value), None)
+    if other is None or plan.is_fixed(other):
+        return None
+    shapes = [one.shape[1:] if one.shape else None for one in (value, other)]
+    return None if None not in shapes and shapes[0] != shapes[1] else (node, other)
+
+
+def _closed(head: Node, steps: list[tuple[Node, ...]]) -> tuple[tuple[Node, ...], ...]:
+    """Without GELU where the convolution reads INT8 and would not give it."""
+    quantized = head.op in CONVOLUTIONS and is_quantized(head)
+    if not quantized or only_quantized(steps[-1][-1].output if steps else head.output):
+        return tuple(steps)
+    until = (at for at, step in enumerate(steps) if any(one.op in _GELU for one in step))
+    return tuple(steps[: next(until, len(steps))])
+
+
+def _nodes(head: Node, epilogue: _Epilogue) -> list[Node]:
+    return [head, *(node for step in epilogue.steps for node in step)]
+
+
+# --- convolutions -------------------------------------------------------------------------------
+
+
+def _residual(plan: Plan) -> Iterator[Found]:
+    """The last convolution first: of two branches it is the one that can add the other."""
+    for head in list(plan.free(*sorted(CONVOLUTIONS)))[::-1]:
+        epilogue = _epilogue(plan, head, residual=True)
+        if epilogue.residual is None:
+            continue
+        nodes, dtype = _nodes(head, epilogue), compute_type(head)
+        if not is_quantized(head):
+            yield Found(nodes, dtype)
+        elif dequantizer(epilogue.residual) is None:
+            why = "its residual is in floating point, which decides the type of what it gives"
+            yield Found(nodes, dtype, quantized=True, open=why, reason=why)
+        elif not only_quantized(nodes[-1].output):
+            why = "INT8 with an INT8 residual is documented where a Q follows, and none does"
+            yield Found(nodes, dtype, quantized=True, reason=why, basis=Basis.UNKNOWN)
+        else:
+            yield Found(nodes, dtype, quantized=True)
+
+
+RESIDUAL = Fusion(
+    "K01",
+    "convolution + addition",
+    "a convolution, batch norm, activation, the addition (or Min, Max) of a residual of one shape, "
+    "and the activation behind it; of two convolutions that meet, the last",
+    Basis.DOCUMENTED,
+    "Fusion catalog (second-hand); Guide, recommendation 4; MO#425, MO#450",
+    _residual,
+)
+
+
+def _convolution(plan: Plan) -> Iterator[Found]:
+    for head in plan.free(*sorted(CONVOLUTIONS)):
+        nodes = _nodes(head, _epilogue(plan, head, residual=False))
+        quantized = is_quantized(head)
+        doubt = _doubt(head, nodes) if quantized else ""
+        basis = Basis.UNKNOWN if doubt else None
+        yield Found(nodes, compute_type(head), quantized=quantized, reason=doubt, basis=basis)
+
+
+def _doubt(head: Node, nodes: list[Node]) -> str:
+    found = channels(head)
+    if found is not None and found[2] > 1:
+        return "whether there is an INT8 kernel with groups depends on the GPU (TRT#4060, TRT#4529)"
+    if head.op == "ConvTranspose" and len(nodes) > 1 and only_quantized(nodes[-1].output):
+        return "users report that it is not fused with its activation and Q (TRT#4366)"
+    return ""
+
+
+CONVOLUTION = Fusion(
+    "K02",
+    "convolution",
+    "a convolution with batch norm and the pointwise operators behind it that read nothing else; "
+    "GELU only where the convolution gives the type that it reads",
+    Basis.DOCUMENTED,
+    "Fusion catalog (second-hand); Guide, recommendation 3",
+    _convolution,
+)
+
+
+def _pad(plan: Plan) -> Iterator[Found]:
+    for pad in plan.free("Pad"):
+        reader = pad.output.users[0] if pad.output.single else None
+        group = plan.group(reader) if reader is not None and reader.op in CONVOLUTIONS else None
+        if group is not None and reader is not None and pad.output is reader.first:
+            yield Found([pad], into=group)
+
+
+PAD = Fusion(
+    "K03",
+    "",
+    "zero padding right before a convolution",
+    Basis.DOCUMENTED,
+    "Fusion catalog (second-hand); TRT#2592",
+    _pad,
+)
+
+
+def _pool(plan: Plan) -> Iterator[Found]:
+    for pool in plan.free("MaxPool", "AveragePool"):
+        maker = pool.first.producer
+        group = plan.group(maker) if maker is not None and pool.first.single else None
+        if group is None or group.rule not in {CONVOLUTION, RESIDUAL}:
+            continue
+        if group.quantized and (pool.op != "MaxPool" or not only_quantized(pool.output)):
+            continue
+        yield Found([pool], into=group)
+
+
+POOL = Fusion(
+    "K04",
+    "",
+    "pooling right behind a convolution, where both compute in one type",
+    Basis.DOCUMENTED,
+    "Fusion catalog (second-hand)",
+    _pool,
+)
+
+# --- matrix products ----------------------------------------------------------------------------
+
+
+def _product(plan: Plan) -> Iterator[Found]:
+    for head in plan.free("Gemm", "MatMul"):
+        nodes = _nodes(head, _epilogue(plan, head, residual=False))
+        quantized = is_quantized(head)
+        weight = None if quantized or weight_index(head) is None else weight_quantizer(head)
+        reason = "its weight alone is quantized" if weight is not None else ""
+        yield Found(nodes, compute_type(head), quantized=quantized, reason=reason)
+
+
+PRODUCT = Fusion(
+    "K05",
+    "matrix product",
+    "a matrix product with its bias, and the pointwise operators behind it that read nothing else",
+    Basis.ASSUMED,
+    "Parser (Gemm is a product and an addition); what fuses behind it is not in the catalog",
+    _product,
+)
