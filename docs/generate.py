@@ -10,7 +10,7 @@ import inspect
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ from embedl_deploy.tensorrt import (
     TENSORRT_PATTERNS,
     TENSORRT_SMART_PATTERNS,
 )
+from embedl_deploy.tensorrt.prediction.catalog import FUSIONS
+from embedl_deploy.tensorrt.prediction.rule import Fusion
 from embedl_deploy.tensorrt.rules import Rule
 from embedl_deploy.tensorrt.rules.catalog import FORMAT_RULES, PLACEMENT_RULES, TYPE_RULES
 
@@ -186,6 +188,34 @@ def check_options() -> str:
     return _options("check")
 
 
+def explain_options() -> str:
+    """The options of `embedl-deploy explain`."""
+    return _options("explain")
+
+
+def kernel_fusions() -> str:
+    """What runs as one kernel."""
+    return _fusion_table(one for one in FUSIONS if one.runs and one.kind)
+
+
+def folding_fusions() -> str:
+    """What another kernel takes in."""
+    return _fusion_table(one for one in FUSIONS if not one.kind)
+
+
+def free_fusions() -> str:
+    """What takes no kernel."""
+    return _fusion_table(one for one in FUSIONS if not one.runs)
+
+
+def _fusion_table(fusions: Iterable[Fusion]) -> str:
+    rows = [(one.id, one.kind, one.title, one.basis.value, one.source) for one in fusions]
+    named = any(row[1] for row in rows)
+    header = ("Rule", "Kernel", "What it takes", "Basis", "Source")
+    keep = [index for index in range(5) if named or index != 1]
+    return table([header[at] for at in keep], [[row[at] for at in keep] for row in rows])
+
+
 def format_rules() -> str:
     """The rules of the format."""
     return _rule_table(FORMAT_RULES)
@@ -238,6 +268,10 @@ BLOCKS: dict[str, Callable[[], str]] = {
         deploy_options,
         analyze_options,
         check_options,
+        explain_options,
+        kernel_fusions,
+        folding_fusions,
+        free_fusions,
         format_rules,
         type_rules,
         placement_rules,

@@ -80,7 +80,7 @@ PRODUCER = Fusion(
     "Q behind a kernel on quantized values, also across max pooling, concatenation and operators "
     "that copy, where nothing else reads the value",
     Basis.DOCUMENTED,
-    "Guide, Q/DQ propagation and recommendation 3; H11.1, IQuantizeLayer",
+    "Guide, Q/DQ propagation and recommendation 3; API, IQuantizeLayer",
     _into_producer,
 )
 
@@ -155,7 +155,7 @@ READER = Fusion(
     "DQ before kernels that compute on quantized values, also across max pooling and operators "
     "that copy",
     Basis.DOCUMENTED,
-    "Guide, Q/DQ propagation and recommendation 1; H11.1, IDequantizeLayer",
+    "Guide, Q/DQ propagation and recommendation 1; API, IDequantizeLayer",
     _into_readers,
 )
 

@@ -82,7 +82,7 @@ POOLING = Fusion(
     "pooling",
     "pooling: between DQ and Q on quantized values; max pooling commutes with both",
     Basis.DOCUMENTED,
-    "Guide, recommendation 5; DG8, Q/DQ propagation",
+    "Guide, recommendation 5; Guide, Q/DQ propagation",
     _pools,
 )
 
