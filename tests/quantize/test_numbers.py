@@ -22,7 +22,7 @@ from embedl_deploy.quantize import (
     quantize,
 )
 from embedl_deploy.quantize.config import Format
-from embedl_deploy.quantize.rounding import FLOAT8, fake_quantize
+from embedl_deploy.quantize.rounding import FLOAT8, Grid, fake_quantize
 from tests.quantize.nets import batches
 
 SHAPE = (3, 8, 8)
@@ -130,7 +130,7 @@ def test_fp8_rounds_to_the_nearest_number_there_is() -> None:
     assert len(numbers) == 253
     assert numbers.max() == 448
     values = torch.cat((torch.randn(4000) * 100, torch.randn(1000) * 1e-2, torch.randn(50) * 1e4))
-    got = fake_quantize(values, torch.tensor(1.0), -448, 448, FLOAT8.round).numpy()
+    got = fake_quantize(values, torch.tensor(1.0), FLOAT8).numpy()
     distances = np.abs(values.numpy()[:, None].clip(-448, 448) - numbers).min(1)
     assert np.isin(got, numbers).all()
     np.testing.assert_allclose(np.abs(values.numpy().clip(-448, 448) - got), distances, atol=1e-7)
@@ -199,7 +199,7 @@ def test_weights_may_be_clipped_for_less_error() -> None:
 
 def _error_at(weight: Tensor, share: float) -> Tensor:
     scale = weight.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-9) * share / 7
-    return (fake_quantize(weight, scale, -7, 7) - weight).square().mean((1, 2, 3))
+    return (fake_quantize(weight, scale, Grid(-7, 7)) - weight).square().mean((1, 2, 3))
 
 
 def test_observers_of_weights_look_at_each_channel() -> None:

@@ -215,7 +215,7 @@ GRIDS = {"int8": INT8, "int4": Grid(-8, 7), "unsigned": Grid(0, 255), "fp8": FLO
 
 def squared_error(values: Tensor, largest: float, grid: Grid) -> float:
     scale = scale_of(torch.tensor(largest), grid.highest)
-    rounded = fake_quantize(values, scale, grid.lowest, grid.highest, grid.round)
+    rounded = fake_quantize(values, scale, grid)
     return float((rounded.double() - values.double()).square().mean())
 
 

@@ -29,7 +29,7 @@ from embedl_deploy.quantize import (
     quantize,
 )
 from embedl_deploy.quantize.copying import sources
-from embedl_deploy.quantize.rounding import fake_quantize
+from embedl_deploy.quantize.rounding import INT8, fake_quantize
 from tests.quantize.nets import NETS, batches, ready, vit
 
 Operation = Callable[[Tensor], Any]
@@ -95,7 +95,7 @@ class Between(nn.Module):
 
 
 def rounded(x: Tensor) -> Tensor:
-    return fake_quantize(x, torch.tensor(0.11), -128, 127)
+    return fake_quantize(x, torch.tensor(0.11), INT8)
 
 
 def only_copies(operation: Operation, method: str) -> bool:
@@ -336,7 +336,7 @@ def test_a_stub_stands_before_a_padding_with_what_has_a_value_of_its_own(name: s
     weight = model.get_submodule("conv").weight("conv.weight")  # type: ignore[operator]
     scale = stubs(model)[path].scale
     with torch.no_grad():
-        y = fake_quantize(operation(torch.sin(DATA[0])), scale, -128, 127)
+        y = fake_quantize(operation(torch.sin(DATA[0])), scale, INT8)
         want = F.conv2d(y, weight, source.conv.bias)
         torch.testing.assert_close(model(DATA[0])[0], want)
     read = insert_qdq(transform(Padded(operation, read=True).eval()))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from embedl_deploy.quantize import QuantStub, TensorQuantConfig, WeightFakeQuantize
-from embedl_deploy.quantize.rounding import fake_quantize, scale_of
+from embedl_deploy.quantize.rounding import INT8, Grid, fake_quantize, scale_of
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 LIMITS = {8: (-128, 127), 4: (-8, 7)}
@@ -30,7 +30,7 @@ def test_values_are_those_of_the_formula(dtype: torch.dtype, bits: int) -> None:
     tensor = (torch.randn(5000, dtype=torch.float64) * highest / 2).to(dtype)
     for scale in (1.0, 0.25, 0.0371, 3e-3, 1.7):
         given_scale = torch.tensor(scale)
-        got = fake_quantize(tensor * scale, given_scale, lowest, highest)
+        got = fake_quantize(tensor * scale, given_scale, Grid(lowest, highest))
         want = oracle(tensor * scale, given_scale.item(), lowest, highest)
         assert got.dtype == dtype
         expected = torch.from_numpy(want).to(torch.promote_types(dtype, torch.float32)).to(dtype)
@@ -44,13 +44,13 @@ def test_values_are_those_of_the_formula(dtype: torch.dtype, bits: int) -> None:
 def test_ties_go_to_even(dtype: torch.dtype, scale: float) -> None:
     ties = torch.tensor([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 3.5, 126.5])
     even = torch.tensor([-2.0, -2.0, 0.0, 0.0, 2.0, 2.0, 4.0, 126.0])
-    got = fake_quantize((ties * scale).to(dtype), torch.tensor(scale), -128, 127)
+    got = fake_quantize((ties * scale).to(dtype), torch.tensor(scale), INT8)
     assert torch.equal(got, (even * scale).to(dtype))
 
 
 def test_the_integers_are_clamped_at_both_ends() -> None:
     values = torch.tensor([-1e30, -128.6, -128.4, -127.5, 126.5, 127.4, 127.6, 1e30])
-    got = fake_quantize(values, torch.tensor(1.0), -128, 127)
+    got = fake_quantize(values, torch.tensor(1.0), INT8)
     assert got.tolist() == [-128, -128, -128, -128, 126, 127, 127, 127]
 
 
@@ -59,7 +59,7 @@ def test_half_precision_rounds_once(dtype: torch.dtype) -> None:
     """A bfloat16 quotient above 64 knows halves alone: near a tie it would be rounded to it."""
     values = (torch.arange(-128, 128, 1 / 64, dtype=torch.float64) * 0.37).to(dtype)
     scale = torch.tensor(0.37)
-    got = fake_quantize(values, scale, -128, 127).double() / scale
+    got = fake_quantize(values, scale, INT8).double() / scale
     want = np.clip(np.rint(values.float().numpy() / scale.numpy()), -128, 127)
     assert np.array_equal(np.rint(got.numpy()), want)
 
@@ -90,7 +90,7 @@ def test_a_cast_of_the_model_keeps_the_scale(cast: torch.dtype) -> None:
 )
 def test_any_float_is_rounded_as_the_formula_says(values: list[float], scale: float) -> None:
     tensor = torch.tensor(values)
-    got = fake_quantize(tensor, torch.tensor(scale), -128, 127)
+    got = fake_quantize(tensor, torch.tensor(scale), INT8)
     want = torch.from_numpy(oracle(tensor, scale, -128, 127)).float()
     assert torch.equal(got, want)
 
@@ -99,8 +99,8 @@ def test_gradients_change_no_value() -> None:
     values = torch.randn(10_000) * 60
     scale = torch.tensor(0.731)
     with torch.no_grad():
-        plain = fake_quantize(values, scale, -128, 127)
-    assert torch.equal(fake_quantize(values.requires_grad_(), scale, -128, 127), plain)
+        plain = fake_quantize(values, scale, INT8)
+    assert torch.equal(fake_quantize(values.requires_grad_(), scale, INT8), plain)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -109,7 +109,7 @@ def test_the_gradient_is_one_inside_the_range_and_zero_outside(dtype: torch.dtyp
     steps = torch.tensor([-200, -129, -127.6, -3.3, 0, 0.49, 126.9, 127.6, 400])
     values = (steps * scale).to(dtype).requires_grad_()
     upstream = torch.arange(1, 10, dtype=dtype)
-    fake_quantize(values, torch.tensor(scale), -128, 127).backward(upstream)
+    fake_quantize(values, torch.tensor(scale), INT8).backward(upstream)
     inside = (values.detach() >= -128 * scale) & (values.detach() <= 127 * scale)
     assert inside.tolist() == [False, False, True, True, True, True, True, False, False]
     assert values.grad is not None
@@ -120,7 +120,7 @@ def test_the_gradient_is_that_of_the_clamp() -> None:
     """Numerically: rounding is a staircase around the clamp, whose slope it takes."""
     values = (torch.randn(200, dtype=torch.float64) * 100).requires_grad_()
     scale = torch.tensor(0.9, dtype=torch.float64)
-    fake_quantize(values, scale, -128, 127).sum().backward()
+    fake_quantize(values, scale, INT8).sum().backward()
     step = 1e-6
     with torch.no_grad():
         clamped = [(values + d).clamp(-128 * 0.9, 127 * 0.9) for d in (step, -step)]
@@ -171,4 +171,4 @@ def test_weight_integers_are_symmetric_and_give_the_simulated_weight() -> None:
 def test_a_scale_is_always_positive_and_finite(largest: float) -> None:
     scale = scale_of(torch.tensor(largest), 127)
     assert 0 < scale < float("inf")
-    assert torch.isfinite(fake_quantize(torch.tensor([0.0, largest]), scale, -128, 127)).all()
+    assert torch.isfinite(fake_quantize(torch.tensor([0.0, largest]), scale, INT8)).all()

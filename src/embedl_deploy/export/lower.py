@@ -54,6 +54,8 @@ def fold(model: fx.GraphModule) -> fx.GraphModule:
     _check_quantizers(model)
     shared = {id(one): one for one in (*model.parameters(), *model.buffers())}
     folded = copy.deepcopy(model, shared).eval()
+    for quantizer in quantizers_of(folded):
+        quantizer.fix()
     for node in folded.graph.nodes:  # torch.export would name the file's nodes by it
         node.meta.pop("nn_module_stack", None)
     _take_in_norms(folded)

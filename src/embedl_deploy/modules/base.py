@@ -3,8 +3,9 @@
 import inspect
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
 from embedl_deploy.modules.points import QDQPoint
@@ -63,6 +64,22 @@ class FusedModule(LeafModule):
         tensor: Tensor = attrgetter(path)(self)
         key = path.replace(".", "_")
         return self.weight_quantizers[key](tensor) if key in self.weight_quantizers else tensor
+
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 - torch's signature
+        """Set the mode; scales that follow a weight see it as the last step has left it."""
+        if not mode:
+            self._catch_up()
+        return super().train(mode)
+
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._catch_up()
+        super()._save_to_state_dict(*args, **kwargs)
+
+    @torch.no_grad()
+    def _catch_up(self) -> None:
+        if self.training:
+            for path in self.quantizable_weights():
+                self.weight(path)
 
     def operations(self) -> Sequence[nn.Module]:
         """The operations that were fused, in order."""

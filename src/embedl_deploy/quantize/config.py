@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from embedl_deploy.errors import QuantizationError
 from embedl_deploy.quantize.observers import MinMaxObserver, Observer
@@ -11,6 +11,7 @@ from embedl_deploy.quantize.skip import Selector, Skip
 
 Format = Literal["int", "float8_e4m3"]
 Attention = Literal["inputs", "full", "none"]
+Scale = Literal["observed", "fixed", "learned"]
 
 
 @dataclass(frozen=True)
@@ -24,20 +25,23 @@ class TensorQuantConfig:
         signed: Whether all integers have a sign. Where not, activations that are never negative
             have none, and twice the resolution; weights keep it. TensorRT takes signed ones.
         format: Integers, or FP8 numbers (E4M3).
+        scale: What becomes of the scales in training. `"observed"`: an activation keeps the scale
+            that calibration gave it, and a weight's follow the weight, by the observer, at every
+            step. `"fixed"`: the weight's stay as they are too. `"learned"`: they are parameters,
+            trained with the rest (LSQ; Esser et al., "Learned Step Size Quantization", 2020).
     """
 
     bits: int = 8
     observer: Callable[[], Observer] = MinMaxObserver
     signed: bool = True
     format: Format = "int"
+    scale: Scale = "observed"
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:
             raise QuantizationError(f"bits must be between 2 and 8, {self.bits} is not")
-        if self.format not in get_args(Format):
-            raise QuantizationError(
-                f"format is one of {', '.join(get_args(Format))}, not {self.format!r}"
-            )
+        _check_choice("format", self.format, Format)
+        _check_choice("scale", self.scale, Scale)
         if self.format != "int" and (self.bits != 8 or not self.signed):
             raise QuantizationError(f"{self.format} has 8 bits and a sign")
 
@@ -76,10 +80,7 @@ class QuantConfig:
     attention: Attention = "inputs"
 
     def __post_init__(self) -> None:
-        if self.attention not in get_args(Attention):
-            raise QuantizationError(
-                f"attention is one of {', '.join(get_args(Attention))}, not {self.attention!r}"
-            )
+        _check_choice("attention", self.attention, Attention)
         if isinstance(self.skip, str):
             raise QuantizationError(f"skip is a list: write skip=[{self.skip!r}]")
 
@@ -87,3 +88,8 @@ class QuantConfig:
     def skips(self) -> tuple[Skip, ...]:
         """What to skip, each as a `Skip`."""
         return tuple(one if isinstance(one, Skip) else Skip(one) for one in self.skip)
+
+
+def _check_choice(name: str, value: str, choices: Any) -> None:
+    if value not in get_args(choices):
+        raise QuantizationError(f"{name} is one of {', '.join(get_args(choices))}, not {value!r}")

@@ -2,7 +2,7 @@
 
 import copy as copying
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from operator import attrgetter
 
@@ -146,7 +146,16 @@ def _make_stubs(
         with model.graph.inserting_before(_after(tensor)):
             stubs[tensor] = model.graph.call_module(path, (tensor,))
         stubs[tensor].meta = {"scope": parent(path), "val": tensor.meta.get("val")}
+    _tie(model, names.values())
     return stubs
+
+
+def _tie(model: fx.GraphModule, paths: Iterable[str]) -> None:
+    """Give stubs that share a learned scale one parameter, which keeps them equal in training."""
+    for path in paths:
+        stub = model.get_submodule(path)
+        if isinstance(stub, QuantStub) and stub.shares and stub.learns:
+            stub.scale = model.get_parameter(f"{stub.shares}.scale")
 
 
 def _new_stub(

@@ -4,8 +4,8 @@
 `IQuantizeLayer` (TensorRT) and `QuantizeLinear` (ONNX); the simulation returns `q · scale`.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +27,11 @@ class Grid:
     highest: int
     float8: bool = False
 
+    @property
+    def symmetric(self) -> "Grid":
+        """Those of them whose negatives are there too."""
+        return Grid(-self.highest, self.highest, self.float8)
+
     def round(self, steps: Tensor) -> Tensor:
         """The nearest of them, ties to even, for steps in the range."""
         return steps.to(_FLOAT8).to(steps.dtype) if self.float8 else steps.round()
@@ -36,30 +41,55 @@ INT8 = Grid(-128, 127)
 FLOAT8 = Grid(-448, 448, float8=True)
 
 
-def fake_quantize(
-    tensor: Tensor,
-    scale: Tensor,
-    lowest: int,
-    highest: int,
-    rounding: Callable[[Tensor], Tensor] = torch.round,
-) -> Tensor:
-    """Round `tensor` to multiples of `scale` between `lowest` and `highest` of them.
+def fake_quantize(tensor: Tensor, scale: Tensor, grid: Grid, *, sharing: int = 1) -> Tensor:
+    """The nearest multiples of `scale` that are on a grid, in the type of the tensor.
 
-    The gradient passes straight through the rounding (Bengio et al., 2013) and is zero where
-    the value was clamped.
+    The gradient of the tensor passes straight through the rounding (Bengio et al., 2013) and is
+    zero where the value was clamped. That of the scale is the learned step size's (Esser et al.,
+    2020): rounded less exact steps inside the range, the limit outside; its sum is divided by
+    `sqrt(sharing · highest)`.
 
     Args:
         tensor: Any shape.
         scale: Positive; broadcasts against `tensor`.
-        lowest: Smallest multiple.
-        highest: Largest multiple.
-        rounding: Which multiples there are in between; the integers, or a `Grid`'s.
+        grid: Which multiples there are.
+        sharing: How many values share a scale, for the gradient of a scale that is learned.
     """
-    steps = in_steps(tensor, scale).clamp(lowest, highest)
-    rounded = rounding(steps)
-    if torch.is_grad_enabled():
-        rounded = steps + (rounded - steps).detach()
-    return (rounded * scale).to(tensor.dtype)
+    if not torch.is_grad_enabled():
+        return _multiples(in_steps(tensor, scale), scale, grid).to(tensor.dtype)
+    return _FakeQuantize.apply(tensor, scale, grid, sharing)  # type: ignore[no-untyped-call]
+
+
+class _FakeQuantize(torch.autograd.Function):
+    """Keeps a byte a value for the backward pass, or the tensor where the scale is learned."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, scale: Tensor, grid: Grid, sharing: int) -> Tensor:
+        steps = in_steps(tensor, scale)
+        clamped = steps.clamp(grid.lowest, grid.highest)
+        ctx.grid, ctx.sharing = grid, sharing
+        learned = ctx.needs_input_grad[1]
+        ctx.save_for_backward(*((tensor, scale) if learned else (clamped == steps,)))
+        return _multiples(clamped, scale, grid).to(tensor.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        if len(ctx.saved_tensors) == 1:
+            return gradient * ctx.saved_tensors[0], None, None, None
+        (tensor, scale), grid = ctx.saved_tensors, ctx.grid
+        steps = in_steps(tensor, scale)
+        clamped = steps.clamp(grid.lowest, grid.highest)
+        inside = clamped == steps
+        errors = grid.round(clamped).sub_(steps.mul_(inside))
+        summed = errors.mul_(gradient).sum_to_size(scale.shape)
+        factor = (ctx.sharing * grid.highest) ** -0.5
+        return gradient * inside, summed.to(scale.dtype) * factor, None, None
+
+
+def _multiples(steps: Tensor, scale: Tensor, grid: Grid) -> Tensor:
+    """Steps as multiples of the scale; overwrites them."""
+    clamped = steps.clamp_(grid.lowest, grid.highest)
+    return (grid.round(clamped) if grid.float8 else clamped.round_()).mul_(scale)
 
 
 def in_steps(tensor: Tensor, scale: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
 """The quantizers: one module for activations, one for weights."""
 
+import math
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -13,18 +15,54 @@ from embedl_deploy.quantize.config import TensorQuantConfig
 from embedl_deploy.quantize.observers import Observer
 from embedl_deploy.quantize.rounding import Grid, fake_quantize, in_steps, per_channel, scale_of
 
+_SMALLEST = torch.finfo(torch.float32).tiny
+
 
 class _Quantizer(nn.Module):
-    """What has a scale. It stays in float32 when the model is cast: half precision has no 1e-8."""
+    """What has a scale. It stays in float32 when the model is cast: half precision has no 1e-8.
+
+    Attributes:
+        scale: A parameter where it is learned. An optimizer may take it below zero; what counts
+            is its size, which `eval()` writes.
+    """
 
     scale: Tensor
+    config: TensorQuantConfig
+
+    @property
+    def learns(self) -> bool:
+        """Whether the scale is a parameter."""
+        return self.config.scale == "learned"
+
+    def _own_scale(self, scale: Tensor) -> None:
+        if self.learns:
+            self.scale = nn.Parameter(scale)
+        else:
+            self.register_buffer("scale", scale)
+
+    @property
+    def step(self) -> Tensor:
+        """The scale as it is multiplied with: never below the smallest normal number."""
+        return self.scale.abs().clamp(min=_SMALLEST) if self.learns else self.scale
+
+    def fix(self) -> None:
+        """Keep the scale as it is: a buffer, also where it was a parameter."""
+        scale = self.step.detach()
+        self.config = replace(self.config, scale="fixed")
+        del self.scale
+        self.register_buffer("scale", scale)
+
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 - torch's signature
+        if self.learns and not mode:
+            self.scale.data.copy_(self.step.detach())
+        return super().train(mode)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # noqa: FBT001, FBT002 - torch's signature
-        kept = self.scale
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self.scale.dtype != kept.dtype:
-            self.scale = kept.to(self.scale.device)
-        return self
+        def kept(tensor: Tensor) -> Tensor:
+            result = fn(tensor)
+            return result if result.dtype == tensor.dtype else tensor.to(result.device)
+
+        return super()._apply(kept, recurse)  # type: ignore[no-untyped-call]
 
 
 class QuantStub(_Quantizer, LeafModule):
@@ -58,7 +96,7 @@ class QuantStub(_Quantizer, LeafModule):
         self.enabled = True
         self.observer: Observer | None = None
         self.calibrated = False
-        self.register_buffer("scale", torch.tensor(float("nan")))
+        self._own_scale(torch.tensor(float("nan")))
         if not config.signed:
             self.register_buffer("unsigned", torch.tensor(data=False))
 
@@ -98,9 +136,10 @@ class QuantStub(_Quantizer, LeafModule):
             raise QuantizationError(
                 f"the stub at {', '.join(self.points)} has no scale yet; calibrate the model first"
             )
-        grid = self.grid
-        return fake_quantize(input, self.scale, grid.lowest, grid.highest, grid.round)
+        features = max(1, math.prod(input.shape[1:]))  # of a sample: the same for any batch size
+        return fake_quantize(input, self.step, self.grid, sharing=features)
 
+    @torch.no_grad()
     def set_range(self, largest: Tensor, *, signed: bool = True) -> None:
         """Set the scale so that the largest number stands for `largest`.
 
@@ -128,8 +167,7 @@ class WeightFakeQuantize(_Quantizer):
     """The quantizer of a weight: symmetric, one scale per output channel.
 
     The range is symmetric, −127 to 127 for 8 bits, so that negating a channel negates its
-    integers: folding a batch norm with a negative factor then changes no rounding. In training
-    the scales follow the weight, since it moves.
+    integers: folding a batch norm with a negative factor then changes no rounding.
 
     Args:
         config: How to quantize.
@@ -145,11 +183,22 @@ class WeightFakeQuantize(_Quantizer):
         super().__init__()
         self.config = config
         self.axis = axis
-        self.highest = config.grid().highest
+        self.grid = config.grid().symmetric
         self.enabled = True
-        self.register_buffer("scale", torch.ones(weight.shape[axis], device=weight.device))
+        self._own_scale(torch.ones(weight.shape[axis], device=weight.device))
         self.observe(weight)
 
+    @property
+    def highest(self) -> int:
+        """The largest number that a scale multiplies."""
+        return self.grid.highest
+
+    @property
+    def follows(self) -> bool:
+        """Whether the scales are observed anew at every step in training."""
+        return self.config.scale == "observed"
+
+    @torch.no_grad()
     def observe(self, weight: Tensor) -> None:
         """Set the scales from a weight."""
         observer = self.config.observer()
@@ -163,18 +212,18 @@ class WeightFakeQuantize(_Quantizer):
         """Simulate quantization; the shape is unchanged."""
         if not self.enabled:
             return weight
-        if self.training:
+        if self.training and self.follows:
             self.observe(weight)
-        scale, rounding = self.scale_for(weight), self.config.grid().round
-        return fake_quantize(weight, scale, -self.highest, self.highest, rounding)
+        sharing = weight.numel() // self.scale.numel()
+        return fake_quantize(weight, self.scale_for(weight), self.grid, sharing=sharing)
 
     def scale_for(self, weight: Tensor) -> Tensor:
         """The scales, shaped to broadcast against the weight."""
-        return per_channel(self.scale, weight, self.axis)
+        return per_channel(self.step, weight, self.axis)
 
     def integers(self, weight: Tensor) -> Tensor:
         """The int8 tensor that stands for a weight; its value times the scale is `forward`'s."""
-        steps = in_steps(weight.detach(), self.scale_for(weight)).round()
+        steps = in_steps(weight.detach(), self.scale_for(weight).detach()).round()
         return steps.clamp(-self.highest, self.highest).to(torch.int8)
 
     def extra_repr(self) -> str:
