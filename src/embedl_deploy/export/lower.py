@@ -29,9 +29,10 @@ from embedl_deploy.modules.linear import FusedLinearBN
 from embedl_deploy.quantize import QuantStub, WeightFakeQuantize
 from embedl_deploy.quantize.rounding import per_channel
 from embedl_deploy.quantize.stubs import quantizers_of
+from embedl_deploy.quantize.training import FROZEN
 
 _WITH_NORM = (ConvKernel, FusedConvTransposeBN, FusedLinearBN)
-_NORMS = {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d}
+_NORMS = {*FROZEN, *FROZEN.values()}
 _CONVOLUTIONS: Mapping[type, Callable[..., FusedModule]] = {
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), FusedConvBN),
     **dict.fromkeys(

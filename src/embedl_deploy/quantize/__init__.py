@@ -4,6 +4,7 @@ from embedl_deploy.quantize.analyze import Analysis, AnalysisRow, analyze
 from embedl_deploy.quantize.calibrate import calibrate, quantize
 from embedl_deploy.quantize.clipping import EntropyObserver, MSEObserver, PercentileObserver
 from embedl_deploy.quantize.config import QuantConfig, TensorQuantConfig
+from embedl_deploy.quantize.distillation import DistillationLoss
 from embedl_deploy.quantize.histogram import HistogramObserver
 from embedl_deploy.quantize.insert import insert_qdq
 from embedl_deploy.quantize.observers import MinMaxObserver, MovingAverageObserver, Observer
@@ -11,10 +12,12 @@ from embedl_deploy.quantize.placement import Placement, PlacementRow, placement
 from embedl_deploy.quantize.rounding import Grid
 from embedl_deploy.quantize.skip import Skip
 from embedl_deploy.quantize.stubs import QuantStub, WeightFakeQuantize
+from embedl_deploy.quantize.training import freeze, freeze_batch_norm, scale_parameters
 
 __all__ = [
     "Analysis",
     "AnalysisRow",
+    "DistillationLoss",
     "EntropyObserver",
     "Grid",
     "HistogramObserver",
@@ -32,7 +35,10 @@ __all__ = [
     "WeightFakeQuantize",
     "analyze",
     "calibrate",
+    "freeze",
+    "freeze_batch_norm",
     "insert_qdq",
     "placement",
     "quantize",
+    "scale_parameters",
 ]
