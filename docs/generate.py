@@ -246,7 +246,7 @@ def _options(name: str) -> str:
 
     group: Any = typer.main.get_command(app)
     rows = []
-    for one in group.commands[name].params:
+    for one in sorted(group.commands[name].params, key=lambda one: one.opts[0].startswith("-")):
         is_option = one.opts[0].startswith("-")
         words = f"{one.opts[0]} {one.metavar or ''}" if is_option else one.metavar
         default = str(one.default) if one.show_default and not one.is_flag else ""

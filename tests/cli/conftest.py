@@ -26,6 +26,14 @@ class Small(nn.Module):
         x = self.depthwise(self.stem(x))
         return self.head(self.slopes(self.last(x)).flatten(2).mean(2))
 
+class Attends(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 1, batch_first=True)
+
+    def forward(self, x):
+        return self.attention(x, x, x, need_weights=False)[0]
+
 class Branches(nn.Module):
     def forward(self, x):
         return x if x.sum() > 0 else -x
@@ -37,6 +45,8 @@ def small():
 
 def branches(): return Branches()
 def plain(): return nn.Sequential(nn.ReLU())
+def attends(): return Attends()
+def tokens(): return [torch.randn(1, 8, 16) for _ in range(2)]
 def labelled(): return [(torch.randn(2, 3, 8, 8), torch.zeros(2)) for _ in range(3)]
 def named(): return [{"x": torch.randn(2, 3, 8, 8)} for _ in range(3)]
 def not_finite(): return [torch.full((2, 3, 8, 8), float("nan"))]

@@ -190,3 +190,33 @@ def test_the_file_may_be_in_half_precision(folder: Path) -> None:
         TensorProto.INT8,
         TensorProto.INT64,
     }
+
+
+def test_parts_may_stay_in_float32(folder: Path) -> None:
+    options = ("--precision", "float16", "--float32-io", "--keep-float32", "last")
+    found = run_json(*SMALL, "--data", "rows.npz", *options)
+    assert not [one for one in found["check"]["findings"] if one["rule"] == "T04"]
+    file = onnx.load(folder / "out.onnx")
+    ends = (*file.graph.input, *file.graph.output)
+    assert {one.type.tensor_type.elem_type for one in ends} == {TensorProto.FLOAT}
+    types = {one.name: one.data_type for one in file.graph.initializer}
+    biases = {node.name: types[node.input[2]] for node in file.graph.node if node.op_type == "Conv"}
+    assert biases.pop("last/Conv") == TensorProto.FLOAT
+    assert set(biases.values()) == {TensorProto.FLOAT16}
+
+
+@pytest.mark.parametrize(("choice", "pairs"), [("inputs", 5), ("full", 7), ("none", 2)])
+def test_attention_is_quantized_as_asked(choice: str, pairs: int, folder: Path) -> None:
+    options = ("--data", "user_nets:tokens", "--attention", choice, "--no-verify")
+    found = run_json("deploy", "user_nets:attends", "out.onnx", *options)
+    assert found["attention"] == choice
+    nodes = onnx.load(folder / "out.onnx").graph.node
+    assert sum(node.op_type == "QuantizeLinear" for node in nodes) == pairs
+
+
+def test_attention_may_be_one_operator(folder: Path) -> None:
+    options = ("--data", "user_nets:tokens", "--attention", "none", "--attention-op")
+    run("deploy", "user_nets:attends", "out.onnx", *options)
+    file = onnx.load(folder / "out.onnx")
+    assert "Attention" in {node.op_type for node in file.graph.node}
+    assert file.opset_import[0].version == 23

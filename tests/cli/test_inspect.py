@@ -42,6 +42,7 @@ def test_json_has_every_match_and_refusal() -> None:
         "kind": "FusedConvBNReLU",
         "operations": ["stem.0", "stem.1", "stem.2"],
         "qdq_points": ["INPUT"],
+        "kept_float": "",
     }
     assert [one["path"] for one in found["unfused"]] == ["slopes"]
     assert found["unfused"][0]["reason"]

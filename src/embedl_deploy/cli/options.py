@@ -45,6 +45,14 @@ class ObserverChoice(enum.StrEnum):
     MSE = "mse"
 
 
+class AttentionChoice(enum.StrEnum):
+    """What is quantized of attention."""
+
+    INPUTS = "inputs"
+    FULL = "full"
+    NONE = "none"
+
+
 class Shape(tuple[int, ...]):
     """Sizes; typer would take a plain tuple for an option with several words."""
 
@@ -104,25 +112,6 @@ def parse_numbers(text: str) -> Numbers:
     except ValueError:
         message = f"'{text}' are no numbers: write one or three, such as 0.5,0.5,0.5"
         raise typer.BadParameter(message) from None
-
-
-def check_choices(
-    observer: ObserverChoice,
-    percentile: float | None,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    *,
-    normalize: bool,
-) -> None:
-    """Hold that options do not contradict each other.
-
-    Raises:
-        BadParameter: They do.
-    """
-    if not normalize and (mean is not None or std is not None):
-        raise typer.BadParameter("--no-normalization contradicts --mean and --std")
-    if percentile is not None and observer is not ObserverChoice.PERCENTILE:
-        raise typer.BadParameter("--percentile needs --observer percentile")
 
 
 def origin(spec: str, weights: Path | None) -> str:
@@ -194,6 +183,14 @@ PatternsOption = Annotated[
         "--patterns",
         help="full: all; smart: no Q/DQ at global pooling; mixed: nor at depthwise convolutions; "
         "fusions: all, without conversions.",
+    ),
+]
+AttentionOption = Annotated[
+    AttentionChoice,
+    typer.Option(
+        "--attention",
+        help="What is quantized of attention: inputs: query, key and value; full: the softmax's "
+        "result and the attention's own too; none: nothing.",
     ),
 ]
 JsonOption = Annotated[

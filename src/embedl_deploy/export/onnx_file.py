@@ -30,7 +30,8 @@ OPSET = 21
 _FIRST_OPSET: Mapping[Precision, int] = {"float32": 18, "float16": 19, "bfloat16": 22}
 """First version whose operators take the type; those of float16 are the Q/DQ operators."""
 
-_ATTENTION_OPSET = 23
+ATTENTION_OPSET = 23
+"""First version with the operator Attention."""
 
 _OPSETS = range(18, 25)
 """What both `torch.onnx` writes and the parser of TensorRT 11.1 reads."""
@@ -135,8 +136,8 @@ def _check_choices(
         )
     if opset < _FIRST_OPSET[precision]:
         raise ExportError(f"{precision} needs opset {_FIRST_OPSET[precision]}, not {opset}")
-    if attention_op and opset < _ATTENTION_OPSET:
-        raise ExportError(f"the operator Attention needs opset {_ATTENTION_OPSET}, not {opset}")
+    if attention_op and opset < ATTENTION_OPSET:
+        raise ExportError(f"the operator Attention needs opset {ATTENTION_OPSET}, not {opset}")
     if quantized_weights not in {"int8", "float"}:
         raise ExportError(f"quantized_weights is {quantized_weights!r}; choose 'int8' or 'float'")
 

@@ -283,7 +283,8 @@ def test_nodes_may_be_kept_in_float32(tmp_path: Path) -> None:
     text = "f = Cast<to=1>(x)\np = Softmax(f)\nh = Cast<to=10>(p)\ny = MatMul(h, H_8x8)"
     path = Text(text, dtype=TensorProto.FLOAT16).save(tmp_path)
     assert [one.rule for one in check_onnx(path).warnings] == ["T04"]
-    for name in ("Softmax", "Softmax_p"):
+    assert [one.rule for one in check_onnx(path, keep_float32=["*_q"]).warnings] == ["T04"]
+    for name in ("Softmax", "Softmax_p", "*_p"):
         assert not check_onnx(path, keep_float32=[name]).warnings
 
 

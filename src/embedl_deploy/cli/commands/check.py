@@ -23,7 +23,8 @@ def check(
         typer.Option(
             "--keep-float32",
             metavar="NAME",
-            help="A node or operator type that is meant to stay in float32; may be repeated.",
+            help="Nodes (a name or a pattern) or operator type meant to stay in float32; may be "
+            "repeated.",
         ),
     ] = None,
     *,

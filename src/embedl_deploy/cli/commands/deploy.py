@@ -1,90 +1,17 @@
 """`embedl-deploy deploy`: from a model to a checked INT8 file."""
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
 from rich.filesize import decimal
 
 from embedl_deploy.cli.commands.journey import Deployed, Job, PrecisionChoice, travel
-from embedl_deploy.cli.options import (
-    BatchSizeOption,
-    DataOption,
-    DebugOption,
-    JsonOption,
-    LimitOption,
-    MeanOption,
-    ModelArgument,
-    NoNormalizationOption,
-    ObserverChoice,
-    ObserverOption,
-    PatternChoice,
-    PatternsOption,
-    PercentileOption,
-    Shape,
-    ShapeOption,
-    StdOption,
-    WeightsOption,
-    check_choices,
-    origin,
-)
+from embedl_deploy.cli.options import DebugOption, JsonOption, ObserverChoice, Shape, origin
 from embedl_deploy.cli.output import Steps, answering
+from embedl_deploy.cli.spread import spread
 from embedl_deploy.report.tables import figures_table
 
 
-def deploy(  # noqa: PLR0913 - one argument for each option
-    model: ModelArgument,
-    output: Annotated[
-        Path,
-        typer.Argument(metavar="OUTPUT.onnx", help="The file to write.", show_default=False),
-    ],
-    data: DataOption,
-    weights: WeightsOption = None,
-    shape: ShapeOption = None,
-    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Batch that the file takes.")] = 1,
-    *,
-    dynamic_batch: Annotated[
-        bool, typer.Option("--dynamic-batch", help="The file takes any batch.")
-    ] = False,
-    precision: Annotated[
-        PrecisionChoice,
-        typer.Option(help="Of what is not quantized; TensorRT 11 runs it in the file's type."),
-    ] = PrecisionChoice.FLOAT32,
-    patterns: PatternsOption = PatternChoice.FULL,
-    observer: ObserverOption = ObserverChoice.MINMAX,
-    percentile: PercentileOption = None,
-    batch_size: BatchSizeOption = 32,
-    limit: LimitOption = 512,
-    mean: MeanOption = None,
-    std: StdOption = None,
-    no_normalization: NoNormalizationOption = False,
-    no_verify: Annotated[
-        bool, typer.Option("--no-verify", help="Write the file without running it.")
-    ] = False,
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
+@spread
+def deploy(job: Job, *, as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """Transform, quantize, export and verify a model."""
-    check_choices(observer, percentile, mean, std, normalize=not no_normalization)
-    job = Job(
-        model=model,
-        output=output,
-        data=data,
-        weights=weights,
-        shape=shape,
-        batch=batch,
-        dynamic_batch=dynamic_batch,
-        precision=precision,
-        patterns=patterns,
-        observer=observer,
-        percentile=99.99 if percentile is None else percentile,
-        batch_size=batch_size,
-        limit=limit,
-        mean=mean,
-        std=std,
-        normalize=not no_normalization,
-        verify=not no_verify,
-    )
     with answering(as_json=as_json, debug=debug) as answer:
         with Steps() as steps:
             deployed = travel(job, steps)
@@ -130,7 +57,7 @@ def _precision(job: Job) -> str:
 
 def _observed(job: Job) -> str:
     if job.observer is ObserverChoice.PERCENTILE:
-        return f"percentile {job.percentile:g}"
+        return f"percentile {job.share:g}"
     return "min-max" if job.observer is ObserverChoice.MINMAX else job.observer.value
 
 

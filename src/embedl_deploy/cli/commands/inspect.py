@@ -1,6 +1,6 @@
 """`embedl-deploy inspect`: a dry run."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.text import Text
@@ -61,24 +61,28 @@ def inspect(
                 result = transform(source, inputs, patterns=patterns.patterns, copy=False)
                 summary = summarize(result)
                 tensors, stubbed = _quantized(result.model)
-        values: dict[str, Any] = {
+        answer.values = {
             "model": model,
             "weights": None if weights is None else str(weights),
             "input_shape": None if inputs is None else list(inputs[0].shape),
             "patterns": patterns.value,
             "quantized_tensors": tensors,
             "quantized_weights": stubbed,
+            **summary.as_dict(),
         }
-        answer.values = values | summary.as_dict()
         head = (
             ("Model", origin(model, weights)),
             ("Input", str(Shape(inputs[0].shape)) if inputs else _NO_EXAMPLE),
             ("Patterns", patterns.value),
         )
-        covered = str(summary.coverage or "not known without an example input")
-        tail = (("In all", _in_all(summary, tensors, stubbed)), ("Coverage", covered))
         tables = summary_tables(summary, every=every)
-        answer.tables = [figures_table(head), *tables, Text(), figures_table(tail)]
+        tail = figures_table(_tail(summary, tensors, stubbed))
+        answer.tables = [figures_table(head), *tables, Text(), tail]
+
+
+def _tail(summary: Summary, tensors: int, weights: int) -> tuple[tuple[str, str], ...]:
+    covered = str(summary.coverage or "not known without an example input")
+    return ("In all", _in_all(summary, tensors, weights)), ("Coverage", covered)
 
 
 def _quantized(model: fx.GraphModule) -> tuple[int, int]:

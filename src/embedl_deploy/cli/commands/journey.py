@@ -5,8 +5,9 @@ import math
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from torch import fx
 
 from embedl_deploy.cli.commands.prepare import Order, prepared
@@ -15,6 +16,7 @@ from embedl_deploy.cli.output import StepProgress, Steps
 from embedl_deploy.errors import VerificationError
 from embedl_deploy.export import Parity, export_onnx, verify_onnx
 from embedl_deploy.export.files import written_beside
+from embedl_deploy.export.onnx_file import ATTENTION_OPSET
 from embedl_deploy.report.summary import Summary, quantizers, summarize
 from embedl_deploy.tensorrt import Report, check_onnx
 
@@ -30,15 +32,49 @@ class PrecisionChoice(enum.StrEnum):
     BFLOAT16 = "bfloat16"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job(Order):
-    """What `deploy` is asked for; see its options."""
+    """What `deploy` is asked for; its fields are options."""
 
-    output: Path
-    batch: int
-    dynamic_batch: bool
-    precision: PrecisionChoice
-    verify: bool
+    output: Annotated[
+        Path, typer.Argument(metavar="OUTPUT.onnx", help="The file to write.", show_default=False)
+    ]
+    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Batch that the file takes.")] = 1
+    dynamic_batch: Annotated[
+        bool, typer.Option("--dynamic-batch", help="The file takes any batch.")
+    ] = False
+    precision: Annotated[
+        PrecisionChoice,
+        typer.Option(help="Of what is not quantized; TensorRT 11 runs it in the file's type."),
+    ] = PrecisionChoice.FLOAT32
+    keep_float32: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keep-float32",
+            metavar="PATH",
+            help="Modules that stay in float32 in a half-precision file, such as '*.softmax'; may "
+            "be repeated.",
+            show_default=False,
+        ),
+    ] = None
+    float32_io: Annotated[
+        bool,
+        typer.Option(
+            "--float32-io", help="Inputs and outputs of a half-precision file are float32."
+        ),
+    ] = False
+    attention_op: Annotated[
+        bool,
+        typer.Option("--attention-op", help="Write attention as the one operator of opset 23."),
+    ] = False
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Write the file without running it.")
+    ] = False
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Patterns for the names of the file's nodes that stay in float32."""
+        return tuple(f"{path}{end}" for path in self.keep_float32 or () for end in ("/*", ".*"))
 
 
 @dataclass(frozen=True)
@@ -79,6 +115,7 @@ class Deployed:
             "input_shape": list(self.input_shape),
             "dynamic_batch": job.dynamic_batch,
             "precision": job.precision.value,
+            "attention": job.attention.value,
             "patterns": job.patterns.value,
             "observer": job.observer.value,
             "data": job.data,
@@ -108,14 +145,18 @@ def travel(job: Job, steps: Steps) -> Deployed:
                 examples,
                 draft,
                 precision=job.precision.value,
+                keep_float32=job.keep_float32 or (),
+                float32_io=job.float32_io,
+                attention_op=job.attention_op,
+                opset=ATTENTION_OPSET if job.attention_op else None,
                 dynamic_batch=job.dynamic_batch,
             )
         parity = None
-        if job.verify:
+        if not job.no_verify:
             with steps.step("Verifying") as progress:
                 parity = _verify(job, draft, model, made.data, progress)
         with steps.step("Checking"):
-            report = check_onnx(draft)
+            report = check_onnx(draft, keep_float32=job.kept)
         file_bytes = sum(file.stat().st_size for file in draft.parent.iterdir())
     tensors, weights = quantizers(model)
     return Deployed(

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import typer
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
@@ -19,7 +20,24 @@ from embedl_deploy.cli.data import (
     normalization_of,
 )
 from embedl_deploy.cli.models import example_shape, load_model
-from embedl_deploy.cli.options import ObserverChoice, PatternChoice
+from embedl_deploy.cli.options import (
+    AttentionChoice,
+    AttentionOption,
+    BatchSizeOption,
+    DataOption,
+    LimitOption,
+    MeanOption,
+    ModelArgument,
+    NoNormalizationOption,
+    ObserverChoice,
+    ObserverOption,
+    PatternChoice,
+    PatternsOption,
+    PercentileOption,
+    ShapeOption,
+    StdOption,
+    WeightsOption,
+)
 from embedl_deploy.cli.output import Steps
 from embedl_deploy.errors import LoadError
 from embedl_deploy.quantize import (
@@ -44,29 +62,46 @@ _OBSERVERS: dict[ObserverChoice, type[Observer]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Order:
-    """Which model is to be quantized, with which data and how; see the options."""
+    """Which model is to be quantized, with which data and how; its fields are options.
 
-    model: str
-    data: str
-    weights: Path | None
-    shape: tuple[int, ...] | None
-    patterns: PatternChoice
-    observer: ObserverChoice
-    percentile: float
-    batch_size: int
-    limit: int
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
-    normalize: bool
+    Raises:
+        BadParameter: Options contradict each other.
+    """
+
+    model: ModelArgument
+    data: DataOption
+    weights: WeightsOption = None
+    shape: ShapeOption = None
+    patterns: PatternsOption = PatternChoice.FULL
+    attention: AttentionOption = AttentionChoice.INPUTS
+    observer: ObserverOption = ObserverChoice.MINMAX
+    percentile: PercentileOption = None
+    batch_size: BatchSizeOption = 32
+    limit: LimitOption = 512
+    mean: MeanOption = None
+    std: StdOption = None
+    no_normalization: NoNormalizationOption = False
+
+    def __post_init__(self) -> None:
+        if self.no_normalization and (self.mean is not None or self.std is not None):
+            raise typer.BadParameter("--no-normalization contradicts --mean and --std")
+        if self.percentile is not None and self.observer is not ObserverChoice.PERCENTILE:
+            raise typer.BadParameter("--percentile needs --observer percentile")
+
+    @property
+    def share(self) -> float:
+        """Percentage of the values that the range holds."""
+        return 99.99 if self.percentile is None else self.percentile
 
     @property
     def config(self) -> QuantConfig:
         """How to quantize."""
-        observer = _OBSERVERS.get(self.observer) or partial(PercentileObserver, self.percentile)
+        observer = _OBSERVERS.get(self.observer) or partial(PercentileObserver, self.share)
         observer()  # so that a percentile out of range is said before any work
-        return QuantConfig(TensorQuantConfig(observer=observer))
+        activations = TensorQuantConfig(observer=observer)
+        return QuantConfig(activations, attention=self.attention.value)
 
 
 @dataclass(frozen=True)
@@ -127,7 +162,7 @@ def _data(order: Order, source: nn.Module) -> Batches:
 
 
 def _normalization(order: Order, source: nn.Module) -> Normalization | None:
-    if not order.normalize:
+    if order.no_normalization:
         return None
     usual = normalization_of(source)
     return replace(usual, mean=order.mean or usual.mean, std=order.std or usual.std)

@@ -37,8 +37,8 @@ def check_onnx(
         path: The file.
         version: Of TensorRT: 10.x, 11.x, or an exact one such as 10.12.
         ignore: Ids of rules to leave out.
-        keep_float32: Names or operator types of nodes that are meant to stay in float32 in a
-            half-precision file.
+        keep_float32: Names, patterns for names such as `"*.softmax/*"`, or operator types of nodes
+            that are meant to stay in float32 in a half-precision file.
 
     Returns:
         All that was found, and what could not be judged.

@@ -110,7 +110,7 @@ T03 = Rule(
 
 def _leftover(view: View) -> Iterator[Outcome]:
     computing = [node for node in view.of(*sorted(_COMPUTING)) if node.output.dtype == "FLOAT"]
-    left = [node for node in computing if not {node.label, node.op} & view.kept]
+    left = [node for node in computing if not view.keeps(node)]
     if not view.half:
         if left and any(True for _ in view.of(*WEIGHTED)):
             what = f"nothing is in half precision: {_by_type(left)} run in FLOAT"

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from embedl_deploy.tensorrt.rules.dtypes import FLOATS, HALF
@@ -35,7 +36,7 @@ class View:
     Args:
         graph: With types.
         version: Of TensorRT.
-        kept: Names or types of nodes that are meant to stay in float32.
+        kept: Names, patterns for names, or types of nodes that are meant to stay in float32.
 
     Attributes:
         graph: As given.
@@ -58,6 +59,10 @@ class View:
         """Nodes of some types among ONNX's own operators."""
         for op in ops:
             yield from (node for node in self._by_op[op] if not node.domain)
+
+    def keeps(self, node: Node) -> bool:
+        """Whether a node is meant to stay in float32."""
+        return node.op in self.kept or any(fnmatchcase(node.label, one) for one in self.kept)
 
     @property
     def pairs(self) -> Iterator[Node]:
