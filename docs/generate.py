@@ -193,6 +193,11 @@ def explain_options() -> str:
     return _options("explain")
 
 
+def verify_options() -> str:
+    """The options of `embedl-deploy verify`."""
+    return _options("verify")
+
+
 def kernel_fusions() -> str:
     """What runs as one kernel."""
     return _fusion_table(one for one in FUSIONS if one.runs and one.kind)
@@ -249,7 +254,8 @@ def _options(name: str) -> str:
     for one in sorted(group.commands[name].params, key=lambda one: one.opts[0].startswith("-")):
         is_option = one.opts[0].startswith("-")
         words = f"{one.opts[0]} {one.metavar or ''}" if is_option else one.metavar
-        default = str(one.default) if one.show_default and not one.is_flag else ""
+        shown = one.show_default and not one.is_flag and one.default is not None
+        default = str(one.default) if shown else ""
         rows.append((code(words.strip()), one.help, code(default)))
     return table(("option", "what it says", "default"), rows)
 
@@ -269,6 +275,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
         analyze_options,
         check_options,
         explain_options,
+        verify_options,
         kernel_fusions,
         folding_fusions,
         free_fusions,

@@ -17,7 +17,7 @@ from embedl_deploy.errors import ExportError, VerificationError
 from embedl_deploy.export import OnnxModel, export_onnx, verify_onnx
 from embedl_deploy.export.lower import fold
 from embedl_deploy.export.operators import DequantizedWeight
-from embedl_deploy.export.precision import Keep, kept_nodes, round_values
+from embedl_deploy.export.precision import Keep, Precision, kept_nodes, round_values
 from embedl_deploy.quantize import QuantConfig, QuantStub, quantize
 from embedl_deploy.tensorrt import check_onnx
 from tests.export import files
@@ -450,3 +450,16 @@ def test_of_a_file_from_another_tool_the_outputs_are_compared(tmp_path: Path) ->
     own = export_onnx(transform(source), batch, tmp_path / "own.onnx")
     with pytest.raises(VerificationError, match="takes a transformed model, not a Sequential"):
         verify_onnx(own, source, [batch])
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
+def test_without_stubs_a_file_is_compared_with_any_model(
+    precision: Precision, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    source, batch = nn.Sequential(nn.Linear(4, 3), nn.ReLU()).eval(), torch.randn(2, 4)
+    model = quantize(transform(source), [batch])
+    path = export_onnx(model, batch, tmp_path / "own.onnx", precision=precision)
+    parity = verify_onnx(path, source, [batch], stubs=False)
+    assert 30 < parity.sqnr_db < 60
+    assert not parity.foreign

@@ -10,7 +10,8 @@ from embedl_deploy.cli.commands.check import check
 from embedl_deploy.cli.commands.deploy import deploy
 from embedl_deploy.cli.commands.explain import explain
 from embedl_deploy.cli.commands.inspect import inspect
-from embedl_deploy.cli.texts import ABOUT, ANALYZE, CHECK, DEPLOY, EXPLAIN, INSPECT
+from embedl_deploy.cli.commands.verify import verify
+from embedl_deploy.cli.texts import ABOUT, ANALYZE, CHECK, DEPLOY, EXPLAIN, INSPECT, VERIFY
 
 app = typer.Typer(
     name="embedl-deploy",
@@ -26,6 +27,7 @@ app.command("deploy", help=DEPLOY, no_args_is_help=True)(deploy)
 app.command("analyze", help=ANALYZE, no_args_is_help=True)(analyze)
 app.command("check", help=CHECK, no_args_is_help=True)(check)
 app.command("explain", help=EXPLAIN, no_args_is_help=True)(explain)
+app.command("verify", help=VERIFY, no_args_is_help=True)(verify)
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it by position

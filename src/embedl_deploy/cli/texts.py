@@ -108,3 +108,20 @@ well that is founded. TensorRT is not needed, and was not asked.
 
 [green]embedl-deploy explain model.onnx --shape image:8,3,224,224 --all[/green]
 """
+
+VERIFY = """Compare an ONNX file, of any tool, with a model. ONNX Runtime runs the file.
+
+The outputs are compared with those of the model in floating point: the signal to noise, and the
+largest difference. With --layers, a file of [bold]deploy[/bold] is compared with the simulation,
+quantizer by quantizer; give the options that it was written with.
+
+The exit status is 0 where the signal to noise is at least --min-sqnr (with --layers, where file and
+simulation differ by rounding alone), and 1 otherwise.
+
+[bold]Examples[/bold]
+
+[green]embedl-deploy verify model.onnx nets.mine:build --weights mine.pt --data samples.npz[/green]
+
+[green]embedl-deploy verify r50.onnx torchvision:resnet50 --weights r50.pt --data photos
+--layers[/green]
+"""

@@ -50,7 +50,8 @@ def verify_onnx(
     Args:
         path: The file that `export_onnx` wrote of `model`. Of a file from another tool the
             outputs alone are compared, since its quantizers have no counterpart in the model.
-        model: The simulated model; left as it is. For a file from another tool any model.
+        model: The simulated model; left as it is. For a file from another tool, or without
+            `stubs`, any model.
         data: Batches as `calibrate` takes them. Where the file fixes the batch size, batches
             are cut to it, and a last piece that is too small is left out.
         stubs: Whether to compare the integers of every stub as well.
@@ -82,13 +83,16 @@ class _Comparison:
     def __init__(self, model: nn.Module, path: Path, folder: Path, *, stubs: bool) -> None:
         file = load(path)
         self.recipe = Recipe.read(file)
-        if self.recipe is not None and not isinstance(model, fx.GraphModule):
-            raise VerificationError(
-                f"verify_onnx takes a transformed model, not a {type(model).__name__}"
-            )
         precision = None if self.recipe is None else self.recipe.precision
+        if not isinstance(model, fx.GraphModule):
+            if self.recipe is not None and stubs:
+                raise VerificationError(
+                    f"verify_onnx takes a transformed model, not a {type(model).__name__}; with "
+                    "stubs=False the outputs of any model are compared"
+                )
+            self.recipe = None
         self.model = model
-        self.half = precision in {"float16", "bfloat16"}
+        self.half = self.recipe is not None and precision in {"float16", "bfloat16"}
         self.referred = not self.half
         self.compare_stubs = stubs and precision is not None
         self.probe = Probe(file, folder) if self.compare_stubs or precision == "bfloat16" else None

@@ -1,9 +1,7 @@
 """The journey of `deploy`: load, transform, quantize, export, verify."""
 
 import enum
-import math
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,12 +9,13 @@ import typer
 from torch import fx
 
 from embedl_deploy.cli.commands.prepare import Order, prepared
-from embedl_deploy.cli.data import Batches, SizedBatches
+from embedl_deploy.cli.data import Batches, first_batches
 from embedl_deploy.cli.output import StepProgress, Steps
 from embedl_deploy.errors import VerificationError
 from embedl_deploy.export import Parity, export_onnx, verify_onnx
 from embedl_deploy.export.files import written_beside
 from embedl_deploy.export.onnx_file import ATTENTION_OPSET
+from embedl_deploy.report.parity import parity_dict
 from embedl_deploy.report.summary import Summary, quantizers, summarize
 from embedl_deploy.tensorrt import Report, check_onnx
 
@@ -124,7 +123,7 @@ class Deployed:
             "quantized_weights": self.quantized_weights,
             "model_bytes": self.model_bytes,
             "file_bytes": self.file_bytes,
-            "verification": None if self.parity is None else _parity_dict(self.parity),
+            "verification": None if self.parity is None else parity_dict(self.parity),
             "check": self.report.to_dict() | {"path": str(job.output)},
             **self.summary.as_dict(),
         }
@@ -176,7 +175,7 @@ def travel(job: Job, steps: Steps) -> Deployed:
 def _verify(
     job: Job, draft: Path, model: fx.GraphModule, data: Batches, progress: StepProgress
 ) -> Parity:
-    some = SizedBatches(lambda: islice(iter(data), _VERIFIED_BATCHES), _VERIFIED_BATCHES)
+    some = first_batches(data, _VERIFIED_BATCHES)
     parity = verify_onnx(draft, model, some, progress=progress)
     if parity.only_ties:
         return parity
@@ -184,14 +183,3 @@ def _verify(
         f"'{job.output}' was not written: it does not compute what was simulated ({parity}); "
         "--no-verify writes it all the same"
     )
-
-
-def _parity_dict(parity: Parity) -> dict[str, Any]:
-    sqnr = parity.sqnr_db
-    return {
-        "sqnr_db": sqnr if math.isfinite(sqnr) else None,
-        "largest_step_difference": parity.largest_step_difference,
-        "largest_stub_difference": parity.largest_stub_difference,
-        "differing_share": parity.tie_share,
-        "only_ties": parity.only_ties,
-    }

@@ -134,7 +134,7 @@ def prepared(order: Order, steps: Steps, batch: int) -> Prepared:
     config = order.config
     with steps.step("Loading"):
         source = load_model(order.model, weights=order.weights)
-        data = _data(order, source)
+        data = data_of(order, source)
         args, kwargs = _example(source, next(iter(data)), batch)
     with steps.step("Transforming"):
         result = transform(source, args, kwargs, patterns=order.patterns.patterns, copy=False)
@@ -145,7 +145,12 @@ def prepared(order: Order, steps: Steps, batch: int) -> Prepared:
     return Prepared(result, model, examples, data, counted.count, _bytes(source))
 
 
-def _data(order: Order, source: nn.Module) -> Batches:
+def data_of(order: Order, source: nn.Module) -> Batches:
+    """The data that is asked for, in the shape and with the normalization of a model.
+
+    Raises:
+        LoadError: It can not be loaded.
+    """
     shape = order.shape or example_shape(order.model, source)
     if shape is None and Path(order.data).is_dir():
         raise LoadError(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from embedl_deploy.cli.data.arrays import from_npz
-from embedl_deploy.cli.data.batches import Batch, Batches, SizedBatches
+from embedl_deploy.cli.data.batches import Batch, Batches, SizedBatches, first_batches
 from embedl_deploy.cli.data.given import from_callable
 from embedl_deploy.cli.data.images import IMAGENET, Normalization, from_folder, normalization_of
 from embedl_deploy.errors import LoadError
@@ -17,6 +17,7 @@ __all__ = [
     "Batches",
     "Normalization",
     "SizedBatches",
+    "first_batches",
     "load_data",
     "normalization_of",
 ]

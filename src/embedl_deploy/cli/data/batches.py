@@ -1,11 +1,12 @@
 """What calibration data is: batches that can be gone through again and again."""
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import TypeAlias
 
 from torch import Tensor
 
-__all__ = ["Batch", "Batches", "SizedBatches", "spans"]
+__all__ = ["Batch", "Batches", "SizedBatches", "first_batches", "spans"]
 
 Batch: TypeAlias = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 """What a model's forward takes: a tensor, several in order, or several by name."""
@@ -30,6 +31,11 @@ class SizedBatches(Batches):
 
     def __len__(self) -> int:
         return self._count
+
+
+def first_batches(data: Batches, count: int) -> SizedBatches:
+    """At most so many batches of data."""
+    return SizedBatches(lambda: islice(iter(data), count), count)
 
 
 def spans(count: int, size: int) -> list[tuple[int, int]]:

@@ -1,0 +1,55 @@
+"""How a file compares with a model, for the terminal and for machines."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from embedl_deploy.export import Parity, StubParity
+
+
+def parity_dict(parity: Parity) -> dict[str, Any]:
+    """The figures for JSON."""
+    return {
+        "sqnr_db": _finite(parity.sqnr_db),
+        "largest_difference": _finite(parity.largest_difference),
+        "largest_step_difference": _finite(parity.largest_step_difference),
+        "largest_stub_difference": parity.largest_stub_difference,
+        "differing_share": parity.tie_share,
+        "only_ties": parity.only_ties,
+    }
+
+
+def stub_dicts(parity: Parity) -> list[dict[str, Any]]:
+    """Every stub for JSON, in the order of the file."""
+    return [
+        {
+            "path": one.path,
+            "values": one.values,
+            "differing": one.differing,
+            "largest": one.largest,
+            "distance": _finite(one.distance),
+            "diverges": one.diverges,
+        }
+        for one in parity.stubs.values()
+    ]
+
+
+def stub_table(stubs: Sequence[StubParity]) -> Table:
+    """Stubs in the order given; those that differ by more than rounding are marked."""
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for name in ("Differing", "Largest", "Distance"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("Place", overflow="fold")
+    for one in stubs:
+        style = "red" if one.diverges else ""
+        figures = (f"{one.share:.1e}", f"{one.largest} steps", f"{one.distance:.1e}")
+        table.add_row(*figures, Text(one.path, style))
+    return table
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no infinity."""
+    return value if math.isfinite(value) else None
