@@ -141,7 +141,7 @@ class MHAInProjection(LeafModule):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Project with the given weights instead of the module's own."""
         query, key, value = inputs
-        bias = self._bias()
+        bias = self.added_bias()
         if isinstance(weights, Tensor) and query is key and key is value:
             packed = self._heads(F.linear(query, weights, bias), 3)
             return packed[0], packed[1], packed[2]
@@ -151,7 +151,8 @@ class MHAInProjection(LeafModule):
         q, k, v = (self._heads(F.linear(x, w, b), 1)[0] for x, w, b in triples)
         return q, k, v
 
-    def _bias(self) -> Tensor | None:
+    def added_bias(self) -> Tensor | None:
+        """The packed bias that is added, or `None`."""
         if self.in_proj_bias is None or self.key_bias:
             return self.in_proj_bias
         query, key, value = self.in_proj_bias.chunk(3)

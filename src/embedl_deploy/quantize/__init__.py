@@ -1,6 +1,7 @@
 """Quantization: stubs where the patterns declared them, calibration, fine-tuning."""
 
 from embedl_deploy.quantize.analyze import Analysis, AnalysisRow, analyze
+from embedl_deploy.quantize.bias import BiasCorrection, BiasRow, correct_bias
 from embedl_deploy.quantize.calibrate import calibrate, quantize
 from embedl_deploy.quantize.clipping import EntropyObserver, MSEObserver, PercentileObserver
 from embedl_deploy.quantize.config import QuantConfig, TensorQuantConfig
@@ -17,6 +18,8 @@ from embedl_deploy.quantize.training import freeze, freeze_batch_norm, scale_par
 __all__ = [
     "Analysis",
     "AnalysisRow",
+    "BiasCorrection",
+    "BiasRow",
     "DistillationLoss",
     "EntropyObserver",
     "Grid",
@@ -35,6 +38,7 @@ __all__ = [
     "WeightFakeQuantize",
     "analyze",
     "calibrate",
+    "correct_bias",
     "freeze",
     "freeze_batch_norm",
     "insert_qdq",

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from embedl_deploy.errors import CalibrationError, QuantizationError
+from embedl_deploy.errors import CalibrationError
 from embedl_deploy.graph.interpreter import Interpreter
 from embedl_deploy.quantize.batches import (
     Inputs,
@@ -19,7 +19,7 @@ from embedl_deploy.quantize.batches import (
     inferring,
     moved,
 )
-from embedl_deploy.quantize.calibrate import Progress, stubs_of
+from embedl_deploy.quantize.calibrate import Progress, check_calibrated, stubs_of
 from embedl_deploy.quantize.faults import in_order
 from embedl_deploy.quantize.noise import Noise
 from embedl_deploy.quantize.onepass import OnePass, measured_modules, stubs_before
@@ -107,11 +107,7 @@ def analyze(
         CalibrationError: There is no data, or a batch does not fit the model.
         QuantizationError: The model has no stubs, or one of them no scale.
     """
-    for path, stub in stubs_of(model).items():
-        if not stub.calibrated:
-            raise QuantizationError(
-                f"the stub '{path}' has no scale yet; calibrate the model first"
-            )
+    check_calibrated(model)
     work = _Work(model, sensitivity=sensitivity)
     runs = 2 + len(work.alone)
     batches = length_hint(data)

@@ -106,6 +106,19 @@ def stubs_of(model: fx.GraphModule) -> dict[str, QuantStub]:
     return stubs
 
 
+def check_calibrated(model: fx.GraphModule) -> None:
+    """Hold that every stub has a scale.
+
+    Raises:
+        QuantizationError: One has none, or the model has no stubs.
+    """
+    for path, stub in stubs_of(model).items():
+        if not stub.calibrated:
+            raise QuantizationError(
+                f"the stub '{path}' has no scale yet; calibrate the model first"
+            )
+
+
 @contextmanager
 def _observing(model: fx.GraphModule, stubs: Mapping[str, QuantStub]) -> Iterator[None]:
     """Observers on, weights in floating point, eval mode; all as before afterwards."""
