@@ -19,6 +19,7 @@ from embedl_deploy.patterns.tree import (
     Part,
     Wildcard,
 )
+from embedl_deploy.quantize import QuantConfig
 
 PACKAGES = (
     "embedl_deploy",
@@ -53,6 +54,8 @@ def describe(name: str, one: Any) -> str:
         return f"{name}: Op = {tree_text(one)}"
     if isinstance(one, tuple):
         return f"{name} = ({' '.join(f'{part.__name__},' for part in one).removesuffix(',')})"
+    if isinstance(one, QuantConfig):
+        return f"{name}: QuantConfig"
     return f"{name} = {_annotation(one)}"
 
 

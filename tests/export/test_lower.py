@@ -77,8 +77,8 @@ def test_the_integers_written_are_those_simulated(
     _, quantizer = parts(model)
     steps = np.rint(weight.numpy() / quantizer.scale.view(-1, 1, 1, 1).numpy())
     want = np.sign(gamma.numpy()).reshape(-1, 1, 1, 1) * steps
-    assert np.array_equal(lowered.integers.numpy(), want)
-    assert lowered.integers.dtype == torch.int8
+    assert np.array_equal(lowered.stored.numpy(), want)
+    assert lowered.stored.dtype == torch.int8
 
 
 @given(WEIGHTS, FACTORS, VARIANCES)
@@ -125,7 +125,7 @@ def test_behind_other_layers_the_norm_folds_as_exactly(
     sizes[axis] = -1
     steps = (layer.weight.double() / quantizer.scale.view(sizes).double()).round()
     assert (weight.axis, weight.scale.shape) == (axis, (CHANNELS,))
-    assert torch.equal(weight.integers.double(), steps * factor.sign().view(sizes))
+    assert torch.equal(weight.stored.double(), steps * factor.sign().view(sizes))
     scale = (quantizer.scale * factor.abs()).float()
     torch.testing.assert_close(weight.scale, scale, rtol=2e-7, atol=0)
     assert not any(isinstance(one, type(norm)) for one in fold(model).modules())
@@ -150,8 +150,8 @@ def test_quantizing_commutes_with_a_factor_per_channel(
     """
     config = TensorQuantConfig()
     factor = sign * 2.0**exponent
-    plain = WeightFakeQuantize(config, weight).integers(weight)
-    scaled = WeightFakeQuantize(config, weight * factor).integers(weight * factor)
+    plain = WeightFakeQuantize(config, weight).stored(weight)
+    scaled = WeightFakeQuantize(config, weight * factor).stored(weight * factor)
     live = (weight * factor).abs().amax((1, 2, 3)) > 1e-30  # what is left of it is no subnormal
     assert torch.equal(scaled[live], sign * plain[live])
 
@@ -164,7 +164,7 @@ def test_any_factor_moves_integers_at_ties_alone(weight: Tensor, gamma: Tensor) 
     folded = weight * gamma.view(-1, 1, 1, 1)
     again = WeightFakeQuantize(config, folded)
     sign = gamma.sign().view(-1, 1, 1, 1)
-    apart = (again.integers(folded) - sign * quantizer.integers(weight)).abs()
+    apart = (again.stored(folded) - sign * quantizer.stored(weight)).abs()
     live = folded.abs().amax((1, 2, 3)) > 1e-30
     steps = weight.double() / quantizer.scale.double().view(-1, 1, 1, 1)
     from_tie = (steps - steps.floor() - 0.5).abs()

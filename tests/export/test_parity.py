@@ -120,7 +120,7 @@ def test_a_parity_reads_as_a_sentence() -> None:
     found.add(torch.tensor([10.0]), torch.tensor([9.0]))
     assert str(found) == (
         "output SQNR 20.0 dB, largest output difference 12.700 steps; "
-        "at 1 stubs 1.0e-03 of the integers differ, by at most 1 step"
+        "at 1 stubs 1.0e-03 of the numbers differ, by at most 1 step"
     )
 
 

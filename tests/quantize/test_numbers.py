@@ -159,8 +159,6 @@ def test_fp8_trains() -> None:
 
 REFUSED: dict[str, tuple[TensorQuantConfig, TensorQuantConfig, str]] = {
     "unsigned": (UNSIGNED, UNSIGNED, "'stem_stub' simulates unsigned integers, .* signed=True"),
-    "fp8": (FP8, TensorQuantConfig(), "'x_stub' simulates float8_e4m3, which is not exported"),
-    "fp8 weights": (TensorQuantConfig(), FP8, "weight' simulates float8_e4m3"),
 }
 
 

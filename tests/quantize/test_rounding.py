@@ -156,13 +156,13 @@ def test_a_weight_has_a_scale_per_output_channel() -> None:
 def test_weight_integers_are_symmetric_and_give_the_simulated_weight() -> None:
     weight = torch.randn(6, 40)
     quantizer = WeightFakeQuantize(TensorQuantConfig(), weight).eval()
-    integers = quantizer.integers(weight)
+    integers = quantizer.stored(weight)
     assert integers.dtype == torch.int8
     assert integers.abs().amax(1).tolist() == [127] * 6
     with torch.no_grad():
         assert torch.equal(integers * quantizer.scale.view(-1, 1), quantizer(weight))
         quantizer.scale /= 2  # now half the weights lie outside the range
-        clamped = quantizer.integers(weight)
+        clamped = quantizer.stored(weight)
         assert clamped.min() == -127
         assert torch.equal(clamped * quantizer.scale.view(-1, 1), quantizer(weight))
 

@@ -2,8 +2,9 @@
 
 Folding a batch norm into a quantized convolution or linear layer is exact. The batch norm
 multiplies output channel c by g = γ/σ; the weight's scale s is per output channel; so `round(w/s)`
-gives the integers of `w·g` at scale `s·|g|` as well, negated where g < 0. The integers simulated
-are the integers written, and only scale and bias change.
+gives the numbers of `w·g` at scale `s·|g|` as well, negated where g < 0. That holds for any grid
+with a sign, FP8's among them, since the steps `w/s` are the same. The numbers simulated are the
+numbers written, and only scale and bias change.
 """
 
 import copy
@@ -42,7 +43,7 @@ _CONVOLUTIONS: Mapping[type, Callable[..., FusedModule]] = {
 
 
 def fold(model: fx.GraphModule) -> fx.GraphModule:
-    """A copy of a model with integers for quantized weights and norms folded; it still runs.
+    """A copy of a model with stored numbers for quantized weights and norms folded; it still runs.
 
     It shares the tensors that stay as they are.
 
@@ -126,11 +127,6 @@ def _check_quantizers(model: fx.GraphModule) -> None:
                 f"'{path}' is switched off, and the file would quantize there; set its enabled to "
                 "True, or leave the layer out with QuantConfig(skip=[…])"
             )
-        if module.config.format != "int":
-            raise ExportError(
-                f"'{path}' simulates {module.config.format}, which is not exported; quantize to "
-                "integers"
-            )
         if isinstance(module, QuantStub) and not module.signed:
             raise ExportError(
                 f"'{path}' simulates unsigned integers, and TensorRT takes signed ones alone; "
@@ -166,7 +162,7 @@ def _fold_weights(path: str, module: FusedModule) -> None:
         weight: Tensor = getattr(holder, name)
         if key in module.weight_quantizers:
             quantizer = cast("WeightFakeQuantize", module.weight_quantizers[key])
-            module.weight_quantizers[key] = _integers(quantizer, weight, factor)
+            module.weight_quantizers[key] = _stored(quantizer, weight, factor)
         elif factor is not None:
             scaled = weight.double() * _spread(factor, weight, module)
             setattr(holder, name, nn.Parameter(scaled.to(weight.dtype), requires_grad=False))
@@ -185,16 +181,17 @@ def _spread(factor: Tensor, weight: Tensor, module: FusedModule) -> Tensor:
     return rows.view(*rows.shape, *[1] * (weight.dim() - 2))
 
 
-def _integers(
+def _stored(
     quantizer: WeightFakeQuantize, weight: Tensor, factor: Tensor | None
 ) -> DequantizedWeight:
-    integers, scale, axis = quantizer.integers(weight), quantizer.scale, quantizer.axis
+    stored, scale, axis = quantizer.stored(weight), quantizer.scale, quantizer.axis
     if factor is None:
-        return DequantizedWeight(integers, scale, axis)
-    sign = per_channel(factor.sign().to(torch.int8), weight, axis)
+        return DequantizedWeight(stored, scale, axis)
+    sign = per_channel(factor.sign().to(scale.dtype), weight, axis)
     folded = (scale.double() * factor.abs()).clamp(min=torch.finfo(scale.dtype).tiny)
     folded = torch.where(factor == 0, 1.0, folded)
-    return DequantizedWeight(integers * sign, folded.to(scale.dtype), axis)
+    signed = (stored.to(scale.dtype) * sign).to(stored.dtype)
+    return DequantizedWeight(signed, folded.to(scale.dtype), axis)
 
 
 def _fold(path: str, module: Any) -> Tensor | None:

@@ -12,7 +12,7 @@ from embedl_deploy.modules import FusedModule
 if TYPE_CHECKING:
     import onnx_ir
 
-STORED = "integers"
+STORED = "stored"
 """Name of the tensor that is stored for a quantized weight; in the file it has the weight's."""
 
 

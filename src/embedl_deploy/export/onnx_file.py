@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor, fx
@@ -19,6 +19,7 @@ from embedl_deploy.export.recipe import Recipe, settle
 from embedl_deploy.export.runtime import require
 from embedl_deploy.export.slim import slim
 from embedl_deploy.export.typed import give_types, to_type
+from embedl_deploy.quantize.stubs import quantizers_of
 from embedl_deploy.rewrite import Result
 
 if TYPE_CHECKING:
@@ -32,6 +33,11 @@ _FIRST_OPSET: Mapping[Precision, int] = {"float32": 18, "float16": 19, "bfloat16
 
 ATTENTION_OPSET = 23
 """First version with the operator Attention."""
+
+_FLOAT8_OPSET = 19
+
+StoredAs = Literal["numbers", "float"]
+"""How a quantized weight is stored."""
 
 _OPSETS = range(18, 25)
 """What both `torch.onnx` writes and the parser of TensorRT 11.1 reads."""
@@ -48,7 +54,7 @@ def export_onnx(  # noqa: PLR0913 - each is one choice
     path: str | Path,
     *,
     precision: Precision = "float32",
-    quantized_weights: Literal["int8", "float"] = "int8",
+    quantized_weights: StoredAs = "numbers",
     keep_float32: Sequence[Keep] = (),
     float32_io: bool = False,
     attention_op: bool = False,
@@ -60,8 +66,8 @@ def export_onnx(  # noqa: PLR0913 - each is one choice
 ) -> Path:
     """Write a transformed, perhaps quantized model as ONNX.
 
-    Weights that are quantized are stored as int8 behind `DequantizeLinear`; stubs become
-    `QuantizeLinear`/`DequantizeLinear` pairs with int8 zero-points; batch norms are folded,
+    Weights that are quantized are stored as int8 or FP8 behind `DequantizeLinear`; stubs become
+    `QuantizeLinear`/`DequantizeLinear` pairs with zero-points of that type; batch norms are folded,
     exactly. Nodes are named by module paths. The model is left as it is, and the same model gives
     the same bytes.
 
@@ -70,8 +76,8 @@ def export_onnx(  # noqa: PLR0913 - each is one choice
         args: Example inputs; a single tensor may stand by itself.
         path: The file. A model above 2 GiB puts its weights into `path` + `.data`.
         precision: Of all that is not an integer: constants, scales, and what is computed.
-        quantized_weights: `"int8"` stores the integers; `"float"` stores floating-point numbers
-            behind a pair of their own, which round to the same integers.
+        quantized_weights: `"numbers"` stores the int8 or FP8 numbers; `"float"` stores
+            floating-point numbers behind a pair of their own, which round to the same.
         keep_float32: What stays in float32 in a half-precision file: patterns for module paths
             such as `"*.softmax"`, or types such as `nn.LayerNorm`. Layers whose weights or
             calibrated ranges half precision can not hold stay as well.
@@ -107,6 +113,7 @@ def export_onnx(  # noqa: PLR0913 - each is one choice
     if dynamic_batch and dynamic_shapes is not None:
         raise ExportError("dynamic_batch and dynamic_shapes exclude each other; give one of them")
     inputs = (args,) if isinstance(args, Tensor) else tuple(args)
+    _check_formats(graph_module, opset)
     folded = fold(graph_module)
     recipe = Recipe(precision, kept_nodes(folded, dtype, keep_float32), attention_op)
     with written_beside(target) as beside:
@@ -138,8 +145,17 @@ def _check_choices(
         raise ExportError(f"{precision} needs opset {_FIRST_OPSET[precision]}, not {opset}")
     if attention_op and opset < ATTENTION_OPSET:
         raise ExportError(f"the operator Attention needs opset {ATTENTION_OPSET}, not {opset}")
-    if quantized_weights not in {"int8", "float"}:
-        raise ExportError(f"quantized_weights is {quantized_weights!r}; choose 'int8' or 'float'")
+    if quantized_weights not in get_args(StoredAs):
+        raise ExportError(
+            f"quantized_weights is {quantized_weights!r}; choose 'numbers' or 'float'"
+        )
+
+
+def _check_formats(model: fx.GraphModule, opset: int) -> None:
+    if opset < _FLOAT8_OPSET and any(
+        one.config.format == "float8_e4m3" for one in quantizers_of(model)
+    ):
+        raise ExportError(f"FP8 needs opset {_FLOAT8_OPSET}, not {opset}")
 
 
 def _typed(

@@ -26,7 +26,7 @@ class QuantizeDequantize(nn.Module):
         super().__init__()
         self.register_buffer("input_scale", stub.scale)
         self.register_buffer("scale", stub.scale)
-        self.register_buffer("zero_point", torch.zeros_like(stub.scale, dtype=torch.int8))
+        self.register_buffer("zero_point", torch.zeros_like(stub.scale).to(stub.grid.dtype))
         self.limits = (stub.lowest, stub.highest) if stub.config.bits < 8 else None
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
@@ -71,37 +71,45 @@ class QuantizeDequantizeKey(QuantizeDequantize):
 
 
 class DequantizedWeight(nn.Module):
-    """A stored integer weight and its `DequantizeLinear`; stands in for the weight's quantizer.
+    """A stored weight and its `DequantizeLinear`; stands in for the weight's quantizer.
 
-    It runs as well: the integers times their scales.
+    It runs as well: the stored numbers times their scales.
     """
 
-    integers: Tensor
+    stored: Tensor
     scale: Tensor
     zero_point: Tensor
 
-    def __init__(self, integers: Tensor, scale: Tensor, axis: int) -> None:
+    def __init__(self, stored: Tensor, scale: Tensor, axis: int) -> None:
         super().__init__()
         self.axis = axis
-        self.register_buffer("integers", integers)
+        self.register_buffer("stored", stored)
         self.register_buffer("scale", scale)
-        self.register_buffer("zero_point", torch.zeros_like(scale, dtype=torch.int8))
+        self.register_buffer("zero_point", torch.zeros_like(scale).to(stored.dtype))
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weight, per output channel; the argument gives the type where it is run."""
         if not torch.onnx.is_in_onnx_export():
             return self.values().to(weight.dtype)
-        return dequantize(self.integers, self.scale, self.zero_point, axis=self.axis)
+        return dequantize(self.stored, self.scale, self.zero_point, axis=self.axis)
 
     def values(self) -> Tensor:
-        """What the integers stand for."""
-        return self.integers * per_channel(self.scale, self.integers, self.axis)
+        """What the stored numbers stand for."""
+        numbers = self.stored.to(self.scale.dtype)
+        return numbers * per_channel(self.scale, numbers, self.axis)
+
+    @property
+    def largest(self) -> float:
+        """What the largest number of the type stands for under the largest scale."""
+        stored = self.stored.dtype
+        limits = torch.finfo(stored) if stored.is_floating_point else torch.iinfo(stored)
+        return limits.max * float(self.scale.max())
 
 
 class QuantizedWeight(nn.Module):
     """A weight stored in floating point behind a pair, already rounded to multiples of its scale.
 
-    So it quantizes to the integers that were simulated, also where a batch norm is folded in.
+    So it quantizes to the numbers that were simulated, also where a batch norm is folded in.
     """
 
     rounded: Tensor
@@ -117,8 +125,8 @@ class QuantizedWeight(nn.Module):
 
     def forward(self, _: Tensor) -> Tensor:
         """The weight, per output channel."""
-        integers = quantize(self.rounded, self.scale, self.zero_point, axis=self.axis)
-        return dequantize(integers, self.scale, self.zero_point, axis=self.axis)
+        stored = quantize(self.rounded, self.scale, self.zero_point, axis=self.axis)
+        return dequantize(stored, self.scale, self.zero_point, axis=self.axis)
 
 
 def quantize(tensor: Tensor, scale: Tensor, zero_point: Tensor, axis: int | None = None) -> Tensor:
@@ -127,7 +135,7 @@ def quantize(tensor: Tensor, scale: Tensor, zero_point: Tensor, axis: int | None
         "QuantizeLinear",
         (tensor, scale, zero_point),
         attrs=_axis(axis),
-        dtype=torch.int8,
+        dtype=zero_point.dtype,
         shape=tensor.shape,
     )
 

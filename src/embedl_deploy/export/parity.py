@@ -3,10 +3,17 @@
 import math
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
+from embedl_deploy.quantize.rounding import INT8, Grid
+
 _STEPS = 0.01
-"""How far, in steps, the order of summation can move a value (4e-4 seen with resnet50)."""
+"""How far, in steps, the order of summation can move a value (4e-4 seen with resnet50).
+
+A step is one of 127 to the largest magnitude. FP8 numbers are finer than that near zero; the
+rounding of sums is not.
+"""
 
 _ROUNDING = 2e-5
 """How far, relative to its largest magnitude, the order of summation can move an output."""
@@ -14,15 +21,15 @@ _ROUNDING = 2e-5
 
 @dataclass
 class StubParity:
-    """How the integers of one stub compare, given the same integers at the stubs before.
+    """How the numbers of one stub compare, given the same numbers at the stubs before.
 
     Attributes:
         path: The stub.
-        values: How many integers were compared.
+        values: How many numbers were compared.
         differing: How many of them differ.
-        largest: The largest difference in quantization steps; 1 is a rounding tie.
-        distance: How far apart, in steps, any value was before it was rounded; or, where the file
-            does not show that, how far from the tie one was whose integer differs.
+        largest: The largest difference in spacings of the numbers; 1 is a rounding tie.
+        distance: How far apart, in steps of 8 bits, any value was before it was rounded; or,
+            where the file does not show that, how far from the tie one was whose number differs.
     """
 
     path: str
@@ -31,25 +38,30 @@ class StubParity:
     largest: int = 0
     distance: float = 0.0
 
-    def add(self, steps: Tensor, computed: Tensor, before: Tensor | None = None) -> None:
+    def add(
+        self, steps: Tensor, computed: Tensor, before: Tensor | None = None, grid: Grid = INT8
+    ) -> None:
         """Take in one batch.
 
         Args:
-            steps: Simulated steps, clamped and not rounded.
-            computed: The file's integers.
-            before: The file's steps, clamped and not rounded, where it shows them.
+            steps: Simulated multiples of the scale, clamped and not rounded.
+            computed: The file's numbers.
+            before: The file's multiples, clamped and not rounded, where it shows them.
+            grid: The numbers there are.
         """
+        unit = grid.highest / 127 if grid.float8 else 1.0
         if before is not None:
-            self.distance = max(self.distance, _largest(_difference(steps, before)))
-        simulated = steps.round()
-        apart = (simulated - computed).abs()
+            self.distance = max(self.distance, _largest(_difference(steps, before)) / unit)
+        simulated = grid.round(steps)
+        least = torch.minimum(simulated.abs(), computed.abs())
+        apart = (simulated - computed).abs() / grid.spacing(least).clamp(min=_STEPS * unit)
         self.values += apart.numel()
         differs = apart > 0
         if not differs.any():
             return
         self.differing += int(differs.sum())
-        self.largest = max(self.largest, int(apart.max()))
-        off = (steps - (simulated + computed) / 2).abs()[differs]
+        self.largest = max(self.largest, math.ceil(float(apart.max())))
+        off = (steps - (simulated + computed) / 2).abs()[differs] / unit
         self.distance = max(self.distance, float(off.max()))
 
     @property
@@ -155,7 +167,7 @@ class Parity:
             return f"{text}; another tool wrote the file, so outputs alone were compared"
         if self.stubs:
             text = (
-                f"{text}; at {len(self.stubs)} stubs {self.tie_share:.1e} of the integers differ, "
+                f"{text}; at {len(self.stubs)} stubs {self.tie_share:.1e} of the numbers differ, "
                 f"by at most {self.largest_stub_difference} step"
             )
         return text if self.only_ties else f"{text}{self._fault()}"

@@ -15,7 +15,7 @@ from embedl_deploy.export.attention import attentions, upstream
 from embedl_deploy.export.operators import DequantizedWeight
 from embedl_deploy.modules import FusedModule
 from embedl_deploy.quantize import QuantStub
-from embedl_deploy.quantize.rounding import per_channel
+from embedl_deploy.quantize.rounding import FLOAT8, INT8, per_channel
 
 Precision = Literal["float32", "float16", "bfloat16"]
 """The type of everything in a file that is not an integer."""
@@ -129,8 +129,8 @@ def _large(module: nn.Module, dtype: torch.dtype) -> _Unfit | None:
     sizes = [
         one.detach().abs().max() for one in tensors if one.numel() and isinstance(one, nn.Parameter)
     ]
-    scales = [one.scale.max() for one in module.modules() if isinstance(one, DequantizedWeight)]
-    largest = max((float(one) for one in (*sizes, *(127 * scale for scale in scales))), default=0.0)
+    stored = [one.largest for one in module.modules() if isinstance(one, DequantizedWeight)]
+    largest = max((*map(float, sizes), *stored), default=0.0)
     if largest <= torch.finfo(dtype).max:
         return None
     return _Unfit(f"a weight of {{}} is beyond {_name(dtype)}", largest)
@@ -247,26 +247,32 @@ def replace_tensor(owner: nn.Module, name: str, tensor: Tensor) -> None:
 
 def floating_tensors(module: nn.Module) -> Iterator[tuple[nn.Module, str]]:
     """The floating-point tensors of a module that the file needs, by owner and name."""
-    integers: set[tuple[int, str]] = set()
+    stored: set[tuple[int, str]] = set()
     for fused in module.modules():
         if isinstance(fused, FusedModule):
             for path in fused.quantizable_weights():
                 owner, _, name = path.rpartition(".")
                 if path.replace(".", "_") in fused.weight_quantizers:
-                    integers.add((id(fused.get_submodule(owner)), name))
+                    stored.add((id(fused.get_submodule(owner)), name))
     for owner_module in module.modules():
         for name, tensor in (*owner_module._parameters.items(), *owner_module._buffers.items()):  # noqa: SLF001 - there is no public way
-            if tensor is None or not tensor.is_floating_point():
+            if tensor is None or not computes(tensor):
                 continue
-            if (id(owner_module), name) not in integers:
+            if (id(owner_module), name) not in stored:
                 yield owner_module, name
+
+
+def computes(tensor: Tensor) -> bool:
+    """Whether a tensor is of a type that is computed with, and not only stored, as FP8 is."""
+    return tensor.is_floating_point() and tensor.itemsize > 1
 
 
 def _raise_scales(weight: DequantizedWeight, dtype: torch.dtype, path: str) -> None:
     """No scale below the smallest normal number: a compiler may take it for zero.
 
-    A channel with one has tiny weights alone, and its integers are rounded anew, to a step of
-    6e-5 in float16.
+    A channel with one has tiny weights alone, and its numbers are rounded anew: integers to a
+    step of 6e-5 in float16. An FP8 scale is raised by a power of two, which most FP8 numbers
+    give back exactly in their exponent.
     """
     least = torch.finfo(dtype).smallest_normal
     low = weight.scale < least
@@ -274,6 +280,11 @@ def _raise_scales(weight: DequantizedWeight, dtype: torch.dtype, path: str) -> N
         return
     _logger.info("%d channels of '%s' have their scale raised to %.1e", low.sum(), path, least)
     raised = weight.scale.clamp(min=least)
-    share = per_channel(weight.scale.double() / raised, weight.integers, weight.axis)
-    weight.integers = (weight.integers * share).round().to(torch.int8)
+    grid = INT8
+    if weight.stored.dtype == FLOAT8.dtype:
+        grid = FLOAT8
+        raised = weight.scale * (raised / weight.scale).log2().ceil().exp2()
+    numbers = weight.stored.double()
+    share = per_channel(weight.scale.double() / raised, numbers, weight.axis)
+    weight.stored = grid.round(numbers * share).to(grid.dtype)
     weight.scale = raised

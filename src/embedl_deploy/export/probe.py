@@ -16,7 +16,7 @@ from embedl_deploy.quantize.batches import first_line
 if TYPE_CHECKING:
     import onnx_ir
 
-_INTEGERS, _VALUES = "/integers", "/values"
+_NUMBERS, _VALUES = "/numbers", "/values"
 """End the names of the outputs that are added to see what a stub rounds, and to what."""
 
 
@@ -25,11 +25,11 @@ class Seen:
     """What a stub of the file did.
 
     Attributes:
-        integers: What it gave.
+        numbers: What it gave, before it is multiplied by the scale; in float32.
         values: What it took, where the file shows it.
     """
 
-    integers: Tensor
+    numbers: Tensor
     values: Tensor | None
 
 
@@ -86,21 +86,23 @@ class Probe:
 
     def pop(self, outputs: dict[str, Tensor]) -> dict[str, Seen]:
         """Take out what the stubs did; by stub, in the file's order."""
-        integers, values = (_pop(outputs, mark) for mark in (_INTEGERS, _VALUES))
-        return {stub: Seen(one, values.get(stub)) for stub, one in integers.items()}
+        numbers, values = (_pop(outputs, mark) for mark in (_NUMBERS, _VALUES))
+        return {stub: Seen(one, values.get(stub)) for stub, one in numbers.items()}
 
 
 def _show_stubs(model: "onnx_ir.Model") -> None:
     import onnx_ir
 
     ends = {id(value) for value in (*model.graph.inputs, *model.graph.outputs)}
-    for node in model.graph:
+    for node in list(model.graph):
         if node.op_type != "QuantizeLinear" or not node.name or _of_constant(node):
             continue
         stub = node.name.removesuffix("/QuantizeLinear")
-        (integers,) = node.outputs
-        integers.name, integers.dtype = stub + _INTEGERS, onnx_ir.DataType.INT8
-        model.graph.outputs.append(integers)
+        numbers = onnx_ir.node("Cast", node.outputs, {"to": onnx_ir.DataType.FLOAT})
+        numbers.outputs[0].name = stub + _NUMBERS
+        numbers.outputs[0].dtype = onnx_ir.DataType.FLOAT
+        model.graph.append(numbers)
+        model.graph.outputs.append(numbers.outputs[0])
         values = node.inputs[0]
         if values is not None and id(values) not in ends:
             ends.add(id(values))

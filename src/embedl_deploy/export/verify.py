@@ -3,7 +3,7 @@
 Two floating-point programs sum in different orders, so a value next to a rounding tie may fall
 to either side. One such flip changes what every later layer sees: run freely, the two drift
 apart a little. So each stub is also compared by itself: the simulation goes on from the
-integers that the file computed, and a difference, before rounding and after, is that of the
+numbers that the file computed, and a difference, before rounding and after, is that of the
 layers since the stub before.
 """
 
@@ -54,7 +54,7 @@ def verify_onnx(
             `stubs`, any model.
         data: Batches as `calibrate` takes them. Where the file fixes the batch size, batches
             are cut to it, and a last piece that is too small is left out.
-        stubs: Whether to compare the integers of every stub as well.
+        stubs: Whether to compare the numbers of every stub as well.
         progress: Called after every batch.
 
     Raises:
@@ -161,7 +161,7 @@ class _Comparison:
             yield one, other
 
     def _hooks(self, seen: Mapping[str, Seen]) -> list[RemovableHandle]:
-        """From each stub on, the simulation sees the integers that the file computed."""
+        """From each stub on, the simulation sees the numbers that the file computed."""
         named = self.model.named_modules()
         stubs = {path: one for path, one in named if isinstance(one, QuantStub)}
         if stubs and not seen:
@@ -186,14 +186,14 @@ class _Comparison:
 
         def follow(stub: QuantStub, inputs: tuple[Tensor], output: Tensor) -> Tensor:
             steps = _steps(inputs[0], stub)
-            if steps.shape != seen.integers.shape:
+            if steps.shape != seen.numbers.shape:
                 raise VerificationError(
-                    f"'{path}' has shape {tuple(seen.integers.shape)} in the file and "
+                    f"'{path}' has shape {tuple(seen.numbers.shape)} in the file and "
                     f"{tuple(steps.shape)} in the model"
                 )
             before = None if seen.values is None else _steps(seen.values, stub)
-            parity.add(steps.cpu(), seen.integers, before)
-            return (seen.integers.to(steps) * stub.scale).to(output)
+            parity.add(steps.cpu(), seen.numbers, before, stub.grid)
+            return (seen.numbers.to(steps) * stub.scale).to(output)
 
         return stub.register_forward_hook(follow)
 
@@ -202,10 +202,10 @@ def _as_stub(path: str, seen: Seen, before: Upstream) -> Seen:
     """What the file shows, in the layout and the size that the stub of the simulation has."""
     if path in before.transposed:
         values = None if seen.values is None else seen.values.transpose(-2, -1)
-        return Seen(seen.integers.transpose(-2, -1), values)
+        return Seen(seen.numbers.transpose(-2, -1), values)
     if path in before.factors and seen.values is not None:
         factor = before.factors[path] or seen.values.shape[-1] ** -0.5
-        return Seen(seen.integers, seen.values / factor)
+        return Seen(seen.numbers, seen.values / factor)
     return seen
 
 

@@ -8,7 +8,12 @@ from embedl_deploy.quantize.config import QuantConfig, TensorQuantConfig
 from embedl_deploy.quantize.distillation import DistillationLoss
 from embedl_deploy.quantize.histogram import HistogramObserver
 from embedl_deploy.quantize.insert import insert_qdq
-from embedl_deploy.quantize.observers import MinMaxObserver, MovingAverageObserver, Observer
+from embedl_deploy.quantize.observers import (
+    FixedObserver,
+    MinMaxObserver,
+    MovingAverageObserver,
+    Observer,
+)
 from embedl_deploy.quantize.placement import Placement, PlacementRow, placement
 from embedl_deploy.quantize.rounding import Grid
 from embedl_deploy.quantize.skip import Skip
@@ -22,6 +27,7 @@ __all__ = [
     "BiasRow",
     "DistillationLoss",
     "EntropyObserver",
+    "FixedObserver",
     "Grid",
     "HistogramObserver",
     "MSEObserver",

@@ -1,11 +1,13 @@
 """What to quantize how."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 from embedl_deploy.errors import QuantizationError
-from embedl_deploy.quantize.observers import MinMaxObserver, Observer
+from embedl_deploy.modules import QDQPoint
+from embedl_deploy.quantize.observers import FixedObserver, MinMaxObserver, Observer
 from embedl_deploy.quantize.rounding import FLOAT8, Grid
 from embedl_deploy.quantize.skip import Selector, Skip
 
@@ -83,6 +85,15 @@ class QuantConfig:
         _check_choice("attention", self.attention, Attention)
         if isinstance(self.skip, str):
             raise QuantizationError(f"skip is a list: write skip=[{self.skip!r}]")
+
+    def at(self, point: QDQPoint) -> TensorQuantConfig:
+        """How the tensor at a point is quantized.
+
+        Probabilities in FP8 have the range up to 1, which kernels for FP8 attention take.
+        """
+        if point is QDQPoint.PROBABILITIES and self.activations.format != "int":
+            return replace(self.activations, observer=partial(FixedObserver, 1.0))
+        return self.activations
 
     @property
     def skips(self) -> tuple[Skip, ...]:

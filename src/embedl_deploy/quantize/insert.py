@@ -13,7 +13,7 @@ from embedl_deploy.errors import QuantizationError
 from embedl_deploy.graph.paths import Paths, join, parent
 from embedl_deploy.modules import FusedModule, QDQPoint
 from embedl_deploy.modules.base import forward_arguments
-from embedl_deploy.quantize.config import QuantConfig
+from embedl_deploy.quantize.config import QuantConfig, TensorQuantConfig
 from embedl_deploy.quantize.placement import LEFT, Left
 from embedl_deploy.quantize.skip import Skipped, skipped
 from embedl_deploy.quantize.stubs import QuantStub, WeightFakeQuantize
@@ -115,7 +115,8 @@ def _quantize_module(model: fx.GraphModule, site: Site, config: QuantConfig, ski
         module.weight_quantizers[path.replace(".", "_")] = quantizer.train(module.training)
     inner = [point for point in site.points if point in module.inner_points]
     for point in inner:
-        setattr(module, point.value, _new_stub(model, config, [f"{site.path} {point.name}"]))
+        stub = _new_stub(model, config.at(point), [f"{site.path} {point.name}"])
+        setattr(module, point.value, stub)
     return len(weights) + len(inner)
 
 
@@ -142,7 +143,7 @@ def _make_stubs(
     for tensor, path in names.items():
         first = groups[tensor]
         shares = "" if first is tensor else names[first]
-        model.add_submodule(path, _new_stub(model, config, points[tensor], shares))
+        model.add_submodule(path, _new_stub(model, config.activations, points[tensor], shares))
         with model.graph.inserting_before(_after(tensor)):
             stubs[tensor] = model.graph.call_module(path, (tensor,))
         stubs[tensor].meta = {"scope": parent(path), "val": tensor.meta.get("val")}
@@ -159,9 +160,9 @@ def _tie(model: fx.GraphModule, paths: Iterable[str]) -> None:
 
 
 def _new_stub(
-    model: fx.GraphModule, config: QuantConfig, points: Sequence[str], shares: str = ""
+    model: fx.GraphModule, config: TensorQuantConfig, points: Sequence[str], shares: str = ""
 ) -> QuantStub:
-    stub = QuantStub(config.activations, tuple(dict.fromkeys(points)), shares)
+    stub = QuantStub(config, tuple(dict.fromkeys(points)), shares)
     device = next((tensor.device for tensor in model.parameters()), None)
     return stub.train(model.training).to(device)
 

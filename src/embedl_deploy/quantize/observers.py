@@ -97,6 +97,35 @@ class MinMaxObserver(Observer):
         self._keep_of(other)
 
 
+class FixedObserver(Observer):
+    """A range that is known beforehand, such as 1 for probabilities.
+
+    Args:
+        bound: The largest magnitude.
+
+    Raises:
+        QuantizationError: It is not above zero.
+    """
+
+    def __init__(self, bound: float) -> None:
+        if not bound > 0:
+            raise QuantizationError(f"the bound of a range is above 0, {bound} is not")
+        self.bound = bound
+        super().__init__()
+
+    def collect(self, tensor: Tensor) -> None:
+        self._see(tensor)
+
+    def compute(self, grid: Grid = INT8) -> Tensor | None:
+        return None if self.largest is None else torch.full_like(self.largest, self.bound)
+
+    def reset(self) -> None:
+        self.lowest = self.largest = None
+
+    def merge(self, other: Self) -> None:
+        self._keep_of(other)
+
+
 class MovingAverageObserver(Observer):
     """A moving average of the batches' largest magnitudes: rare outliers count little.
 

@@ -32,6 +32,17 @@ class Grid:
         """Those of them whose negatives are there too."""
         return Grid(-self.highest, self.highest, self.float8)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What they are stored as."""
+        return _FLOAT8 if self.float8 else torch.int8
+
+    def spacing(self, numbers: Tensor) -> Tensor:
+        """How far the next larger one is from numbers that are not negative."""
+        if not self.float8:
+            return torch.ones_like(numbers)
+        return numbers.clamp(min=2.0**-6).log2().floor().sub(3).exp2()
+
     def round(self, steps: Tensor) -> Tensor:
         """The nearest of them, ties to even, for steps in the range."""
         return steps.to(_FLOAT8).to(steps.dtype) if self.float8 else steps.round()

@@ -221,10 +221,11 @@ class WeightFakeQuantize(_Quantizer):
         """The scales, shaped to broadcast against the weight."""
         return per_channel(self.step, weight, self.axis)
 
-    def integers(self, weight: Tensor) -> Tensor:
-        """The int8 tensor that stands for a weight; its value times the scale is `forward`'s."""
-        steps = in_steps(weight.detach(), self.scale_for(weight).detach()).round()
-        return steps.clamp(-self.highest, self.highest).to(torch.int8)
+    def stored(self, weight: Tensor) -> Tensor:
+        """What stands for a weight, in int8 or FP8; times the scale it is what `forward` gives."""
+        steps = in_steps(weight.detach(), self.scale_for(weight).detach())
+        clamped = steps.clamp(self.grid.lowest, self.grid.highest)
+        return self.grid.round(clamped).to(self.grid.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.config.numbers}, channels={self.scale.numel()}, axis={self.axis}"

@@ -36,6 +36,7 @@ from embedl_deploy.tensorrt.conversions.projection import (
 )
 from embedl_deploy.tensorrt.conversions.window import DecomposeShiftedWindowAttentionPattern
 from embedl_deploy.tensorrt.conversions.written_attention import WrittenAttentionPattern
+from embedl_deploy.tensorrt.fp8 import TENSORRT_FP8_CONFIG, lacks_fp8_kernel
 from embedl_deploy.tensorrt.fusions.attention import (
     MHAInProjectionPattern,
     ScaledDotProductAttentionPattern,
@@ -87,6 +88,7 @@ from embedl_deploy.tensorrt.rules import Finding, Report, Severity, Unjudged, ch
 
 __all__ = [
     "TENSORRT_CONVERSION_PATTERNS",
+    "TENSORRT_FP8_CONFIG",
     "TENSORRT_FUSION_PATTERNS",
     "TENSORRT_MIXED_PRECISION_PATTERNS",
     "TENSORRT_PATTERNS",
@@ -153,6 +155,7 @@ __all__ = [
     "WrittenTanhGELUPattern",
     "check_onnx",
     "explain_onnx",
+    "lacks_fp8_kernel",
 ]
 
 TENSORRT_CONVERSION_PATTERNS: tuple[type[Pattern], ...] = (
