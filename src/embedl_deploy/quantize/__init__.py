@@ -6,6 +6,7 @@ from embedl_deploy.quantize.calibrate import calibrate, quantize
 from embedl_deploy.quantize.clipping import EntropyObserver, MSEObserver, PercentileObserver
 from embedl_deploy.quantize.config import QuantConfig, TensorQuantConfig
 from embedl_deploy.quantize.distillation import DistillationLoss
+from embedl_deploy.quantize.equalize import equalize
 from embedl_deploy.quantize.histogram import HistogramObserver
 from embedl_deploy.quantize.insert import insert_qdq
 from embedl_deploy.quantize.observers import (
@@ -15,8 +16,10 @@ from embedl_deploy.quantize.observers import (
     Observer,
 )
 from embedl_deploy.quantize.placement import Placement, PlacementRow, placement
+from embedl_deploy.quantize.rescale.report import Rescaling, RescalingRow
 from embedl_deploy.quantize.rounding import Grid
 from embedl_deploy.quantize.skip import Skip
+from embedl_deploy.quantize.smooth import smooth
 from embedl_deploy.quantize.stubs import QuantStub, WeightFakeQuantize
 from embedl_deploy.quantize.training import freeze, freeze_batch_norm, scale_parameters
 
@@ -39,16 +42,20 @@ __all__ = [
     "PlacementRow",
     "QuantConfig",
     "QuantStub",
+    "Rescaling",
+    "RescalingRow",
     "Skip",
     "TensorQuantConfig",
     "WeightFakeQuantize",
     "analyze",
     "calibrate",
     "correct_bias",
+    "equalize",
     "freeze",
     "freeze_batch_norm",
     "insert_qdq",
     "placement",
     "quantize",
     "scale_parameters",
+    "smooth",
 ]

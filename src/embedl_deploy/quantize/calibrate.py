@@ -52,9 +52,12 @@ def calibrate(
     if not stubs:  # weights alone are quantized; their scales are set
         return model
     with _observing(model, stubs):
-        count = observed_by_all(partial(_run, model, stubs, data, progress), stubs)
+        own = {path: one.observer for path, one in stubs.items() if one.observer is not None}
+        count, seen = observed_by_all(partial(_run, model, stubs, data, progress), own)
         if not count:
             raise CalibrationError("the calibration data is empty; give at least one batch")
+        for path, observer in seen.items():
+            stubs[path].observer = observer
         ranges = {path: _range(group, stubs) for group in _groups(stubs) for path in group}
     for path, (largest, signed) in ranges.items():
         stubs[path].set_range(largest, signed=signed)

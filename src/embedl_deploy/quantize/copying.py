@@ -83,7 +83,7 @@ def padded(node: fx.Node, modules: Mapping[str, nn.Module]) -> fx.Node | None:
     if node.op == "call_module":
         pads = isinstance(modules[str(node.target)], _PADDINGS)
     else:
-        pads = "pad" in _name(node)
+        pads = "pad" in operation_name(node)
     (inner,) = copied_inputs(node, modules)[:1] or (None,)
     return inner if pads else None
 
@@ -91,7 +91,7 @@ def padded(node: fx.Node, modules: Mapping[str, nn.Module]) -> fx.Node | None:
 def _copies(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     if node.op == "call_module":
         return _module_copies(modules[str(node.target)])
-    name = _name(node)
+    name = operation_name(node)
     if name == "pad":
         return _pads_with_inputs_or_zero(node)
     if name == "constant_pad_nd":
@@ -119,7 +119,7 @@ def _at(node: fx.Node, index: int, default: object) -> object:
     return node.args[index] if len(node.args) > index else default
 
 
-def _name(node: fx.Node) -> str:
+def operation_name(node: fx.Node) -> str:
     """The name of PyTorch's operation that a node calls; empty for functions of others."""
     target: Any = node.target
     if node.op == "call_method":
