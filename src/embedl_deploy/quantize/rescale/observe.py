@@ -59,7 +59,8 @@ def _observing(model: fx.GraphModule) -> Iterator[dict[Key, Observer]]:
     modules = dict(model.named_modules(remove_duplicate=False))
     observers: dict[Key, Observer] = {}
     with ExitStack() as hooks:
-        for path in {str(node.target) for node in model.graph.nodes if node.op == "call_module"}:
+        calls = [str(node.target) for node in model.graph.nodes if node.op == "call_module"]
+        for path in dict.fromkeys(calls):
             module = modules[path]
             if isinstance(module, FusedModule) and axes_of(module, 4):
                 own = {name: _channelwise() for name in quantized_arguments(module)}
