@@ -198,6 +198,11 @@ def verify_options() -> str:
     return _options("verify")
 
 
+def build_options() -> str:
+    """The options of `embedl-deploy build`."""
+    return _options("build")
+
+
 def kernel_fusions() -> str:
     """What runs as one kernel."""
     return _fusion_table(one for one in FUSIONS if one.runs and one.kind)
@@ -276,6 +281,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
         check_options,
         explain_options,
         verify_options,
+        build_options,
         kernel_fusions,
         folding_fusions,
         free_fusions,

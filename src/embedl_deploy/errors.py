@@ -4,6 +4,7 @@ A message says what was wrong, where, and what to do.
 """
 
 __all__ = [
+    "BuildError",
     "CalibrationError",
     "CaptureError",
     "CheckError",
@@ -44,6 +45,10 @@ class CalibrationError(QuantizationError):
 
 class ExportError(DeployError):
     """A model could not be written as ONNX."""
+
+
+class BuildError(DeployError):
+    """An engine could not be built, or what is said of one not read."""
 
 
 class CheckError(DeployError):

@@ -6,12 +6,13 @@ from typing import Annotated
 import typer
 
 from embedl_deploy.cli.commands.analyze import analyze
+from embedl_deploy.cli.commands.build import build
 from embedl_deploy.cli.commands.check import check
 from embedl_deploy.cli.commands.deploy import deploy
 from embedl_deploy.cli.commands.explain import explain
 from embedl_deploy.cli.commands.inspect import inspect
 from embedl_deploy.cli.commands.verify import verify
-from embedl_deploy.cli.texts import ABOUT, ANALYZE, CHECK, DEPLOY, EXPLAIN, INSPECT, VERIFY
+from embedl_deploy.cli.texts import ABOUT, ANALYZE, BUILD, CHECK, DEPLOY, EXPLAIN, INSPECT, VERIFY
 
 app = typer.Typer(
     name="embedl-deploy",
@@ -28,6 +29,7 @@ app.command("analyze", help=ANALYZE, no_args_is_help=True)(analyze)
 app.command("check", help=CHECK, no_args_is_help=True)(check)
 app.command("explain", help=EXPLAIN, no_args_is_help=True)(explain)
 app.command("verify", help=VERIFY, no_args_is_help=True)(verify)
+app.command("build", help=BUILD, no_args_is_help=True)(build)
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it by position

@@ -147,6 +147,36 @@ InputShapesOption = Annotated[
         show_default=False,
     ),
 ]
+LeastShapesOption = Annotated[
+    list[InputShape] | None,
+    typer.Option(
+        "--min",
+        metavar="[NAME:]N,C,H,W",
+        parser=parse_input_shape,
+        help="Least shape that the engine takes; may be repeated.",
+        show_default=False,
+    ),
+]
+BestShapesOption = Annotated[
+    list[InputShape] | None,
+    typer.Option(
+        "--opt",
+        metavar="[NAME:]N,C,H,W",
+        parser=parse_input_shape,
+        help="Shape that kernels are chosen for; by default that of --max.",
+        show_default=False,
+    ),
+]
+MostShapesOption = Annotated[
+    list[InputShape] | None,
+    typer.Option(
+        "--max",
+        metavar="[NAME:]N,C,H,W",
+        parser=parse_input_shape,
+        help="Largest shape that the engine takes.",
+        show_default=False,
+    ),
+]
 ModelArgument = Annotated[
     str,
     typer.Argument(

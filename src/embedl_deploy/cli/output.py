@@ -20,7 +20,7 @@ StepProgress = Callable[[int, int | None], None]
 
 
 class Answer:
-    """What a command answers, as tables or as JSON."""
+    """What a command answers, as tables or as JSON. A plain text is printed in its own lines."""
 
     def __init__(self) -> None:
         self.tables: list[RenderableType] = []
@@ -54,7 +54,10 @@ def answering(*, as_json: bool, debug: bool) -> Iterator[Answer]:
         return
     console = Console()
     for one in answer.tables:
-        console.print(one)
+        if isinstance(one, str):
+            typer.echo(one)
+        else:
+            console.print(one)
 
 
 @contextmanager

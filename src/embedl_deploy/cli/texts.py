@@ -125,3 +125,19 @@ simulation differ by rounding alone), and 1 otherwise.
 [green]embedl-deploy verify r50.onnx torchvision:resnet50 --weights r50.pt --data photos
 --layers[/green]
 """
+
+BUILD = """Build a TensorRT engine of an ONNX file, and hold its layers against what was predicted.
+
+TensorRT 10.12 or newer has to be installed, with an NVIDIA GPU. Where it is not, the line for
+[bold]trtexec[/bold] is shown that builds the same elsewhere, and --report reads the layers that it
+writes. Of every kernel that [bold]explain[/bold] predicts there is what became of it: one layer as
+predicted, merged with others, split, or in another type.
+
+[bold]Examples[/bold]
+
+[green]embedl-deploy build model.onnx model.plan --min 1,3,224,224 --max 32,3,224,224[/green]
+
+[green]embedl-deploy build model.onnx --trtexec --version 10.13[/green]
+
+[green]embedl-deploy build model.onnx --report model.plan.layers.json --strict[/green]
+"""

@@ -36,6 +36,18 @@ from embedl_deploy.tensorrt.conversions.projection import (
 )
 from embedl_deploy.tensorrt.conversions.window import DecomposeShiftedWindowAttentionPattern
 from embedl_deploy.tensorrt.conversions.written_attention import WrittenAttentionPattern
+from embedl_deploy.tensorrt.engine import (
+    Built,
+    Comparison,
+    Held,
+    Layer,
+    Outcome,
+    ShapeRange,
+    build_engine,
+    compare_layers,
+    read_layers,
+    trtexec_command,
+)
 from embedl_deploy.tensorrt.fp8 import TENSORRT_FP8_CONFIG, lacks_fp8_kernel
 from embedl_deploy.tensorrt.fusions.attention import (
     MHAInProjectionPattern,
@@ -96,6 +108,8 @@ __all__ = [
     "AdaptiveAvgPoolPattern",
     "Aside",
     "Basis",
+    "Built",
+    "Comparison",
     "ComputedBiasPattern",
     "ConvAddReLUPattern",
     "ConvBNAddPattern",
@@ -121,8 +135,10 @@ __all__ = [
     "FloatDepthwiseConvNdBNPattern",
     "FloatDepthwiseConvNdBNReLUPattern",
     "GroupNormPattern",
+    "Held",
     "InstanceNormPattern",
     "Kernel",
+    "Layer",
     "LayerNormPattern",
     "LinearAddPattern",
     "LinearBNPattern",
@@ -132,6 +148,7 @@ __all__ = [
     "MHAInProjectionPattern",
     "MeanToAdaptiveAvgPoolPattern",
     "NormWeightPattern",
+    "Outcome",
     "PackedProjectionPattern",
     "RMSNormPattern",
     "RemoveAssertionPattern",
@@ -141,6 +158,7 @@ __all__ = [
     "RowBatchNormPattern",
     "ScaledDotProductAttentionPattern",
     "Severity",
+    "ShapeRange",
     "SoftmaxTypePattern",
     "SplitProjectionPattern",
     "StemConvBNReLUMaxPoolPattern",
@@ -153,9 +171,13 @@ __all__ = [
     "WrittenRMSNormPattern",
     "WrittenSiLUPattern",
     "WrittenTanhGELUPattern",
+    "build_engine",
     "check_onnx",
+    "compare_layers",
     "explain_onnx",
     "lacks_fp8_kernel",
+    "read_layers",
+    "trtexec_command",
 ]
 
 TENSORRT_CONVERSION_PATTERNS: tuple[type[Pattern], ...] = (

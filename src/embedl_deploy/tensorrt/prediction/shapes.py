@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from embedl_deploy.errors import CheckError
+from embedl_deploy.tensorrt.rules.inputs import inputs_of, named_inputs
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ValueInfoProto
@@ -25,26 +26,11 @@ def fix_shapes(graph: "GraphProto", given: Shapes) -> tuple[str, ...]:
     Raises:
         CheckError: A name is no input, or a shape contradicts the file.
     """
-    constants = {one.name for one in graph.initializer}
-    inputs = {one.name: one for one in graph.input if one.name not in constants}
-    wanted = _named(given, list(inputs))
+    inputs, wanted = inputs_of(graph), named_inputs(graph, given)
     for name, sizes in wanted.items():
         _fix(inputs[name], sizes)
     said = [text for name, one in inputs.items() if name not in wanted for text in _assume(one)]
     return tuple(said)
-
-
-def _named(given: Shapes, names: list[str]) -> dict[str, Sequence[int]]:
-    found: dict[str, Sequence[int]] = {}
-    for name, sizes in given.items():
-        key = names[0] if not name and len(names) == 1 else name
-        if key not in names:
-            which = f"an input '{name}'" if name else "one input alone"
-            raise CheckError(
-                f"the file does not have {which}; its inputs are {', '.join(names) or 'none'}"
-            )
-        found[key] = sizes
-    return found
 
 
 def _fix(entry: "ValueInfoProto", sizes: Sequence[int]) -> None:
