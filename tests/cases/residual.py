@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.layers.drop import DropPath
 from torch import nn
 from torchvision.ops import StochasticDepth
@@ -12,11 +13,13 @@ from embedl_deploy.patterns import QDQPoint
 from embedl_deploy.tensorrt.fusions.residual import (
     ConvAddReLUPattern,
     ConvBNAddPattern,
+    ConvBNReLUAddPattern,
     LinearAddPattern,
 )
 from embedl_deploy.tensorrt.precision import (
     FloatDepthwiseConvAddReLUPattern,
     FloatDepthwiseConvBNAddPattern,
+    FloatDepthwiseConvBNReLUAddPattern,
 )
 from tests.cases.case import Case, DoubledConv, DoubledLinear, Near, hooked, rand
 from tests.helpers import net
@@ -24,6 +27,7 @@ from tests.helpers import net
 BOTH = (QDQPoint.INPUT, QDQPoint.RESIDUAL_INPUT)
 MAP = rand((2, 4, 6, 6))
 LINE = rand((2, 4, 6))
+CUBE = rand((2, 4, 3, 3, 3))
 TOKENS = rand((2, 5, 6))
 
 
@@ -51,7 +55,24 @@ def noisy(noise: nn.Module) -> nn.Module:
     return block(lambda m, x: m.noise(m.bn(m.conv(x))) + x, noise=noise)
 
 
+def scaled(
+    *shape: int,
+    view: tuple[int, ...] | None = None,
+    dims: int = 2,
+    scale: Callable[..., Any] = lambda m, x, gamma: m.bn(m.conv(x)) * gamma,
+    **parts: Any,
+) -> nn.Module:
+    """A block whose branch is multiplied by parameters."""
+
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = scale(m, x, m.gamma if view is None else m.gamma.reshape(view)) + x
+        return out
+
+    return block(forward, dims, gamma=nn.Parameter(torch.randn(shape)), **parts)
+
+
 _SPREAD = "no kernel spreads a residual"
+_FACTOR = "not by a factor for each channel"
 
 ADD = (
     Case(
@@ -94,7 +115,7 @@ ADD = (
             (lambda: plain(lambda m, x: m.conv(x).add_(x)), MAP),
             (lambda: plain(lambda m, x: m.conv(x) + x[:1]), MAP),
             (lambda: block(add, dims=1), LINE),
-            (lambda: plain(lambda m, x: x + m.conv(x), dims=3), rand((2, 4, 3, 3, 3))),
+            (lambda: plain(lambda m, x: x + m.conv(x), dims=3), CUBE),
         )
     ),
     Case(
@@ -129,12 +150,105 @@ ADD = (
     ),
 )
 
+LAYER_SCALE = (
+    *(
+        Case(ConvBNAddPattern, make, inputs, BOTH, "FusedConvBNAdd", random=random)
+        for make, inputs, random in (
+            (lambda: scaled(4, 1, 1), MAP, False),
+            (lambda: scaled(1, 4, 1, 1), MAP, False),
+            (lambda: scaled(4, view=(1, -1, 1, 1)), MAP, False),
+            (lambda: scaled(4, 1, scale=lambda m, x, g: g * m.bn(m.conv(x)), dims=1), LINE, False),
+            (lambda: scaled(1), MAP, False),
+            (scaled, MAP, False),
+            (
+                lambda: scaled(
+                    4,
+                    view=(4, 1, 1),
+                    scale=lambda m, x, g: m.path(m.noise(m.bn(m.conv(x))) * g),
+                    noise=nn.Dropout(0.5),
+                    path=DropPath(0.5),
+                ),
+                MAP,
+                True,
+            ),
+        )
+    ),
+    Case(
+        ConvAddReLUPattern,
+        lambda: plain(
+            lambda m, x: m.act(m.conv(x) * m.gamma + x), gamma=nn.Parameter(torch.randn(4, 1, 1))
+        ),
+        MAP,
+        BOTH,
+        "FusedConvBNAddReLU",
+    ),
+    Case(
+        ConvBNAddPattern,
+        lambda: scaled(4, 1, 1, scale=lambda m, x, g: g * m.bn(m.conv(x))),
+        MAP,
+        BOTH,
+        "FusedConvBNAdd",
+        near=(
+            Near(lambda: scaled(6), _FACTOR),
+            Near(lambda: scaled(1, 6, 6), _FACTOR),
+            Near(lambda: scaled(2, 4, 1, 1), _FACTOR),
+            Near(lambda: scaled(4, 1, 1, scale=lambda m, x, g: m.conv(x) * g * g)),
+            Near(lambda: scaled(4, 1, 1, scale=lambda m, x, g: m.conv(x) / g)),
+            Near(lambda: scaled(4, 1, 1, scale=lambda m, x, g: m.conv(x) * g.exp())),
+            Near(
+                lambda: scaled(4, 1, 1, scale=lambda m, x, g: (y := m.conv(x)) * g + y),
+                "the output of its conv 'conv' is",
+            ),
+        ),
+    ),
+)
+
+ACTIVATION_ADD = (
+    *(
+        Case(ConvBNReLUAddPattern, make, inputs, BOTH, "FusedConvBNReLUAdd", random=random)
+        for make, inputs, random in (
+            (lambda: block(lambda m, x: x + F.silu(m.bn(m.conv(x)))), MAP, False),
+            (lambda: plain(lambda m, x: m.act(m.conv(x)) + x, dims=3), CUBE, False),
+            (
+                lambda: block(
+                    lambda m, x: m.noise(m.act(m.bn(m.conv(x)))) + x, noise=DropPath(0.5)
+                ),
+                MAP,
+                True,
+            ),
+        )
+    ),
+    Case(
+        ConvBNReLUAddPattern,
+        lambda: block(lambda m, x: m.act(m.bn(m.conv(x))) + x),
+        MAP,
+        BOTH,
+        "FusedConvBNReLUAdd",
+        near=(
+            Near(lambda: block(add)),
+            Near(lambda: block(lambda m, x: torch.tanh(m.conv(x)) + x)),
+            Near(
+                lambda: block(lambda m, x: (y := m.act(m.conv(x))) + y),
+                "the output of its activation 'act' is used twice",
+            ),
+            Near(lambda: block(lambda m, x: m.act(m.conv(x)) + x[:, :1]), _SPREAD),
+            Near(lambda: block(lambda m, x: m.act(m.conv(x)) - x)),
+            Near(
+                lambda: block(
+                    lambda m, x: m.act(m.conv(x)) + m.place, place=torch.randn(1, 4, 6, 6)
+                ),
+                "a tensor of the model",
+            ),
+        ),
+    ),
+)
+
 ADD_ACTIVATION = (
     *(
         Case(ConvAddReLUPattern, make, inputs, BOTH, "FusedConvBNAddReLU", random=random)
         for make, inputs, random in (
             (lambda: block(lambda m, x: m.act(x + m.bn(m.conv(x))), dims=1), LINE, False),
-            (lambda: plain(add_relu, dims=3), rand((2, 4, 3, 3, 3)), False),
+            (lambda: plain(add_relu, dims=3), CUBE, False),
             (
                 lambda: block(
                     lambda m, x: m.act(m.noise(m.bn(m.conv(x))) + x), noise=DropPath(0.5)
@@ -170,6 +284,14 @@ DEPTHWISE = (
         (),
         "FusedConvBNAdd",
         near=(Near(lambda: block(add, groups=2)),),
+    ),
+    Case(
+        FloatDepthwiseConvBNReLUAddPattern,
+        lambda: block(lambda m, x: m.act(m.bn(m.conv(x))) + x, groups=4),
+        MAP,
+        (),
+        "FusedConvBNReLUAdd",
+        near=(Near(lambda: block(lambda m, x: m.act(m.bn(m.conv(x))) + x)),),
     ),
     Case(
         FloatDepthwiseConvAddReLUPattern,
@@ -218,4 +340,4 @@ LINEAR = (
     ),
 )
 
-CASES = (*ADD, *ADD_ACTIVATION, *DEPTHWISE, *LINEAR)
+CASES = (*ADD, *LAYER_SCALE, *ACTIVATION_ADD, *ADD_ACTIVATION, *DEPTHWISE, *LINEAR)

@@ -14,6 +14,7 @@ from embedl_deploy import (
     transform,
 )
 from embedl_deploy.modules import FusedModule
+from embedl_deploy.modules.conv import LayerScale
 from embedl_deploy.patterns import Pattern, Stage
 from embedl_deploy.patterns.reading import operations
 from embedl_deploy.rewrite.variants import variants
@@ -125,7 +126,7 @@ def test_the_operations_are_the_children_of_the_fused_module(case: Case) -> None
     for path, expected in operations.items():
         fused = model.get_submodule(path)
         assert isinstance(fused, FusedModule)
-        found = [type(one) for one in fused.operations()]
+        found = [type(one) for one in fused.operations() if not isinstance(one, LayerScale)]
         assert found
         assert not expected or found == expected
 

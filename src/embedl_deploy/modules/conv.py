@@ -90,6 +90,27 @@ class FusedConvBNReLUMaxPool(FusedConvBNReLU):
         return output
 
 
+class LayerScale(nn.Module):
+    """A factor for each channel, or one for all (Touvron et al., 2021).
+
+    Args:
+        weight: The factors.
+        shape: What they are reshaped to, where they are; then they spread over the input.
+    """
+
+    def __init__(self, weight: nn.Parameter, shape: Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.weight = weight
+        self.shape = shape
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
+        """Multiply; any shape, unchanged."""
+        return input * (self.weight if self.shape is None else self.weight.reshape(self.shape))
+
+    def extra_repr(self) -> str:
+        return f"factors={self.weight.numel()}"
+
+
 class FusedConvBNAdd(ConvKernel):
     """Convolution, optional batch norm and the addition of a residual.
 
@@ -98,6 +119,8 @@ class FusedConvBNAdd(ConvKernel):
         batch_norm: The batch norm after it, if any.
         noise: What drops values or the whole branch in training, if anything; it does nothing
             at inference.
+        scale: The branch's layer scale, if any.
+        depth: What drops more of the branch behind that, if anything.
     """
 
     def __init__(
@@ -105,14 +128,20 @@ class FusedConvBNAdd(ConvKernel):
         conv: Convolution,
         batch_norm: BatchNorm | None = None,
         noise: nn.Module | None = None,
+        scale: LayerScale | None = None,
+        depth: nn.Module | None = None,
     ) -> None:
         super().__init__(conv, batch_norm)
         self.noise = noise
+        self.scale = scale
+        self.depth = depth
 
     def finish(self, product: Tensor, residual: Tensor) -> Tensor:  # type: ignore[override]
-        """The batch norm, what drops values, and the addition."""
+        """The batch norm, the layer scale between what drops values, and the addition."""
         branch = super().finish(product)
-        return (branch if self.noise is None else self.noise(branch)) + residual
+        for part in (self.noise, self.scale, self.depth):
+            branch = branch if part is None else part(branch)
+        return branch + residual
 
     def forward(self, input: Tensor, residual: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
         """Apply. Shapes: input (N, C_in, H, W), residual and result (N, C_out, H', W')."""
@@ -128,14 +157,46 @@ class FusedConvBNAddReLU(FusedConvBNAdd):
         batch_norm: BatchNorm | None,
         activation: nn.Module,
         noise: nn.Module | None = None,
+        scale: LayerScale | None = None,
+        depth: nn.Module | None = None,
     ) -> None:
-        super().__init__(conv, batch_norm, noise)
+        super().__init__(conv, batch_norm, noise, scale, depth)
         self.activation = activation
 
     def finish(self, product: Tensor, residual: Tensor) -> Tensor:  # type: ignore[override]
-        """The batch norm, what drops values, the addition and the activation."""
+        """What comes before the addition, the addition and the activation."""
         output: Tensor = self.activation(super().finish(product, residual))
         return output
+
+
+class FusedConvBNReLUAdd(FusedConvBNReLU):
+    """Convolution, optional batch norm, an activation and the addition of a residual.
+
+    Args:
+        conv: The convolution.
+        batch_norm: The batch norm after it, if any.
+        activation: The activation.
+        noise: What drops values or the whole branch in training, if anything.
+    """
+
+    def __init__(
+        self,
+        conv: Convolution,
+        batch_norm: BatchNorm | None,
+        activation: nn.Module,
+        noise: nn.Module | None = None,
+    ) -> None:
+        super().__init__(conv, batch_norm, activation)
+        self.noise = noise
+
+    def finish(self, product: Tensor, residual: Tensor) -> Tensor:  # type: ignore[override]
+        """The batch norm, the activation, what drops values, and the addition."""
+        branch = super().finish(product)
+        return (branch if self.noise is None else self.noise(branch)) + residual
+
+    def forward(self, input: Tensor, residual: Tensor) -> Tensor:  # type: ignore[override]  # noqa: A002 - torch's name for it
+        """Apply. Shapes: input (N, C_in, H, W), residual and result (N, C_out, H', W')."""
+        return self.finish(self.product(input), residual)
 
 
 class FusedConvTransposeBN(FusedModule):

@@ -74,6 +74,7 @@ from embedl_deploy.tensorrt.fusions.linear import (
 from embedl_deploy.tensorrt.fusions.residual import (
     ConvAddReLUPattern,
     ConvBNAddPattern,
+    ConvBNReLUAddPattern,
     LinearAddPattern,
 )
 from embedl_deploy.tensorrt.fusions.simple import (
@@ -91,6 +92,7 @@ from embedl_deploy.tensorrt.precision import (
     FloatDepthwiseConvBNAddPattern,
     FloatDepthwiseConvBNAddReLUPattern,
     FloatDepthwiseConvBNPattern,
+    FloatDepthwiseConvBNReLUAddPattern,
     FloatDepthwiseConvBNReLUPattern,
     FloatDepthwiseConvNdBNPattern,
     FloatDepthwiseConvNdBNReLUPattern,
@@ -115,6 +117,7 @@ __all__ = [
     "ConvBNAddPattern",
     "ConvBNAddReLUPattern",
     "ConvBNPattern",
+    "ConvBNReLUAddPattern",
     "ConvBNReLUPattern",
     "ConvNdBNPattern",
     "ConvNdBNReLUPattern",
@@ -131,6 +134,7 @@ __all__ = [
     "FloatDepthwiseConvBNAddPattern",
     "FloatDepthwiseConvBNAddReLUPattern",
     "FloatDepthwiseConvBNPattern",
+    "FloatDepthwiseConvBNReLUAddPattern",
     "FloatDepthwiseConvBNReLUPattern",
     "FloatDepthwiseConvNdBNPattern",
     "FloatDepthwiseConvNdBNReLUPattern",
@@ -209,8 +213,9 @@ TENSORRT_FUSION_PATTERNS: tuple[type[Pattern], ...] = (
     StemConvBNReLUMaxPoolPattern,
     ConvBNAddReLUPattern,
     ConvAddReLUPattern,
-    ConvBNReLUPattern,
     ConvBNAddPattern,
+    ConvBNReLUAddPattern,
+    ConvBNReLUPattern,
     ConvNdBNReLUPattern,
     ConvBNPattern,
     ConvNdBNPattern,

@@ -12,7 +12,11 @@ from embedl_deploy.tensorrt.fusions.conv import (
     ConvBNReLUPattern,
 )
 from embedl_deploy.tensorrt.fusions.conv_nd import ConvNdBNPattern, ConvNdBNReLUPattern
-from embedl_deploy.tensorrt.fusions.residual import ConvAddReLUPattern, ConvBNAddPattern
+from embedl_deploy.tensorrt.fusions.residual import (
+    ConvAddReLUPattern,
+    ConvBNAddPattern,
+    ConvBNReLUAddPattern,
+)
 from embedl_deploy.tensorrt.fusions.simple import AdaptiveAvgPoolPattern
 
 
@@ -62,6 +66,13 @@ class FloatDepthwiseConvBNAddPattern(ConvBNAddPattern):
     qdq_points = ()
 
 
+class FloatDepthwiseConvBNReLUAddPattern(ConvBNReLUAddPattern):
+    """A depthwise convolution with activation and residual in floating point."""
+
+    tree = narrow(ConvBNReLUAddPattern.tree, "conv", is_depthwise)
+    qdq_points = ()
+
+
 class FloatDepthwiseConvBNPattern(ConvBNPattern):
     """A depthwise convolution in floating point."""
 
@@ -81,6 +92,7 @@ SMART: tuple[type[Pattern], ...] = (FloatAdaptiveAvgPoolPattern,)
 MIXED: tuple[type[Pattern], ...] = (
     FloatDepthwiseConvBNAddReLUPattern,
     FloatDepthwiseConvAddReLUPattern,
+    FloatDepthwiseConvBNReLUAddPattern,
     FloatDepthwiseConvBNReLUPattern,
     FloatDepthwiseConvNdBNReLUPattern,
     FloatDepthwiseConvBNAddPattern,

@@ -12,23 +12,32 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from embedl_deploy.modules import FusedConvBNAdd, FusedConvBNAddReLU, FusedLinearAdd
-from embedl_deploy.modules.conv import BatchNorm, Convolution
+from embedl_deploy.modules import (
+    FusedConvBNAdd,
+    FusedConvBNAddReLU,
+    FusedConvBNReLUAdd,
+    FusedLinearAdd,
+)
+from embedl_deploy.modules.conv import BatchNorm, Convolution, LayerScale
 from embedl_deploy.patterns import (
     ACTIVATION,
     ADD,
     BATCH_NORM,
     CONV,
     LINEAR,
+    MUL,
     NOISE,
+    RESHAPE,
     Call,
     Pattern,
     QDQPoint,
     Site,
     chain,
+    either,
     fork,
     hole,
     optional,
+    own,
 )
 from embedl_deploy.tensorrt.fusions.groups import ConvolutionPattern
 
@@ -46,13 +55,106 @@ def no_residual(add: Call, site: Site) -> str | None:
     return None if same else f"shapes {one} and {other} are added: no kernel spreads a residual"
 
 
-_BRANCH = chain(CONV, optional(BATCH_NORM), optional(NOISE))
+_BARE = chain(CONV, optional(BATCH_NORM), optional(NOISE))
+_BRANCH = chain(
+    either(
+        _BARE,
+        fork(MUL, _BARE, own("gamma")),
+        fork(MUL, _BARE, fork(RESHAPE, own("gamma"))),
+    ),
+    optional(NOISE.named("depth")),
+)
 
 
-class ConvAddReLUPattern(ConvolutionPattern):
+class ResidualPattern(ConvolutionPattern):
+    """A convolution with a residual, its branch perhaps scaled by parameters (layer scale).
+
+    The product with the layer scale stays in the file: NVIDIA's tool takes a constant factor as
+    part of the convolution's kernel, and folded into the weight's scales it would often make them
+    too small for half precision.
+    """
+
+    def refuse(
+        self,
+        add: Call,
+        conv: Convolution,
+        gamma: nn.Parameter | None,
+        reshape: Call | None,
+        site: Site,
+    ) -> str | None:
+        return _no_layer_scale(gamma, reshape, conv) or no_residual(add, site)
+
+
+def _no_layer_scale(
+    gamma: nn.Parameter | None, reshape: Call | None, conv: Convolution
+) -> str | None:
+    """Why a factor of the branch is not one for each channel or one for all, if it is not."""
+    if gamma is None:
+        return None
+    shape = gamma.shape if reshape is None else gamma.reshape(reshape.args[1]).shape
+    channels = (conv.out_channels, *[1] * len(conv.kernel_size))
+    if gamma.numel() == 1 or shape in {channels, (1, *channels)}:
+        return None
+    return f"the branch is multiplied by {tuple(shape)}, not by a factor for each channel"
+
+
+def _layer_scale(gamma: nn.Parameter | None, reshape: Call | None) -> LayerScale | None:
+    if gamma is None:
+        return None
+    return LayerScale(gamma, None if reshape is None else reshape.args[1])
+
+
+class ConvAddReLUPattern(ResidualPattern):
     """The end of a residual block that has no batch norm, or not two dimensions."""
 
     tree = chain(fork(ADD, _BRANCH, hole("residual")), ACTIVATION)
+    qdq_points: ClassVar[tuple[QDQPoint, ...]] = (QDQPoint.INPUT, QDQPoint.RESIDUAL_INPUT)
+
+    def build(
+        self,
+        conv: Convolution,
+        batch_norm: BatchNorm | None,
+        *,
+        gamma: nn.Parameter | None,
+        reshape: Call | None,
+        noise: nn.Module | None,
+        depth: nn.Module | None,
+        activation: nn.Module,
+    ) -> FusedConvBNAddReLU:
+        scale = _layer_scale(gamma, reshape)
+        return FusedConvBNAddReLU(conv, batch_norm, activation, noise, scale, depth)
+
+
+class ConvBNAddPattern(ResidualPattern):
+    """The end of a residual block without activation, as in inverted residuals."""
+
+    tree = fork(ADD, _BRANCH, hole("residual"))
+    qdq_points: ClassVar[tuple[QDQPoint, ...]] = (QDQPoint.INPUT, QDQPoint.RESIDUAL_INPUT)
+
+    def build(
+        self,
+        conv: Convolution,
+        batch_norm: BatchNorm | None,
+        *,
+        gamma: nn.Parameter | None,
+        reshape: Call | None,
+        noise: nn.Module | None,
+        depth: nn.Module | None,
+    ) -> FusedConvBNAdd:
+        return FusedConvBNAdd(conv, batch_norm, noise, _layer_scale(gamma, reshape), depth)
+
+
+class ConvBNReLUAddPattern(ConvolutionPattern):
+    """A residual block that ends in the activation of its branch, as in YOLO's and CSPNet's.
+
+    NVIDIA's tool counts such a branch as a convolution's (Model-Optimizer #425 and #450).
+    """
+
+    tree = fork(
+        ADD,
+        chain(CONV, optional(BATCH_NORM), ACTIVATION, optional(NOISE)),
+        hole("residual"),
+    )
     qdq_points: ClassVar[tuple[QDQPoint, ...]] = (QDQPoint.INPUT, QDQPoint.RESIDUAL_INPUT)
 
     def refuse(self, add: Call, site: Site) -> str | None:
@@ -62,25 +164,10 @@ class ConvAddReLUPattern(ConvolutionPattern):
         self,
         conv: Convolution,
         batch_norm: BatchNorm | None,
-        noise: nn.Module | None,
         activation: nn.Module,
-    ) -> FusedConvBNAddReLU:
-        return FusedConvBNAddReLU(conv, batch_norm, activation, noise)
-
-
-class ConvBNAddPattern(ConvolutionPattern):
-    """The end of a residual block without activation, as in inverted residuals."""
-
-    tree = fork(ADD, _BRANCH, hole("residual"))
-    qdq_points: ClassVar[tuple[QDQPoint, ...]] = (QDQPoint.INPUT, QDQPoint.RESIDUAL_INPUT)
-
-    def refuse(self, add: Call, site: Site) -> str | None:
-        return no_residual(add, site)
-
-    def build(
-        self, conv: Convolution, batch_norm: BatchNorm | None, noise: nn.Module | None
-    ) -> FusedConvBNAdd:
-        return FusedConvBNAdd(conv, batch_norm, noise)
+        noise: nn.Module | None,
+    ) -> FusedConvBNReLUAdd:
+        return FusedConvBNReLUAdd(conv, batch_norm, activation, noise)
 
 
 class LinearAddPattern(Pattern):
