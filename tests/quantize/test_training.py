@@ -1,9 +1,6 @@
 """A quantized model is an ordinary module: it trains, is copied, saved and compiled."""
 
 import copy
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +13,6 @@ from embedl_deploy.quantize import QuantStub, WeightFakeQuantize, calibrate, ins
 from tests.quantize.nets import NETS, batches, ready
 
 SHAPE = (3, 12, 12)
-ROOT = Path(__file__).parents[2]
 
 
 class Net(nn.Module):
@@ -136,39 +132,6 @@ def test_a_model_inserted_in_training_can_be_calibrated_and_trained() -> None:
     calibrate(model, batches(2, 8, SHAPE))
     assert model.training
     assert train(model, 10)[-1] < train(quantized(), 1)[0]
-
-
-LOADER = """
-import sys
-import torch
-from embedl_deploy import transform
-from embedl_deploy.cli.torchvision_ops import import_torchvision
-from embedl_deploy.quantize import insert_qdq
-
-import_torchvision()
-from tests.quantize.nets import batches
-from tests.quantize.test_training import SHAPE, Net
-
-torch.set_num_threads(1)
-model = insert_qdq(transform(Net().eval()))
-model.load_state_dict(torch.load(sys.argv[1], weights_only=True))
-with torch.no_grad():
-    torch.save(model(batches(1, 8, SHAPE, seed=9)[0]), sys.argv[2])
-"""
-
-
-def test_a_state_dict_restores_the_model_in_a_new_process(tmp_path: Path) -> None:
-    model = quantized()
-    train(model, 3)
-    model.eval()
-    saved, output = tmp_path / "model.pt", tmp_path / "output.pt"
-    torch.save(model.state_dict(), saved)
-    command = [sys.executable, "-W", "ignore", "-c", LOADER, str(saved), str(output)]
-    subprocess.run(command, check=True, cwd=ROOT, timeout=120)
-    with torch.no_grad():
-        want = model(batches(1, 8, SHAPE, seed=9)[0])
-    assert want.std() > 0
-    assert torch.equal(torch.load(output, weights_only=True), want)
 
 
 def test_an_uncalibrated_state_dict_leaves_a_model_uncalibrated() -> None:

@@ -17,6 +17,7 @@ from embedl_deploy.quantize.observers import (
 )
 from embedl_deploy.quantize.placement import Placement, PlacementRow, placement
 from embedl_deploy.quantize.rescale.report import Rescaling, RescalingRow
+from embedl_deploy.quantize.restore import restore
 from embedl_deploy.quantize.rounding import Grid
 from embedl_deploy.quantize.skip import Skip
 from embedl_deploy.quantize.smooth import smooth
@@ -56,6 +57,7 @@ __all__ = [
     "insert_qdq",
     "placement",
     "quantize",
+    "restore",
     "scale_parameters",
     "smooth",
 ]

@@ -1,15 +1,22 @@
 """What to quantize how."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from embedl_deploy.errors import QuantizationError
 from embedl_deploy.modules import QDQPoint
 from embedl_deploy.quantize.observers import FixedObserver, MinMaxObserver, Observer
 from embedl_deploy.quantize.rounding import FLOAT8, Grid
 from embedl_deploy.quantize.skip import Selector, Skip
+from embedl_deploy.quantize.stored import (
+    known,
+    observer_from_dict,
+    observer_to_dict,
+    skip_from_dict,
+    skip_to_dict,
+)
 
 Format = Literal["int", "float8_e4m3"]
 Attention = Literal["inputs", "full", "none"]
@@ -61,6 +68,18 @@ class TensorQuantConfig:
             return Grid(0, 2**self.bits - 1)
         return Grid(-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data; see `QuantConfig.to_dict`."""
+        plain = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {**plain, "observer": observer_to_dict(self.observer)}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Self:
+        """The config again; see `QuantConfig.from_dict`."""
+        known(stored, [one.name for one in fields(cls)], "the config of a tensor")
+        observer = {"name": MinMaxObserver.__name__} | dict(stored.get("observer", {}))
+        return cls(**{**stored, "observer": observer_from_dict(observer)})
+
 
 @dataclass(frozen=True)
 class QuantConfig:
@@ -99,6 +118,33 @@ class QuantConfig:
     def skips(self) -> tuple[Skip, ...]:
         """What to skip, each as a `Skip`."""
         return tuple(one if isinstance(one, Skip) else Skip(one) for one in self.skip)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data, for JSON; `from_dict` reads it.
+
+        Raises:
+            QuantizationError: It has an observer that is none of the library's, or skips by a
+                function, a module, or a class that is neither PyTorch's nor the library's.
+        """
+        return {
+            "activations": self.activations.to_dict(),
+            "weights": self.weights.to_dict(),
+            "skip": [skip_to_dict(one) for one in self.skips],
+            "attention": self.attention,
+        }
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Self:
+        """The config that `to_dict` wrote. What is left out has its default.
+
+        Raises:
+            QuantizationError: There are names or values that a config does not have.
+        """
+        known(stored, [one.name for one in fields(cls)], "a config")
+        given = dict(stored)
+        for name in ("activations", "weights"):
+            given[name] = TensorQuantConfig.from_dict(given.get(name, {}))
+        return cls(**{**given, "skip": tuple(map(skip_from_dict, given.get("skip", ())))})
 
 
 def _check_choice(name: str, value: str, choices: Any) -> None:

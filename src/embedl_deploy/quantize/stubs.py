@@ -153,6 +153,11 @@ class QuantStub(_Quantizer, LeafModule):
         self.scale.copy_(scale_of(largest, self.highest))
         self.calibrated = True
 
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:  # noqa: FBT001 - torch's signature
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.shares and self.learns:  # a parameter of several stubs; safetensors takes no twins
+            destination[f"{prefix}scale"] = self.scale.detach().clone()
+
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self.calibrated = bool(torch.isfinite(self.scale))
