@@ -22,6 +22,7 @@ from embedl_deploy.quantize import (
     TensorQuantConfig,
     calibrate,
     insert_qdq,
+    smooth,
 )
 
 OBSERVERS: dict[str, Callable[[], Observer]] = {
@@ -50,6 +51,14 @@ def state(model: fx.GraphModule) -> dict[str, Tensor]:
     return {name: one for name, one in tensors.items() if name.rpartition(".")[0] in stubs}
 
 
+def smoothed_state(parts: list[Tensor]) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    result = transform(net.eval())
+    assert smooth(result, parts).scaled
+    return result.model.state_dict()
+
+
 def message(parts: list[Tensor]) -> str:
     with pytest.raises(CalibrationError) as raised:
         calibrate(model(), parts)
@@ -63,20 +72,22 @@ def work(rank: int, folder: Path) -> None:
     own = data()[rank::2]
     found = {name: state(calibrate(model(name), own)) for name in OBSERVERS}
     alone = state(calibrate(model(), data() if rank else []))
+    smoothed = smoothed_state(own)
     said = [message([one / 0 for one in own] if rank else own), message([])]
-    torch.save((found, alone, said), folder / f"{rank}.pt")
+    torch.save((found, alone, smoothed, said), folder / f"{rank}.pt")
     distributed.destroy_process_group()
 
 
 def test_two_processes_give_the_scales_of_one(tmp_path: Path) -> None:
     spawn(work, (tmp_path,), nprocs=2)
     results = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
-    for found, alone, (fault, empty) in results:
+    for found, alone, smoothed, (fault, empty) in results:
         for name in OBSERVERS:
             want = state(calibrate(model(name), data()))
             assert len(want) == 4
             assert found[name] == want
         assert alone == state(calibrate(model(), data()))
+        torch.testing.assert_close(smoothed, smoothed_state(data()), rtol=0, atol=0)
         assert "come from the input" in fault
         assert "calibration data is empty" in empty
-    assert results[0][2][0].startswith("calibration failed in process 1: CalibrationError: values")
+    assert results[0][3][0].startswith("calibration failed in process 1: CalibrationError: values")

@@ -18,8 +18,8 @@ def chosen(channels: Channels, ranges: Ranges, alpha: float) -> Tensor:
 
     With the range A of a channel and the share W that it has of the weights' range it is
     `W^(1-α) / A^α`. Where no weight has a range at stake it is `1 / A`: a depthwise convolution
-    has one scale for each channel, so its weights round alike with any factor. The product of
-    query and key has α = ½, since both have one scale.
+    has one scale for each channel, so its weights round alike with any factor. Where the channel
+    is always 0 it is `W`. The product of query and key has α = ½, since both have one scale.
     """
     roots, signs = channels.classes.roots()
     growing, shrinking = _ranges(channels, ranges, roots, signs)
@@ -52,10 +52,13 @@ def _levelled(channels: Channels, factors: Tensor) -> Tensor:
 def _ranges(channels: Channels, ranges: Ranges, roots: Tensor, signs: Tensor) -> Tensor:
     """For every set of channels the largest range that grows with its factor, and that shrinks."""
     found = torch.zeros(2, len(roots), dtype=torch.float64)
+    pinned = channels.classes.pinned()
     for reading in channels.readings:
         if reading.labels is None or not reading.quantized:
             continue
         labels = reading.labels.long()
+        if pinned[labels].all():
+            continue
         side = (signs[labels] < 0).long()
         rooted = roots[labels]
         found.view(-1).scatter_reduce_(
