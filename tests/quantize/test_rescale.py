@@ -86,6 +86,12 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "residual": lambda: nn.Sequential(
         nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1), nn.BatchNorm2d(CHANNELS)
     ),
+    "inner relu": lambda: nn.Conv2d(CHANNELS, CHANNELS, 1),
+    "layer scale": lambda: net(
+        lambda m, a: m.conv(a) * m.factors.reshape(-1, 1, 1),
+        conv=nn.Conv2d(CHANNELS, CHANNELS, 1),
+        factors=nn.Parameter(torch.rand(CHANNELS)),
+    ),
     "layer norm": lambda: nn.LayerNorm(CHANNELS),
     "group norm": lambda: nn.GroupNorm(2, CHANNELS),
     "attention": lambda: nn.ModuleList(nn.Linear(CHANNELS, CHANNELS) for _ in range(3)),
@@ -98,6 +104,8 @@ OPERATIONS: dict[str, Callable[[Any, Tensor, Tensor], Tensor]] = {
     ),
     "transposed": lambda m, a, _: m(a),
     "residual": lambda m, a, b: F.leaky_relu(b + m(a)),
+    "inner relu": lambda m, a, b: b + F.relu(m(a)),
+    "layer scale": lambda m, a, b: b + m(a),
     "layer norm": normed,
     "group norm": lambda m, a, _: m(a),
     "attention": attended,

@@ -9,6 +9,7 @@ from embedl_deploy.modules import (
     FusedConvBNAdd,
     FusedConvBNAddReLU,
     FusedConvBNReLU,
+    FusedConvBNReLUAdd,
     FusedConvBNReLUMaxPool,
     FusedConvTransposeBN,
     FusedConvTransposeBNReLU,
@@ -38,6 +39,7 @@ KERNELS = (
     FusedConvBNAdd,
     FusedConvBNAddReLU,
     FusedConvBNReLU,
+    FusedConvBNReLUAdd,
     FusedConvBNReLUMaxPool,
     FusedConvTransposeBN,
     FusedConvTransposeBNReLU,
@@ -82,11 +84,23 @@ def _kernel(channels: Channels, node: fx.Node, module: Kernel) -> Value:
         result: Value = reason
     else:
         result = _results(channels, node, module)
+    if type(module) is FusedConvBNReLUAdd:
+        return _added(channels, node, _activated(channels, node, module, result))
+    return _activated(channels, node, module, _added(channels, node, result))
+
+
+def _added(channels: Channels, node: fx.Node, result: Value) -> Value:
+    """What a kernel gives with its residual, if any."""
     given = channels.given(node)
-    if "residual" in given:
-        if isinstance(given["residual"], fx.Node):
-            channels.read(node, ("residual",))
-        result = channels.added(node, result, channels.of(given["residual"]))
+    if "residual" not in given:
+        return result
+    if isinstance(given["residual"], fx.Node):
+        channels.read(node, ("residual",))
+    return channels.added(node, result, channels.of(given["residual"]))
+
+
+def _activated(channels: Channels, node: fx.Node, module: Kernel, result: Value) -> Value:
+    """What a kernel gives behind its activation, if any."""
     activation = getattr(module, "activation", None)
     if activation is None or type(activation) in HOMOGENEOUS:
         return result
@@ -98,16 +112,21 @@ def _results(channels: Channels, node: fx.Node, module: Kernel) -> Value:
     """New labels for the output channels of a weight, or of the norm behind it."""
     matrix, path = matrix_of(module), str(node.target)
     norm = getattr(module, "batch_norm", None)
-    rectified = type(getattr(module, "activation", None)) is nn.ReLU
     if norm is not None and norm.weight is None:
         return f"the batch norm in '{path}' has no factors"
     labels = channels.classes.new(matrix.rows)
-    if norm is None:
-        bias = module.linear.bias if isinstance(module, FusedLinear) else module.conv.bias
-        producer = Producer(path, labels, matrix, shift=_plain(bias), rectified=rectified)
-    else:
-        gain, shift = _plain(norm.weight), _plain(norm.bias)
-        producer = Producer(path, labels, gain=gain, shift=shift, rectified=rectified)
+    given: Any = module.linear if isinstance(module, FusedLinear) else module.conv
+    given = given if norm is None else norm
+    scale = getattr(module, "scale", None)
+    producer = Producer(
+        path,
+        labels,
+        matrix=matrix if norm is None else None,
+        gain=None if norm is None else _plain(norm.weight),
+        shift=_plain(given.bias),
+        after=None if scale is None else scale.weight.detach().flatten(),
+        rectified=type(getattr(module, "activation", None)) is nn.ReLU,
+    )
     channels.producers.append(producer)
     dimensions = 0 if isinstance(module, FusedLinear) else len(module.conv.kernel_size)
     return labels.view(-1, *(1,) * dimensions)
@@ -131,7 +150,7 @@ def _projection(channels: Channels, node: fx.Node, module: FusedMHAInProjection)
     results = []
     for matrix, bias in zip(matrices, biases_of(module), strict=True):
         labels = channels.classes.new(matrix.rows)
-        channels.producers.append(Producer(path, labels, matrix, shift=bias))
+        channels.producers.append(Producer(path, labels, matrix=matrix, shift=bias))
         results.append(labels.view(module.projection.num_heads, 1, -1))
     return tuple(results)
 

@@ -75,6 +75,7 @@ class Producer:
         matrix: The weight whose rows give them, where no norm comes after it.
         gain: The factors of a norm, otherwise.
         shift: The bias of either, if any.
+        after: Factors behind it that stay as they are, if any: one a channel, or one for all.
         known: Whether `gain` times a normal distribution is what is added to `shift`.
         rectified: Whether negative values become zero.
     """
@@ -84,6 +85,7 @@ class Producer:
     matrix: Matrix | None = None
     gain: Tensor | None = None
     shift: Tensor | None = None
+    after: Tensor | None = None
     known: bool = True
     rectified: bool = False
 
@@ -93,14 +95,16 @@ class Producer:
         What enters a norm's factors is taken to be standard normal, what enters a weight too.
         """
         if self.gain is not None:
-            width = _doubled(self.gain).abs()
+            width = _doubled(self.gain)
         else:
             assert self.matrix is not None  # noqa: S101 - one of the two is there
             width = self.matrix.row_norms()
         shift = torch.zeros_like(width) if self.shift is None else _doubled(self.shift)
+        if self.after is not None:
+            width, shift = (one * _doubled(self.after) for one in (width, shift))
         if self.rectified:
-            return torch.maximum(shift + deviations * width, width)
-        return shift.abs() + deviations * width
+            return torch.maximum(shift + deviations * width.abs(), width.abs())
+        return shift.abs() + deviations * width.abs()
 
     def scale(self, factors: Tensor) -> None:
         """Multiply every channel in place."""
