@@ -1,4 +1,4 @@
-"""How long `check_onnx` takes, whether that is linear, and how much memory a 2 GB file needs.
+"""How long `check_onnx` and `explain_onnx` take, whether that is linear, and memory for 2 GB.
 
 Run it on a machine with nothing else to do: python benchmarks/check.py
 """
@@ -6,7 +6,7 @@ Run it on a machine with nothing else to do: python benchmarks/check.py
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,9 @@ from _bars import (
 )
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from embedl_deploy.tensorrt import check_onnx
+from embedl_deploy.tensorrt import check_onnx, explain_onnx
+
+Reads = Callable[[Path], object]
 
 SECONDS = 3.0
 SIZES = (1_000, 10_000, 100_000)
@@ -45,14 +47,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="nodes of a file")
     parser.add_argument("--gigabytes", type=float, default=2.0, help="size of the large file")
     options = parser.parse_args(arguments)
-    figures = times(options.sizes, options.runs)
-    show("check_onnx on chains of quantized convolutions and residual additions", figures)
+    figures = []
+    for reads in (check_onnx, explain_onnx):
+        found = times(reads, options.sizes, options.runs)
+        name = reads.__name__
+        show(f"{name} on chains of quantized convolutions and residual additions", found)
+        figures.extend(found)
     found = memory(options.gigabytes)
     show("Peak memory of check_onnx above that before the call", found)
     return finish([*figures, *found], options.json)
 
 
-def times(sizes: Sequence[int], runs: int) -> list[Figure]:
+def times(reads: Reads, sizes: Sequence[int], runs: int) -> list[Figure]:
     """Seconds by size, and microseconds per node at the most and the least."""
     found, each = [], []
     with tempfile.TemporaryDirectory() as folder:
@@ -60,24 +66,26 @@ def times(sizes: Sequence[int], runs: int) -> list[Figure]:
             say(f"{size:,} nodes")
             path = Path(folder) / f"{size}.onnx"
             onnx.save(chain(size), path)
-            taken: list[Taken] = in_fresh_process(timed_runs, path, runs)
+            taken: list[Taken] = in_fresh_process(timed_runs, reads, path, runs)
             wall = [one.wall for one in taken]
             processor = median([one.processor for one in taken])
             if size >= _LINEAR_FROM:
                 each.append(processor / size)
             details = f"{spread(wall)}; processor {processor:.3f} s"
             bar = SECONDS if size == 10_000 else None
-            found.append(Figure(f"{size:,} nodes", median(wall), "s", bar, details=details))
+            found.append(
+                Figure(f"{reads.__name__}, {size:,} nodes", median(wall), "s", bar, details=details)
+            )
     if len(each) < 2:
         return found
-    what = f"per node from {_LINEAR_FROM:,} on, most / least"
+    what = f"{reads.__name__}, per node from {_LINEAR_FROM:,} on, most / least"
     return [*found, Figure(what, max(each) / min(each), "×", RATIO)]
 
 
-def timed_runs(path: Path, runs: int) -> list[Taken]:
+def timed_runs(reads: Reads, path: Path, runs: int) -> list[Taken]:
     """How long each run takes, after one that does not count."""
-    check_onnx(path)
-    return [timed(lambda: check_onnx(path)) for _ in range(runs)]
+    reads(path)
+    return [timed(lambda: reads(path)) for _ in range(runs)]
 
 
 def chain(size: int) -> ModelProto:

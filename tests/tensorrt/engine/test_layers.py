@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from embedl_deploy.errors import BuildError
@@ -19,6 +20,7 @@ from tests.tensorrt.engine.stand_in import as_predicted, layer
 from tests.tensorrt.rules.models import Text
 from tests.tensorrt.rules.placement_cases import CONV, LAST
 
+COPY = "Reformatting CopyNode for Input Tensor 0 to Conv_c"
 MODEL = Text(CONV + "n = Relu(c)" + LAST.format("n"))
 
 
@@ -107,7 +109,7 @@ def test_an_engine_as_predicted_holds(explanation: Explanation, tmp_path: Path) 
 
 
 def test_each_departure_has_its_name(explanation: Explanation, tmp_path: Path) -> None:
-    copy = layer(["Conv_c"], "INT8", "Reformat")
+    copy = layer(["Conv_c"], "INT8", "Reformat") | {"Name": COPY}
     layers = [
         layer(["Conv_c"], "INT8"),
         layer(["Relu_n"], "INT8"),
@@ -123,7 +125,7 @@ def test_each_departure_has_its_name(explanation: Explanation, tmp_path: Path) -
         "Conv_y": Outcome.RETYPED,
     }
     assert [one.kernel.head for one in found.broken] == ["Conv_c", "Conv_y"]
-    assert found.reformats == ("Conv_c",)
+    assert found.reformats == (COPY,)
     assert found.others == ("something",)
     values = json.loads(json.dumps(found.to_dict()))
     assert values["broken"] == ["Conv_c", "Conv_y"]
@@ -137,3 +139,25 @@ def test_kernels_that_no_layer_names_are_said(explanation: Explanation, tmp_path
     found = held(explanation, [], tmp_path)
     assert found.counts == {"not named": 3}
     assert found.broken == ()
+
+
+def test_a_quantizer_may_be_a_reformat(explanation: Explanation, tmp_path: Path) -> None:
+    layers = as_predicted(explanation)
+    layers[0]["LayerType"] = "Reformat"
+    found = held(explanation, layers, tmp_path)
+    assert found.counts == {"as predicted": 3}
+    assert found.reformats == ()
+    layers[1]["LayerType"] = "Reformat"
+    assert held(explanation, layers, tmp_path).counts == {"as predicted": 2, "not named": 1}
+
+
+def test_operators_without_a_name_are_called_after_what_they_make(tmp_path: Path) -> None:
+    proto = MODEL.proto()
+    for node in proto.graph.node:
+        node.name = ""
+    onnx.save(proto, tmp_path / "model.onnx")
+    unnamed = explain_onnx(tmp_path / "model.onnx")
+    layers = as_predicted(unnamed)
+    for one in layers:
+        one["Metadata"] = one["Metadata"].replace("Layer: ", "Layer: node_of_")
+    assert held(unnamed, layers, tmp_path).counts == {"as predicted": 3}

@@ -4,16 +4,27 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from torch import nn
 
 from benchmarks.other_tools import by_onnx_runtime, residual
 from embedl_deploy import transform
 from embedl_deploy.errors import CheckError
-from embedl_deploy.tensorrt import Basis, Explanation, Kernel, check_onnx, explain_onnx
+from embedl_deploy.export import export_onnx
+from embedl_deploy.quantize import quantize
+from embedl_deploy.tensorrt import (
+    TENSORRT_FP8_CONFIG,
+    Basis,
+    Explanation,
+    Kernel,
+    check_onnx,
+    explain_onnx,
+)
 from tests.tensorrt.rules.format_cases import CONV
 from tests.tensorrt.rules.models import Text
 from tests.tensorrt.rules.nets import NETS, exported
@@ -59,6 +70,29 @@ def test_a_half_precision_file_computes_the_rest_in_half(tmp_path: Path) -> None
     assert names == Counter(node.name for node in file.graph.node)
 
 
+def test_fp8_is_a_type_of_its_own(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32)).eval()
+    example = (torch.randn(2, 32),)
+    quantized = quantize(transform(model, example), [example], TENSORRT_FP8_CONFIG)
+    found = explain_onnx(export_onnx(quantized, example, tmp_path / "fp8.onnx"))
+    assert found.macs == {"FP8": 2 * 2 * 32 * 32}
+    assert found.counts == {"matrix product": 2, "quantize": 1}
+
+
+def test_a_weight_of_four_bits_is_taken_in_and_the_product_stays_in_half(tmp_path: Path) -> None:
+    weight = np.ones((32, 32), ml_dtypes.int4)
+    scale = np.ones((2, 32), np.float16)
+    model = Text(
+        "w = DequantizeLinear<axis=0, block_size=16>(m, t)\ny = MatMul(x, w)",
+        (("x", (4, 32)),),
+        TensorProto.FLOAT16,
+        arrays=[("m", weight), ("t", scale)],
+    )
+    found = only(explained(model, tmp_path), "K05")
+    assert (found.dtype, found.folded) == ("FP16", ("DequantizeLinear_w",))
+    assert found.reason == "its weight alone is quantized"
+
+
 # --- files of other tools -----------------------------------------------------------------------
 
 
@@ -96,6 +130,11 @@ def test_graphs_in_branches_are_explained(tmp_path: Path) -> None:
 # --- why ----------------------------------------------------------------------------------------
 
 REASONS = {
+    "K15": (
+        'p = Pad<mode="reflect">(x, I_0_0_1_1_0_0_1_1)\ny = Conv(p, B_16x16x3x3)',
+        "K15",
+        "",
+    ),
     "K19 input": (CONV, "K19", "it reads an input of the file, which is in floating point"),
     "K19 float": (
         "c = Softmax(x)\na = QDQ(c, s)\nw = DQ(W_16x16x1x1)\ny = Conv(a, w)",

@@ -279,6 +279,13 @@ def test_a_rule_may_depend_on_the_version(version: str, errors: int, tmp_path: P
     assert len([one for one in report.findings if one.rule == "F05"]) == 2
 
 
+@pytest.mark.parametrize(("mode", "rules"), [("constant", []), ("reflect", ["P01"])])
+def test_zeros_may_be_padded_behind_a_pair(mode: str, rules: list[str], tmp_path: Path) -> None:
+    pad = f'p = Pad<mode="{mode}">(a, I_0_0_1_1_0_0_1_1)'
+    model = Text(f"a = QDQ(x, s)\n{pad}\nw = DQ(W_16x16x3x3)\ny = Conv(p, w)")
+    assert [one.rule for one in check_onnx(model.save(tmp_path)).warnings] == rules
+
+
 def test_nodes_may_be_kept_in_float32(tmp_path: Path) -> None:
     text = "f = Cast<to=1>(x)\np = Softmax(f)\nh = Cast<to=10>(p)\ny = MatMul(h, H_8x8)"
     path = Text(text, dtype=TensorProto.FLOAT16).save(tmp_path)

@@ -2,12 +2,12 @@
 
 import enum
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from embedl_deploy.rewrite.table import table
-from embedl_deploy.tensorrt.engine.layers import Layer, reformats
+from embedl_deploy.tensorrt.engine.layers import Layer
 from embedl_deploy.tensorrt.prediction import Basis, Explanation, Kernel
 from embedl_deploy.tensorrt.rules.report import counted
 
@@ -116,19 +116,25 @@ def compare_layers(explanation: Explanation, layers: Iterable[Layer]) -> Compari
         explanation: Of the file that the engine was built from.
         layers: From `read_layers`, or a `Built`.
     """
-    known = tuple(layers)
+    owners = {name: kernel for kernel in explanation.kernels for name in _computing(kernel)}
+    known = tuple(replace(one, nodes=_named(one.nodes, owners)) for one in layers)
     by_node: dict[str, list[Layer]] = defaultdict(list)
     for layer in known:
-        for name in layer.nodes if not layer.is_reformat else ():
+        for name in layer.nodes:
             by_node[name].append(layer)
-    owners = {name: kernel for kernel in explanation.kernels for name in _computing(kernel)}
     held = tuple(_held(kernel, by_node, owners) for kernel in explanation.kernels)
     taken = {name for one in held for name in one.layers}
+    left = [one for one in known if one.name not in taken]
     return Comparison(
         held=held,
-        reformats=tuple(one.name for one in reformats(known)),
-        others=tuple(one.name for one in known if not one.is_reformat and one.name not in taken),
+        reformats=tuple(one.name for one in left if one.is_reformat),
+        others=tuple(one.name for one in left if not one.is_reformat),
     )
+
+
+def _named(nodes: Iterable[str], owners: Container[str]) -> tuple[str, ...]:
+    """The parser calls an operator without a name after what it makes, `node_of_…`."""
+    return tuple(one if one in owners else one.removeprefix("node_of_") for one in nodes)
 
 
 def _computing(kernel: Kernel) -> Sequence[str]:
@@ -140,8 +146,11 @@ def _computing(kernel: Kernel) -> Sequence[str]:
 def _held(
     kernel: Kernel, by_node: Mapping[str, Sequence[Layer]], owners: Mapping[str, Kernel]
 ) -> Held:
-    names = _computing(kernel)
-    layers = {one.name: one for name in names for one in by_node.get(name, ())}
+    naming = [one for name in _computing(kernel) for one in by_node.get(name, ())]
+    computing = [one for one in naming if not one.is_reformat]
+    if not computing and not kernel.macs:
+        computing = naming  # Q by itself may be a reformat
+    layers = {one.name: one for one in computing}
     reads = tuple(dict.fromkeys(kind for one in layers.values() for kind in one.reads))
     return Held(
         kernel, _outcome(kernel, list(layers.values()), reads, owners), tuple(layers), reads

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,8 +102,3 @@ def _type(said: str) -> str:
     """A format such as `Thirty-two wide channel vectorized row major Int8 format`, or `Half`."""
     words = said.lower()
     return next((name for name, pattern in _TYPES if re.search(pattern, words)), "")
-
-
-def reformats(layers: Iterable[Layer]) -> tuple[Layer, ...]:
-    """Layers that only change type or layout."""
-    return tuple(one for one in layers if one.is_reformat)

@@ -12,6 +12,7 @@ from embedl_deploy.tensorrt.rules.view import (
     channels,
     dequantizer,
     is_quantized,
+    pads_zeros,
     weight_index,
     weight_quantizer,
 )
@@ -141,7 +142,8 @@ def _pad(plan: Plan) -> Iterator[Found]:
     for pad in plan.free("Pad"):
         reader = pad.output.users[0] if pad.output.single else None
         group = plan.group(reader) if reader is not None and reader.op in CONVOLUTIONS else None
-        if group is not None and reader is not None and pad.output is reader.first:
+        before = group is not None and reader is not None and pad.output is reader.first
+        if before and pads_zeros(pad):
             yield Found([pad], into=group)
 
 

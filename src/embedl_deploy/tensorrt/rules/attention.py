@@ -13,6 +13,7 @@ from embedl_deploy.tensorrt.rules.view import (
     View,
     bare,
     dequantizer,
+    is_quantized_behind,
     made_by,
     reached,
     weight_index,
@@ -82,8 +83,7 @@ class Attention:
     @property
     def result_quantized(self) -> bool:
         """Whether what comes out is quantized, behind operators that copy."""
-        nodes = list(reached(self.product.output))
-        return any(node is not None and node.op == QUANTIZE for node in nodes)
+        return is_quantized_behind(self.product.output)
 
     @property
     def missing(self) -> list[str]:

@@ -5,18 +5,19 @@ from collections.abc import Iterator
 from embedl_deploy.tensorrt.rules.dtypes import FP4, FP8, QUANTIZED
 from embedl_deploy.tensorrt.rules.graph import Node
 from embedl_deploy.tensorrt.rules.rule import Fault, Outcome, Rule, Severity, Unknown
-from embedl_deploy.tensorrt.rules.view import DEQUANTIZE, QUANTIZE, View, is_constant
+from embedl_deploy.tensorrt.rules.view import (
+    DEQUANTIZE,
+    QUANTIZE,
+    View,
+    is_constant,
+    stored_type,
+)
 
 OLDEST, NEWEST = 13, 24
 REFUSED = frozenset(
     {"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"}
 )
 _KNOWN_DOMAINS = frozenset({"", "trt", "TRT"})
-
-
-def stored(node: Node) -> str:
-    """The quantized type of Q or DQ."""
-    return node.output.dtype if node.op == QUANTIZE else node.first.dtype
 
 
 def _opset(view: View) -> Iterator[Outcome]:
@@ -39,8 +40,8 @@ def _needed(node: Node) -> tuple[int, str]:
     )
     found = next(((n, what) for n, what, so, name in needs if so and name in written), (0, ""))
     types = {FP4: 23, "INT4": 21, FP8: 19}
-    by_type = types.get(stored(node), 0)
-    return (by_type, stored(node)) if by_type > found[0] else found
+    by_type = types.get(stored_type(node), 0)
+    return (by_type, stored_type(node)) if by_type > found[0] else found
 
 
 F01 = Rule(
@@ -88,7 +89,7 @@ F02 = Rule(
 
 def _number_type(view: View) -> Iterator[Outcome]:
     for node in view.pairs:
-        dtype = stored(node)
+        dtype = stored_type(node)
         if not dtype:
             yield Unknown("the quantized type is not known", (node,))
         elif dtype not in QUANTIZED and not _is_elsewhere(node, dtype):
@@ -120,7 +121,7 @@ F03 = Rule(
 
 def _four_bits(view: View) -> Iterator[Outcome]:
     for node in view.of(DEQUANTIZE):
-        dtype, shape = stored(node), node.first.shape
+        dtype, shape = stored_type(node), node.first.shape
         if dtype not in {"INT4", FP4}:
             continue
         if dtype == "INT4" and not is_constant(node.first):
@@ -152,8 +153,8 @@ F12 = Rule(
 def _mixed(view: View) -> Iterator[Outcome]:
     kinds: dict[str, Node] = {}
     for node in view.pairs:
-        if stored(node) in {"INT8", FP8}:
-            kinds.setdefault(stored(node), node)
+        if stored_type(node) in {"INT8", FP8}:
+            kinds.setdefault(stored_type(node), node)
     if len(kinds) == 2:
         yield Fault("the file has both INT8 and FP8", tuple(kinds.values()))
 

@@ -18,6 +18,7 @@ from embedl_deploy.tensorrt.rules.view import (
     dequantizer,
     is_constant,
     is_quantized,
+    is_quantized_behind,
     made_by,
     reached,
 )
@@ -63,12 +64,6 @@ def _branch(value: Value | None) -> Branch:
     return Branch(pair, dequantizer(value) is not None, used)
 
 
-def _output_quantized(node: Node) -> bool:
-    return any(
-        one is not None and one.op == QUANTIZE for one in reached(node.output, COPIES | _POINTWISE)
-    )
-
-
 def _residual(view: View) -> Iterator[Outcome]:
     for add in view.of("Add"):
         found = branches(add)
@@ -78,7 +73,7 @@ def _residual(view: View) -> Iterator[Outcome]:
         if all(quantized):
             yield Fault("both inputs of a residual addition are quantized", (add,))
         elif not any(quantized):
-            if _output_quantized(add):
+            if is_quantized_behind(add.output, COPIES | _POINTWISE):
                 yield Fault("the residual input of an addition is not quantized", (add,))
         elif any(one.conv and one.pair for one in found) and not all(one.conv for one in found):
             yield Fault("the input from the convolution is quantized, the other not", (add,))
@@ -209,10 +204,11 @@ def _isolated(view: View) -> Iterator[Outcome]:
     for node in (*_joins(view), *view.of("MaxPool")):
         pairs = [dequantizer(one) for one in node.inputs if not is_constant(one)]
         behind = [one for one in reached(node.output, COPIES | _POINTWISE) if one is not None]
-        if None in pairs or not any(one.op == QUANTIZE for one in behind):
+        quantizers = [one for one in behind if one.op == QUANTIZE]
+        if None in pairs or not quantizers:
             continue
         before = any(one is not None and _from_quantized(one) for one in pairs)
-        if not before and not any(_to_quantized(one) for one in behind if one.op == QUANTIZE):
+        if not before and not any(map(_to_quantized, quantizers)):
             yield Fault(f"a quantized {node.op} has no quantized neighbour", (node,))
 
 

@@ -23,6 +23,7 @@ from embedl_deploy.tensorrt.rules.view import (
     bare,
     is_constant,
     is_quantized,
+    is_quantized_behind,
     kernel,
     made_by,
     reached,
@@ -110,7 +111,7 @@ def _is_open_gelu(head: Value, end: Node) -> bool:
     conv = made_by(head, *CONVOLUTIONS)
     if not gelu or conv is None or not is_quantized(conv) or not _is_gelu(end):
         return False
-    return not any(node is not None and node.op == QUANTIZE for node in reached(end.output))
+    return not is_quantized_behind(end.output)
 
 
 def _is_gelu(end: Node) -> bool:
@@ -191,8 +192,7 @@ def _transposed(view: View) -> Iterator[Outcome]:
         if not is_quantized(node):
             continue
         for use in node.output.users:
-            behind = reached(use.output, ()) if use.op in PLAIN | SMOOTH else ()
-            if any(one is not None and one.op == QUANTIZE for one in behind):
+            if use.op in PLAIN | SMOOTH and is_quantized_behind(use.output, ()):
                 yield Fault("transposed convolution, activation and Q", (node, use))
 
 

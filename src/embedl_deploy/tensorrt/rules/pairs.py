@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-from embedl_deploy.tensorrt.rules.formats import stored
 from embedl_deploy.tensorrt.rules.graph import Node, Value
 from embedl_deploy.tensorrt.rules.rule import Fault, Outcome, Rule, Severity, Unknown
 from embedl_deploy.tensorrt.rules.view import (
@@ -15,6 +14,7 @@ from embedl_deploy.tensorrt.rules.view import (
     is_constant,
     made_by,
     quantizer_of,
+    stored_type,
     weight_quantizer,
 )
 
@@ -74,7 +74,9 @@ def _bias(view: View) -> Iterator[Outcome]:
         found = made_by(node.input(2), DEQUANTIZE)
         if found is not None:
             said.add(id(found))
-            yield Fault(f"the bias of {node.op} is quantized to {stored(found)}", (found, node))
+            yield Fault(
+                f"the bias of {node.op} is quantized to {stored_type(found)}", (found, node)
+            )
     for node in view.of("Add"):
         for bias, other in (node.inputs, node.inputs[::-1]):
             found = made_by(bias, DEQUANTIZE)
@@ -82,7 +84,7 @@ def _bias(view: View) -> Iterator[Outcome]:
                 said.add(id(found))
                 yield Fault("an added bias is quantized", (found, node))
     for node in view.of(DEQUANTIZE):
-        if stored(node) == "INT32" and id(node) not in said and quantizer_of(node) is None:
+        if stored_type(node) == "INT32" and id(node) not in said and quantizer_of(node) is None:
             yield Fault("it dequantizes INT32", (node,))
 
 

@@ -1,9 +1,9 @@
 """Scales and zero-points, and the axis that they go along."""
 
 from collections.abc import Iterator
+from math import prod
 
 from embedl_deploy.tensorrt.rules.dtypes import BLOCKED
-from embedl_deploy.tensorrt.rules.formats import stored
 from embedl_deploy.tensorrt.rules.graph import Node, Shape, Value
 from embedl_deploy.tensorrt.rules.rule import Fault, Outcome, Rule, Severity, Unknown
 from embedl_deploy.tensorrt.rules.view import (
@@ -13,6 +13,7 @@ from embedl_deploy.tensorrt.rules.view import (
     View,
     constant,
     is_constant,
+    stored_type,
     weight_index,
 )
 
@@ -33,8 +34,10 @@ def _zero_point(view: View) -> Iterator[Outcome]:
         array, scale = found.array(), constant(node.input(1))
         if array is not None and (array.astype("float32") != 0).any():
             yield Fault("the zero-point is not 0: TensorRT quantizes symmetrically", (node,))
-        elif zero_point.dtype != stored(node) and stored(node):
-            what = f"the zero-point is {zero_point.dtype}, and the quantized type {stored(node)}"
+        elif zero_point.dtype != stored_type(node) and stored_type(node):
+            what = (
+                f"the zero-point is {zero_point.dtype}, and the quantized type {stored_type(node)}"
+            )
             yield Fault(what, (node,))
         elif scale is not None and scale.size != found.size:
             yield Fault(f"there are {found.size} zero-points for {scale.size} scales", (node,))
@@ -117,19 +120,12 @@ def _granularity(view: View) -> Iterator[Outcome]:
         shape = None if scale is None else scale.shape
         if shape is None or None in shape:
             yield Unknown("the shape of the scale is not known", (node,))
-        elif _elements(shape) == 1:
+        elif prod(one or 1 for one in shape) == 1:
             continue
         elif data is None:
             yield Unknown("the shape of what is quantized is not known", (node,))
         elif problem := _misfit(node, shape, data):
             yield Fault(problem, (node,))
-
-
-def _elements(shape: Shape) -> int:
-    count = 1
-    for one in shape:
-        count *= one or 1
-    return count
 
 
 def _misfit(node: Node, scale: Shape, data: Shape) -> str:
@@ -139,8 +135,9 @@ def _misfit(node: Node, scale: Shape, data: Shape) -> str:
             return f"the axis is {axis}, and there are {len(data)} dimensions"
         size = data[axis]
         return "" if size in {None, scale[0]} else f"{scale[0]} scales for {size} channels"
-    if stored(node) not in BLOCKED:
-        return f"scales of shape {list(scale)} quantize blocks, which {stored(node)} does not have"
+    dtype = stored_type(node)
+    if dtype not in BLOCKED:
+        return f"scales of shape {list(scale)} quantize blocks, which {dtype} does not have"
     if len(scale) != len(data):
         return f"the scales of blocks have {len(scale)} dimensions, and the data {len(data)}"
     blocked = [index for index in range(len(data)) if scale[index] != data[index]]
@@ -171,7 +168,7 @@ def _per_channel(view: View) -> Iterator[Outcome]:
         scale = node.input(1)
         shape = () if scale is None or scale.shape is None else scale.shape
         blocks = len(shape) > 1 or node.attributes.get("block_size")
-        if _elements(shape) > 1 and not blocks and not is_constant(node.first):
+        if prod(one or 1 for one in shape) > 1 and not blocks and not is_constant(node.first):
             yield Fault("an activation is quantized with more than one scale", (node,))
 
 

@@ -1,6 +1,7 @@
 """Weighted operators whose sizes have no fast kernel."""
 
 from collections.abc import Iterator
+from math import prod
 
 from embedl_deploy.tensorrt.rules.dtypes import BLOCKED, FP8
 from embedl_deploy.tensorrt.rules.graph import Node
@@ -130,12 +131,10 @@ def _fp8(view: View) -> Iterator[Outcome]:
     for node in view.quantized:
         if node.op not in CONVOLUTIONS:
             continue
-        quantizer, found, volume = weight_quantizer(node), channels(node), 1
+        quantizer, found, volume = weight_quantizer(node), channels(node), prod(kernel(node))
         kind = _kind(node)
         if quantizer is None or kind not in BLOCKED or found is None:
             continue
-        for size in kernel(node):
-            volume *= size
         if kind != FP8 or quantizer.attributes.get("block_size"):
             yield Fault("a convolution is quantized in blocks or 4 bits", (node,))
         elif found[2] > 1 or min(found[:2]) <= 16 or volume > 32:

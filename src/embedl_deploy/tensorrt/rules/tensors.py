@@ -1,6 +1,7 @@
 """The constants of a file, read when a rule asks for their values."""
 
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,10 +42,7 @@ class Tensor:
     @property
     def size(self) -> int:
         """How many elements it has."""
-        size = 1
-        for one in self.shape:
-            size *= one
-        return size
+        return prod(self.shape)
 
     def array(self) -> "NDArray[Any] | None":
         """The values; None for a tensor that is too large to be read whole."""

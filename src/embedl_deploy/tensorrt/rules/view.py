@@ -160,9 +160,9 @@ def bare(value: Value | None) -> tuple[Value | None, Node | None]:
     return (before.first, found) if before else (value, None)
 
 
-def stored_type(dequantize: Node) -> str:
-    """The quantized type behind a DQ."""
-    return dequantize.first.dtype
+def stored_type(node: Node) -> str:
+    """The quantized type of Q or DQ."""
+    return node.output.dtype if node.op == QUANTIZE else node.first.dtype
 
 
 def reached(value: Value, through: Iterable[str] = COPIES) -> Iterator[Node | None]:
@@ -180,6 +180,11 @@ def reached(value: Value, through: Iterable[str] = COPIES) -> Iterator[Node | No
                 if id(result) not in seen:
                     seen.add(id(result))
                     stack.append(result)
+
+
+def is_quantized_behind(value: Value, through: Iterable[str] = COPIES) -> bool:
+    """Whether a Q reads a value, perhaps behind operators of some types."""
+    return any(node is not None and node.op == QUANTIZE for node in reached(value, through))
 
 
 # --- weighted operators -------------------------------------------------------------------------
@@ -200,7 +205,15 @@ def weight_quantizer(node: Node) -> Node | None:
 
 def activation_quantizer(node: Node) -> Node | None:
     """The DQ of what a weighted operator computes on."""
-    return dequantizer(node.input(0 if weight_index(node) != 0 else 1))
+    value = node.input(0 if weight_index(node) != 0 else 1)
+    pad = made_by(value, "Pad") if node.op in CONVOLUTIONS else None
+    return dequantizer(pad.first if pad is not None and pads_zeros(pad) else value)
+
+
+def pads_zeros(pad: Node) -> bool:
+    """Whether padding commutes with symmetric quantization, since zeros are exact."""
+    mode = pad.attributes.get("mode", b"constant")
+    return mode == b"constant" and (pad.input(2) is None or numbers(pad.input(2)) == [0.0])
 
 
 def is_quantized(node: Node) -> bool:
