@@ -463,3 +463,23 @@ def test_without_stubs_a_file_is_compared_with_any_model(
     parity = verify_onnx(path, source, [batch], stubs=False)
     assert 30 < parity.sqnr_db < 60
     assert not parity.foreign
+
+
+class Halves(nn.Module):
+    """Two convolutions of one half each, the first of tiny values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ways = nn.ModuleList(nn.Conv2d(4, 4, 1) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, other = (x * 1.0).chunk(2, 1)
+        return torch.cat([self.ways[0](one), self.ways[1](other)], 1)
+
+
+def test_a_part_that_stays_in_float32_keeps_the_whole_there(tmp_path: Path) -> None:
+    example = torch.randn(1, 8, 2, 2)
+    example[:, :4] *= 1e-6
+    model = quantize(transform(Halves().eval()), [example])
+    path = export_onnx(model, example, tmp_path / "model.onnx", precision="float16")
+    assert verify_onnx(path, model, [example]).only_ties

@@ -162,12 +162,17 @@ def _warn(unfit: Mapping[str, _Unfit]) -> None:
 
 
 def _with_what_belongs(model: fx.GraphModule, kept: Mapping[str, str]) -> dict[str, str]:
-    """All calls of a module, and the parts of a kept result."""
+    """All calls of a module, the result that a kept part is of, and the parts of such a result."""
     result = dict(kept)
     named = {node.name: node for node in model.graph.nodes}
+    for name, reason in kept.items():
+        node = named.get(name)
+        while node is not None and node.target is operator.getitem:
+            node = node.args[0]
+            result.setdefault(node.name, reason)
     targets = {
         str(named[name].target): reason
-        for name, reason in kept.items()
+        for name, reason in result.items()
         if name in named and named[name].op == "call_module"
     }
     for node in model.graph.nodes:
