@@ -1,5 +1,6 @@
 """Quantization: stubs where the patterns declared them, calibration, fine-tuning."""
 
+from embedl_deploy.quantize.adaround import LearnedRounding, RoundingRow, adaround
 from embedl_deploy.quantize.analyze import Analysis, AnalysisRow, analyze
 from embedl_deploy.quantize.bias import BiasCorrection, BiasRow, correct_bias
 from embedl_deploy.quantize.calibrate import calibrate, quantize
@@ -34,6 +35,7 @@ __all__ = [
     "FixedObserver",
     "Grid",
     "HistogramObserver",
+    "LearnedRounding",
     "MSEObserver",
     "MinMaxObserver",
     "MovingAverageObserver",
@@ -45,9 +47,11 @@ __all__ = [
     "QuantStub",
     "Rescaling",
     "RescalingRow",
+    "RoundingRow",
     "Skip",
     "TensorQuantConfig",
     "WeightFakeQuantize",
+    "adaround",
     "analyze",
     "calibrate",
     "correct_bias",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from embedl_deploy.errors import CalibrationError
-from embedl_deploy.modules import FusedMHAInProjection, FusedModule
+from embedl_deploy.modules import FusedMHAInProjection
 from embedl_deploy.quantize.batches import batches_for, device_of, fitting, inferring, moved
 from embedl_deploy.quantize.calibrate import Progress, check_calibrated
 from embedl_deploy.quantize.faults import in_order
@@ -173,7 +173,7 @@ def _places(model: fx.GraphModule) -> dict[str, _Place]:
     found = {}
     for path in fused_calls(model):
         module = model.get_submodule(path)
-        if isinstance(module, FusedModule) and rounded_weights(module):
+        if rounded_weights(module):
             name, tensor, reason = _place(module)
             if owners[id(tensor)] > 1:
                 tensor, reason = None, f"its '{name}' belongs to other layers too"
@@ -181,7 +181,7 @@ def _places(model: fx.GraphModule) -> dict[str, _Place]:
     return found
 
 
-def _place(module: FusedModule) -> tuple[str, Tensor | None, str]:
+def _place(module: Any) -> tuple[str, Tensor | None, str]:
     """The path of the tensor that takes a shift, the tensor, and why where there is none."""
     norm = getattr(module, "batch_norm", None)
     if norm is not None:

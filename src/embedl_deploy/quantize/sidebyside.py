@@ -1,7 +1,7 @@
 """A quantized model beside the same model in floating point, layer by layer."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from embedl_deploy.errors import QuantizationError
+from embedl_deploy.errors import CalibrationError, QuantizationError
 from embedl_deploy.graph.interpreter import Interpreter
 from embedl_deploy.modules import FusedModule
 from embedl_deploy.modules.base import forward_arguments
-from embedl_deploy.quantize.batches import inferring
+from embedl_deploy.quantize.batches import batches_for, device_of, fitting, inferring, moved
+from embedl_deploy.quantize.faults import in_order
 from embedl_deploy.quantize.stubs import WeightFakeQuantize, enabled_only
 from embedl_deploy.rewrite import Result
 
@@ -64,9 +65,32 @@ def side_by_side(
             yield Layer(path, mine[path], its[path], given, wanted)
 
 
-def rounded_weights(module: FusedModule) -> dict[str, tuple[Tensor, WeightFakeQuantize]]:
+def first_inputs(model: fx.GraphModule, data: Iterable[Any], samples: int) -> list[list[Any]]:
+    """The inputs by position of the first batches that have so many samples together.
+
+    Raises:
+        CalibrationError: There are none, or one does not fit the model.
+    """
+    found: list[list[Any]] = []
+    count = 0
+    for index, inputs in enumerate(batches_for(model, data)):
+        with fitting(f"batch {index}", inputs):
+            given = in_order(model, *moved(inputs, device_of(model)))
+            model(*given)
+        found.append(given)
+        count += next((len(one) for one in given if isinstance(one, Tensor) and one.dim()), 1)
+        if count >= samples:
+            break
+    if not found:
+        raise CalibrationError("there is no data to learn from; give at least one batch")
+    return found
+
+
+def rounded_weights(module: Any) -> dict[str, tuple[Tensor, WeightFakeQuantize]]:
     """The weights of a module that have a quantizer, by path, each with it."""
-    found = {}
+    found: dict[str, tuple[Tensor, WeightFakeQuantize]] = {}
+    if not isinstance(module, FusedModule):
+        return found
     for path in module.quantizable_weights():
         quantizer = dict(module.weight_quantizers.items()).get(path.replace(".", "_"))
         if isinstance(quantizer, WeightFakeQuantize):
