@@ -40,7 +40,7 @@ def report(path: str, *changes: tuple[int, list[str]]) -> str:
 def test_an_engine_is_built_beside_the_file(path: str) -> None:
     said = " ".join(run("build", path).stdout.split())
     assert Path(path).with_name("model.plan").exists()
-    assert "1 as predicted convolution INT8 INT8 K02 Conv_c" in said
+    assert "1 as predicted convolution INT8 INT8 K05 Conv_c" in said
     assert "of 2 predicted kernels: 2 as predicted; 0 reformats, 0 other layers" in said
 
 

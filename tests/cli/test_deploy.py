@@ -26,6 +26,7 @@ def test_a_file_is_written_and_the_table_says_how(folder: Path) -> None:
     assert "2 batches of photos, min-max" in words
     assert "ONNX Runtime computes what was simulated" in words
     assert "Checked 0 errors, " in words
+    assert "multiply-accumulates: 100.0% in INT8; embedl-deploy explain shows them" in words
     assert OnnxModel(folder / "out.onnx").batch_size == 2
 
 
@@ -47,6 +48,8 @@ def test_json_has_the_figures(folder: Path) -> None:
     assert found["verification"]["only_ties"] is True
     assert (found["check"]["ok"], found["check"]["path"]) == (True, "out.onnx")
     assert [one["path"] for one in found["unfused"]] == ["slopes"]
+    assert found["expected"]["counts"]["convolution"] == 3
+    assert found["expected"]["shares"]["INT8"] < 1  # the depthwise one stays in floating point
     computed = OnnxModel(folder / "out.onnx")(torch.zeros(5, 3, 8, 8))
     assert computed["output"].shape == (5, 2)
 

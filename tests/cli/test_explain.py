@@ -16,14 +16,14 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_kernels_are_shown_with_counts_types_and_shares(tmp_path: Path) -> None:
     said = " ".join(run("explain", str(Text(CONV).save(tmp_path))).stdout.split())
-    assert "1 convolution INT8 100.0% documented K02 Conv_c" in said
+    assert "1 convolution INT8 100.0% documented K05 Conv_c" in said
     assert "1 K19 quantize: it reads an input of the file, which is in floating point, at" in said
     assert "multiply-accumulates: 100.0% in INT8" in said
 
 
 def test_every_kernel_can_be_listed_with_its_operators(tmp_path: Path) -> None:
     said = run("explain", str(Text(CONV).save(tmp_path)), "--all").stdout
-    assert "K02  convolution, INT8, 100.0%, documented  K02 Q01 Q03" in said
+    assert "K05  convolution, INT8, 100.0%, documented  K05 Q01 Q03" in said
     assert "Conv_c → Relu_y" in said
     assert "with DequantizeLinear_a, DequantizeLinear_w" in said
 

@@ -131,7 +131,7 @@ def test_each_departure_has_its_name(explanation: Explanation, tmp_path: Path) -
     assert values["broken"] == ["Conv_c", "Conv_y"]
     assert values["held"][1]["outcome"] == "split"
     lines = str(found).splitlines()
-    assert lines[3].split()[:5] == ["split", "K02", "convolution", "Conv_c", "2"]
+    assert lines[3].split()[:5] == ["split", "K05", "convolution", "Conv_c", "2"]
     assert lines[-1].endswith("1 merged, 1 split, 1 other type; 1 reformat, 1 other layer")
 
 

@@ -57,7 +57,7 @@ CASES = {
         text("a = Add(x, B_1x8x8)\ny = Mul(x, a)"),
         instead="K13",
     ),
-    "N06": Case(
+    "N02": Case(
         Text(
             "a = QDQ(x, s)\nw = DQ(W_16x16x1x1)\nb = DequantizeLinear(i, s)\ny = Conv(a, w, b)",
             arrays=[array("i", np.ones(16), np.int32)],
@@ -65,51 +65,51 @@ CASES = {
         ["DequantizeLinear_b"],
         text("a = QDQ(x, s)\nw = DQ(W_16x16x1x1)\ny = Conv(a, w, B_16)"),
     ),
-    "K06": Case(
+    "K01": Case(
         attention(),
         ["MatMul_m", "Softmax_p", "MatMul_o"],
         attention(p="p1 = Identity(p)"),
         "INT8",
-        "K05",
+        "K08",
     ),
-    "K07": Case(
+    "K02": Case(
         text(BMM, inputs=HEADS), ["Softmax_p"], text(BMM, inputs=HEADS, dtype=HALF), "FP32"
     ),
-    "K08": Case(
+    "K03": Case(
         text("y = Attention(q, k, v)", inputs=HEADS, opset=23),
         ["Attention_y"],
         text("y = my.Attention(q, k, v)", inputs=HEADS, opset=23),
         "FP32",
         "K18",
     ),
-    "K01": Case(
+    "K04": Case(
         closed("n = Add(c, a)\nr = Relu(n)\n", "r"),
         ["Conv_c", "Add_n", "Relu_r"],
         closed("d = QDQ(c, s1)\nn = Add(d, a)\nr = Relu(n)\n", "r"),
         "INT8",
         "K12",
     ),
-    "K02": Case(
+    "K05": Case(
         closed("g = Sigmoid(c)\nn = Mul(c, g)\n", "n"),
         ["Conv_c", "Sigmoid_g", "Mul_n"],
         closed("d = QDQ(c, s1)\ng = Sigmoid(d)\nn = Mul(d, g)\n", "n"),
         "INT8",
         "K12",
     ),
-    "K03": Case(
+    "K06": Case(
         text("p = Pad(x, I_0_0_1_1_0_0_1_1)\ny = Conv(p, B_16x16x3x3)"),
         ["Pad_p", "Conv_y"],
         text("p = Pad(x, I_0_0_1_1_0_0_1_1)\ny = Relu(p)"),
         "FP32",
     ),
-    "K04": Case(
+    "K07": Case(
         closed("r = Relu(c)\nm = MaxPool<kernel_shape=[2,2]>(r)\n", "m"),
         ["Conv_c", "Relu_r", "MaxPool_m"],
         conv("r = Relu(c)\ny = MaxPool<kernel_shape=[2,2]>(r)"),
         "INT8",
         "K11",
     ),
-    "K05": Case(
+    "K08": Case(
         text(LINEAR + "n = Add(c, B_16)\ny = Gelu(n)", inputs=ROWS),
         ["MatMul_c", "Add_n", "Gelu_y"],
         text(LINEAR + "n = Add(c, x)\ny = Gelu(n)", inputs=ROWS),
@@ -153,30 +153,30 @@ CASES = {
         closed("r = Conv<pads=[1,1,1,1]>(a, w)\nk = Concat<axis=3>(c, r)\n", "k"),
         ["Concat_k"],
         closed("r = Conv<pads=[1,1,1,1]>(a, w)\nt = Neg(k)\nk = Concat<axis=3>(c, r)\n", "k"),
-        instead="K16",
+        instead="K14",
     ),
-    "K16": Case(
+    "K14": Case(
         text("y = Concat<axis=1>(x, x)"),
         ["Concat_y"],
         text("y = Concat<axis=1>(B_16, B_16)"),
         "FP32",
         "N01",
     ),
-    "K14": Case(
+    "K15": Case(
         text("a = Reshape(x, I_1_16_64)\ny = Transpose<perm=[0,2,1]>(a)"),
         ["Reshape_a", "Transpose_y"],
         text("a = Reshape(x, I_1_16_64)\ny = Flatten(a)"),
         "FP32",
-        "N02",
+        "N04",
     ),
-    "N02": Case(
+    "N04": Case(
         text("a = Reshape(x, I_1_16_64)\ny = Flatten(a)"),
         ["Reshape_a", "Flatten_y"],
         text("a = Reshape(x, I_1_16_64)\ny = Expand(a, I_2_16_64)"),
-        instead="K15",
+        instead="K16",
     ),
-    "K15": Case(
-        text("y = Slice(x, I_0, I_2, I_1)"), ["Slice_y"], text("y = Flatten(x)"), "FP32", "N02"
+    "K16": Case(
+        text("y = Slice(x, I_0, I_2, I_1)"), ["Slice_y"], text("y = Flatten(x)"), "FP32", "N04"
     ),
     "K17": Case(
         text("a = Cast<to=10>(x)\ny = Cast<to=1>(a)"),
@@ -190,13 +190,13 @@ CASES = {
         ["DequantizeLinear_w"],
         text("w = DQ(W_16x16x1x1)\ny = Conv(x, w)"),
         "INT8",
-        "N04",
+        "N05",
     ),
-    "N04": Case(
+    "N05": Case(
         text("w = DQ(W_16x16x1x1)\ny = Conv(x, w)"),
         ["DequantizeLinear_w"],
         conv(""),
-        instead="K02",
+        instead="K05",
     ),
     "Q02": Case(
         closed("r = Relu(c)\n", "r"),
@@ -205,7 +205,7 @@ CASES = {
         "INT8",
         "K19",
     ),
-    "N05": Case(
+    "N06": Case(
         closed("d = QDQ(c, s1)\nr = Flatten(d)\nf = Reshape(r, I_1_16_8_8)\n", "f"),
         ["DequantizeLinear_d", "QuantizeLinear_b_q"],
         closed("d = QDQ(c, s)\nr = Flatten(d)\nf = Reshape(r, I_1_16_8_8)\n", "f"),
@@ -229,6 +229,6 @@ CASES = {
         ["DequantizeLinear_d"],
         closed("d = QDQ(c, s1)\nr = MaxPool<kernel_shape=[1,1]>(d)\n", "r"),
         "FP32",
-        "N05",
+        "N06",
     ),
 }

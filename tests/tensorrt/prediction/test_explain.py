@@ -64,7 +64,7 @@ def test_a_half_precision_file_computes_the_rest_in_half(tmp_path: Path) -> None
     found = explain_onnx(tmp_path / "block.onnx")
     assert set(found.macs) == {"INT8", "FP16"}
     assert found.shares["INT8"] == pytest.approx(17 / 18)  # one of two products of attention
-    assert only(found, "K07").reason == "no fused attention: it is quantized in part: softmax not"
+    assert only(found, "K02").reason == "no fused attention: it is quantized in part: softmax not"
     names = Counter(name for one in found.kernels for name in one.nodes)
     names.update(name for one in found.asides for name in one.nodes)
     assert names == Counter(node.name for node in file.graph.node)
@@ -88,7 +88,7 @@ def test_a_weight_of_four_bits_is_taken_in_and_the_product_stays_in_half(tmp_pat
         TensorProto.FLOAT16,
         arrays=[("m", weight), ("t", scale)],
     )
-    found = only(explained(model, tmp_path), "K05")
+    found = only(explained(model, tmp_path), "K08")
     assert (found.dtype, found.folded) == ("FP16", ("DequantizeLinear_w",))
     assert found.reason == "its weight alone is quantized"
 
@@ -104,7 +104,7 @@ def test_a_file_of_onnx_runtime_shows_what_is_lost(tmp_path: Path) -> None:
     assert "convolution + addition" not in after.counts  # pairs at both inputs of the addition
     assert only(after, "K12").nodes[1] == "residual"
     assert only(after, "K20").reason == "an output of the file takes the value in floating point"
-    biases = {name for one in after.asides if one.rule == "N06" for name in one.nodes}
+    biases = {name for one in after.asides if one.rule == "N02" for name in one.nodes}
     assert biases == {f"b{index}_DequantizeLinear" for index in (1, 2, 3)}
     assert len(after.refusals) == len(check_onnx(tmp_path / "quantized.onnx").errors) == 17
     assert "refuses the file as it is: 17 errors by check_onnx" in str(after)
@@ -130,9 +130,9 @@ def test_graphs_in_branches_are_explained(tmp_path: Path) -> None:
 # --- why ----------------------------------------------------------------------------------------
 
 REASONS = {
-    "K15": (
+    "K16": (
         'p = Pad<mode="reflect">(x, I_0_0_1_1_0_0_1_1)\ny = Conv(p, B_16x16x3x3)',
-        "K15",
+        "K16",
         "",
     ),
     "K19 input": (CONV, "K19", "it reads an input of the file, which is in floating point"),
@@ -151,9 +151,9 @@ REASONS = {
         "K13",
         "it reads quantized values, and gives Softmax 'Softmax_y' others",
     ),
-    "K01": (
+    "K04": (
         CONV.rpartition("\n")[0] + "\nn = Add(c, x)" + LAST.format("n"),
-        "K01",
+        "K04",
         "its residual is in floating point, which decides the type of what it gives",
     ),
 }
@@ -173,12 +173,12 @@ def test_a_prediction_says_why(lines: str, rule: str, reason: str, tmp_path: Pat
     ],
 )
 def test_attention_that_is_not_fused_says_why(model: Text, reason: str, tmp_path: Path) -> None:
-    assert only(explained(model, tmp_path), "K07").reason == f"no fused attention: {reason}"
+    assert only(explained(model, tmp_path), "K02").reason == f"no fused attention: {reason}"
 
 
 def test_what_depends_on_the_gpu_is_unknown(tmp_path: Path) -> None:
     lines = "a = QDQ(x, s)\nw = DQ(W_16x1x3x3)\ny = Conv<group=16>(a, w)"
-    found = only(explained(Text(lines), tmp_path), "K02")
+    found = only(explained(Text(lines), tmp_path), "K05")
     assert (found.basis, "depends on the GPU" in found.reason) == (Basis.UNKNOWN, True)
 
 
@@ -266,7 +266,7 @@ def test_an_explanation_says_all_in_its_forms(tmp_path: Path) -> None:
     found = explained(Text(CONV), tmp_path)
     values = json.loads(json.dumps(found.to_dict()))
     assert values["shares"] == {"INT8": 1.0}
-    assert values["kernels"][1]["rules"] == ["K02", "Q01", "Q03"]
+    assert values["kernels"][1]["rules"] == ["K05", "Q01", "Q03"]
     assert values["kernels"][1]["basis"] == "documented"
     lines = str(found).splitlines()
     assert lines[0].startswith("Rule  Kernel       Type  Count  Arithmetic  Basis")

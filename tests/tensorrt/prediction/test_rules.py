@@ -41,6 +41,9 @@ def test_every_rule_has_a_case() -> None:
     ids = [rule.id for rule in FUSIONS]
     assert len(set(ids)) == len(ids)
     assert set(CASES) == set(ids)
+    for letter in "KNQ":
+        own = [one for one in ids if one[0] == letter]
+        assert own == sorted(own)
 
 
 @pytest.mark.parametrize("rule", CASES)

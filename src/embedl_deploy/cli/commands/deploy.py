@@ -33,6 +33,7 @@ def _figures(deployed: Deployed) -> list[tuple[str, str]]:
         ("Takes", f"{shape}, any batch" if job.dynamic_batch else str(shape)),
         ("Verified", _verified(deployed)),
         ("Checked", _checked(deployed)),
+        ("Expected", f"{deployed.expected.summary}; embedl-deploy explain shows them"),
     ]
     if summary.unfused:
         left = f"{len(summary.unfused)} layers with weights, in floating point; inspect says why"

@@ -17,7 +17,7 @@ from embedl_deploy.export.files import written_beside
 from embedl_deploy.export.onnx_file import ATTENTION_OPSET
 from embedl_deploy.report.parity import parity_dict
 from embedl_deploy.report.summary import Summary, quantizers, summarize
-from embedl_deploy.tensorrt import Report, check_onnx
+from embedl_deploy.tensorrt import Explanation, Report, check_onnx, explain_onnx
 
 _VERIFIED_BATCHES = 2
 """Batches that ONNX Runtime computes; each has millions of integers to compare."""
@@ -91,6 +91,7 @@ class Deployed:
         file_bytes: Of the file, with its external data.
         parity: From the verification; None without.
         report: From the check of the file against the rules of TensorRT.
+        expected: The kernels that TensorRT is expected to run.
     """
 
     job: Job
@@ -103,6 +104,7 @@ class Deployed:
     file_bytes: int
     parity: Parity | None
     report: Report
+    expected: Explanation
 
     def as_dict(self) -> dict[str, Any]:
         """All of it for JSON."""
@@ -125,6 +127,7 @@ class Deployed:
             "file_bytes": self.file_bytes,
             "verification": None if self.parity is None else parity_dict(self.parity),
             "check": self.report.to_dict() | {"path": str(job.output)},
+            "expected": {"counts": self.expected.counts, "shares": self.expected.shares},
             **self.summary.as_dict(),
         }
 
@@ -156,6 +159,7 @@ def travel(job: Job, steps: Steps) -> Deployed:
                 parity = _verify(job, draft, model, made.data, progress)
         with steps.step("Checking"):
             report = check_onnx(draft, keep_float32=job.kept)
+            expected = explain_onnx(draft)
         file_bytes = sum(file.stat().st_size for file in draft.parent.iterdir())
     tensors, weights = quantizers(model)
     return Deployed(
@@ -169,6 +173,7 @@ def travel(job: Job, steps: Steps) -> Deployed:
         file_bytes=file_bytes,
         parity=parity,
         report=report,
+        expected=expected,
     )
 
 

@@ -63,7 +63,7 @@ def _obstacle(one: Attention) -> str:
 
 
 ATTENTION = Fusion(
-    "K06",
+    "K01",
     "attention",
     "query by key, softmax and product with the value: in FP16 or BF16 with heads of 16 to 256, "
     "multiples of 8; in INT8 or FP8 where it is quantized completely and within its limits "
@@ -83,7 +83,7 @@ def _parts(plan: Plan) -> Iterator[Found]:
 
 
 SOFTMAX = Fusion(
-    "K07",
+    "K02",
     "softmax",
     "the softmax of an attention that is not one kernel; its products are kernels of their own",
     Basis.DOCUMENTED,
@@ -102,7 +102,7 @@ def _operator(plan: Plan) -> Iterator[Found]:
 
 
 OPERATOR = Fusion(
-    "K08",
+    "K03",
     "attention",
     "the operator Attention; the build fails where there is no fused kernel for it",
     Basis.DOCUMENTED,

@@ -27,7 +27,7 @@ def _views(plan: Plan) -> Iterator[Found]:
 
 
 VIEW = Fusion(
-    "N02",
+    "N04",
     "view",
     "reshaping copies nothing; where the layout before it is not linear, a reformat may stand "
     "there",
@@ -45,7 +45,7 @@ def _shuffles(plan: Plan) -> Iterator[Found]:
 
 
 SHUFFLE = Fusion(
-    "K14",
+    "K15",
     "copy",
     "transposing, with the reshaping and transposing next to it",
     Basis.DOCUMENTED,
@@ -59,7 +59,7 @@ def _moves(plan: Plan) -> Iterator[Found]:
 
 
 MOVE = Fusion(
-    "K15",
+    "K16",
     "copy",
     "an operator that moves values, by itself; whether TensorRT avoids it is not known",
     Basis.UNKNOWN,
@@ -94,7 +94,7 @@ def _concat(plan: Plan) -> Iterator[Found]:
 
 
 CONCAT = Fusion(
-    "K16",
+    "K14",
     "concatenation",
     "any other concatenation; whether inputs are written into place is not known",
     Basis.UNKNOWN,

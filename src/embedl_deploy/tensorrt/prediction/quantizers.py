@@ -55,7 +55,7 @@ def _fixed(plan: Plan) -> Iterator[Found]:
 
 
 FIXED = Fusion(
-    "N04",
+    "N05",
     "constant",
     "Q/DQ of other constants: rounded when the engine is built, and computed on in floating point",
     Basis.ASSUMED,
@@ -92,7 +92,7 @@ def _cancelled(plan: Plan) -> Iterator[Found]:
 
 
 CANCELLED = Fusion(
-    "N05",
+    "N06",
     "cancelled",
     "Q behind DQ of the same scale, also across operators that copy",
     Basis.DOCUMENTED,

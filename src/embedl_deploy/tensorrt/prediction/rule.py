@@ -26,7 +26,8 @@ class Fusion:
     """One rule of what TensorRT runs as one.
 
     Attributes:
-        id: K for kernels, Q for Q/DQ that a kernel takes in, N for what takes no kernel.
+        id: K for kernels and what computes in them, Q for Q/DQ that they take in, N for what takes
+            none.
         kind: Of the kernel, in a word or two; empty for what another kernel takes in.
         title: What is run as one.
         basis: How well that is founded, where a place does not say otherwise.

@@ -114,7 +114,7 @@ def _is_bias(node: Node) -> bool:
 
 
 REFUSED_ONE = Fusion(
-    "N06",
+    "N02",
     "refused",
     "what the parser does not take, so that no engine is built: operators on integers, and DQ of "
     "INT32, which is how some tools write biases",

@@ -99,7 +99,7 @@ def _residual(plan: Plan) -> Iterator[Found]:
 
 
 RESIDUAL = Fusion(
-    "K01",
+    "K04",
     "convolution + addition",
     "a convolution, batch norm, activation, the addition (or Min, Max) of a residual of one shape, "
     "and the activation behind it; of two convolutions that meet, the last",
@@ -128,7 +128,7 @@ def _doubt(head: Node, nodes: list[Node]) -> str:
 
 
 CONVOLUTION = Fusion(
-    "K02",
+    "K05",
     "convolution",
     "a convolution with batch norm and the pointwise operators behind it that read nothing else; "
     "GELU only where the convolution gives the type that it reads",
@@ -148,7 +148,7 @@ def _pad(plan: Plan) -> Iterator[Found]:
 
 
 PAD = Fusion(
-    "K03",
+    "K06",
     "",
     "zero padding right before a convolution",
     Basis.DOCUMENTED,
@@ -169,7 +169,7 @@ def _pool(plan: Plan) -> Iterator[Found]:
 
 
 POOL = Fusion(
-    "K04",
+    "K07",
     "",
     "pooling right behind a convolution, where both compute in one type",
     Basis.DOCUMENTED,
@@ -190,7 +190,7 @@ def _product(plan: Plan) -> Iterator[Found]:
 
 
 PRODUCT = Fusion(
-    "K05",
+    "K08",
     "matrix product",
     "a matrix product with its bias, and the pointwise operators behind it that read nothing else",
     Basis.ASSUMED,
