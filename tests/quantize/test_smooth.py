@@ -277,3 +277,18 @@ def test_what_goes_wrong_is_said(case: str) -> None:
     result = transform(vit(planted=False), (DATA[0],))
     with pytest.raises(kind, match=said):
         call(result)
+
+
+def test_a_norm_that_is_written_out_gives_its_factors() -> None:
+    model = net(
+        lambda self, x: self.linear(x / x.std(-1, keepdim=True) * self.gain + self.shift),
+        gain=nn.Parameter(torch.tensor([1.0, 50.0, 1.0, 0.1])),
+        shift=nn.Parameter(torch.randn(4)),
+        linear=nn.Linear(4, 4),
+    )
+    x = torch.randn(8, 4)
+    result = transform(model, (x,))
+    (row,) = smooth(result, [x]).scaled
+    assert row.largest > 5 * row.smallest
+    assert_close(run(result.model, (x,)), run(model, (x,)))
+    assert equalize(result).scaled == ()

@@ -41,9 +41,13 @@ class Channels:
         self.shapes = shapes
         self._uses = _uses(model, self.modules)
 
-    def tied(self, module: nn.Module) -> bool:
-        """Whether a tensor of a module is used elsewhere too."""
-        return any(self._uses[one] > 1 for one in storages(module))
+    def tied(self, one: nn.Module | Tensor) -> bool:
+        """Whether a tensor, or one of a module, is used elsewhere too."""
+        return any(self._uses[place] > 1 for place in storages(one))
+
+    def held(self, node: fx.Node) -> Any:
+        """What the model has where a node gets an attribute."""
+        return _held(self.modules, node)
 
     def rank(self, node: fx.Node) -> int | None:
         """How many dimensions a tensor has, where known."""
@@ -141,8 +145,10 @@ def _uses(model: fx.GraphModule, modules: Mapping[str, nn.Module]) -> Counter[in
         if node.op == "call_module":
             uses.update(storages(modules[str(node.target)]))
         elif node.op == "get_attr":
-            owner, _, name = str(node.target).rpartition(".")
-            tensor = getattr(modules[owner], name)
-            if isinstance(tensor, Tensor):
-                uses[tensor.untyped_storage().data_ptr()] += 1
+            uses.update(storages(_held(modules, node)))
     return uses
+
+
+def _held(modules: Mapping[str, nn.Module], node: fx.Node) -> Any:
+    owner, _, name = str(node.target).rpartition(".")
+    return getattr(modules[owner], name)

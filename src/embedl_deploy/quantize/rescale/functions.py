@@ -60,13 +60,29 @@ def spatial(channels: Channels, node: fx.Node, dimensions: int) -> Value:
 
 
 def _product(channels: Channels, node: fx.Node) -> Value:
-    """A product is homogeneous in either factor, a quotient in what is divided."""
-    one, other = (channels.of(argument) for argument in node.args)
+    """A product is homogeneous in either factor, a quotient in what is divided.
+
+    Of two that have labels neither gets factors, unless one is a vector of the model: that stays.
+    """
+    one, other = (_unless_vector(channels, node, at) for at in (0, 1))
     if isinstance(other, str):
         return one
     if isinstance(one, str) and node.target is operator.mul:
         return other
     return channels.stopped(node)
+
+
+def _unless_vector(channels: Channels, node: fx.Node, at: int) -> Value:
+    """The labels of a factor; a vector of the model gives up its own where the other has some."""
+    mine, other = node.args[at], node.args[1 - at]
+    if not isinstance(mine, fx.Node) or mine.op != "get_attr":
+        return channels.of(mine)
+    computed = isinstance(other, fx.Node) and other.op != "get_attr"
+    if computed and isinstance(channels.of(other), Tensor):
+        return channels.pin(
+            channels.of(mine), f"{channels.named(node)} multiplies what has factors by it"
+        )
+    return channels.of(mine)
 
 
 def _reduced(channels: Channels, node: fx.Node) -> Value:

@@ -206,5 +206,20 @@ def _norm(channels: Channels, node: fx.Node, module: nn.Module) -> Value:
     return labels.view(-1, *(1,) * (rank - 2))
 
 
+def vector(channels: Channels, node: fx.Node) -> Value:
+    """The labels of a vector of parameters, which gives its channels to what it multiplies.
+
+    Such as the factors and the bias of a norm that is written out.
+    """
+    tensor, path = channels.held(node), str(node.target)
+    is_vector = isinstance(tensor, nn.Parameter) and tensor.numel() == max(tensor.shape, default=0)
+    if not is_vector or tensor.numel() == 1 or channels.tied(tensor):
+        return f"'{path}' is a tensor of the model"
+    labels = channels.classes.new(tensor.numel())
+    gain = tensor.detach().view(-1)
+    channels.producers.append(Producer(path, labels, gain=gain, known=False))
+    return labels.view(tensor.shape)
+
+
 def _plain(parameter: Tensor | None) -> Tensor | None:
     return None if parameter is None else parameter.detach()

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -207,10 +206,16 @@ def axes_of(module: nn.Module, rank: int) -> tuple[int, ...]:
     return ()
 
 
-def storages(module: nn.Module) -> list[int]:
-    """Where the tensors of a module are in memory, without repeats."""
-    tensors = chain(module.parameters(), module.buffers())
-    return [*dict.fromkeys(one.untyped_storage().data_ptr() for one in tensors)]
+def storages(one: object) -> list[int]:
+    """Where a tensor, or the tensors of a module, are in memory, without repeats."""
+    match one:
+        case Tensor():
+            tensors = [one]
+        case nn.Module():
+            tensors = [*one.parameters(), *one.buffers()]
+        case _:
+            tensors = []
+    return [*dict.fromkeys(tensor.untyped_storage().data_ptr() for tensor in tensors)]
 
 
 def _doubled(tensor: Tensor) -> Tensor:

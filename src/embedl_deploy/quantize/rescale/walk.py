@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from embedl_deploy.quantize.rescale.channels import Channels, Value
 from embedl_deploy.quantize.rescale.functions import function
-from embedl_deploy.quantize.rescale.layers import called
+from embedl_deploy.quantize.rescale.layers import called, vector
 
 
 def walk(model: fx.GraphModule, shapes: Mapping[fx.Node, Any]) -> Channels:
@@ -36,7 +36,7 @@ def _labels(channels: Channels, node: fx.Node) -> Value:
         case "placeholder":
             return f"'{node.target}' is an input of the model"
         case "get_attr":
-            return f"'{node.target}' is a tensor of the model"
+            return vector(channels, node)
         case "call_module":
             return called(channels, node)
         case "output":
