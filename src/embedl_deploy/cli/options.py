@@ -142,8 +142,7 @@ InputShapesOption = Annotated[
         "--shape",
         metavar="[NAME:]N,C,H,W",
         parser=parse_input_shape,
-        help="Shape of an input whose sizes the file leaves open; may be repeated. An open first "
-        "size is 1 without it.",
+        help="Shape of an input whose sizes the file leaves open; may be repeated.",
         show_default=False,
     ),
 ]
