@@ -188,8 +188,9 @@ def _stored(
     if factor is None:
         return DequantizedWeight(stored, scale, axis)
     sign = per_channel(factor.sign().to(scale.dtype), weight, axis)
-    folded = (scale.double() * factor.abs()).clamp(min=torch.finfo(scale.dtype).tiny)
-    folded = torch.where(factor == 0, 1.0, folded)
+    size = factor.abs().view(-1, *[1] * (scale.dim() - 1))
+    folded = (scale.double() * size).clamp(min=torch.finfo(scale.dtype).tiny)
+    folded = torch.where(size == 0, 1.0, folded)
     signed = (stored.to(scale.dtype) * sign).to(stored.dtype)
     return DequantizedWeight(signed, folded.to(scale.dtype), axis)
 

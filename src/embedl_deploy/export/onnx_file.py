@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from embedl_deploy.errors import ExportError
 from embedl_deploy.export import naming
+from embedl_deploy.export.blocks import pack
 from embedl_deploy.export.files import written_beside
 from embedl_deploy.export.lower import fold, to_operators
 from embedl_deploy.export.precision import Keep, Precision, dtype_of, kept_nodes
@@ -113,7 +114,7 @@ def export_onnx(  # noqa: PLR0913 - each is one choice
     if dynamic_batch and dynamic_shapes is not None:
         raise ExportError("dynamic_batch and dynamic_shapes exclude each other; give one of them")
     inputs = (args,) if isinstance(args, Tensor) else tuple(args)
-    _check_formats(graph_module, opset)
+    _check_formats(graph_module, opset, quantized_weights)
     folded = fold(graph_module)
     recipe = Recipe(precision, kept_nodes(folded, dtype, keep_float32), attention_op)
     with written_beside(target) as beside:
@@ -126,6 +127,7 @@ def export_onnx(  # noqa: PLR0913 - each is one choice
         results = naming.given(output_names, "output") or naming.output_names(proto.graph, entries)
         naming.name_values(proto.graph, entries, results)
         naming.name_nodes(proto, naming.weight_paths(lowered))
+        pack(proto)
         slim(proto)
         recipe.write(proto)
         _save(proto, beside)
@@ -151,11 +153,16 @@ def _check_choices(
         )
 
 
-def _check_formats(model: fx.GraphModule, opset: int) -> None:
-    if opset < _FLOAT8_OPSET and any(
-        one.config.format == "float8_e4m3" for one in quantizers_of(model)
-    ):
+def _check_formats(model: fx.GraphModule, opset: int, quantized_weights: str) -> None:
+    configs = [one.config for one in quantizers_of(model)]
+    if opset < _FLOAT8_OPSET and any(one.format == "float8_e4m3" for one in configs):
         raise ExportError(f"FP8 needs opset {_FLOAT8_OPSET}, not {opset}")
+    if not any(one.block_size for one in configs):
+        return
+    if opset < OPSET:
+        raise ExportError(f"weights in blocks need opset {OPSET}, not {opset}")
+    if quantized_weights == "float":
+        raise ExportError("weights in blocks are stored as numbers, not in floating point")
 
 
 def _typed(

@@ -1,7 +1,7 @@
 """What the file computes with: modules that become the ONNX operators a compiler looks for."""
 
 import copy
-from typing import Any, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -73,19 +73,22 @@ class QuantizeDequantizeKey(QuantizeDequantize):
 class DequantizedWeight(nn.Module):
     """A stored weight and its `DequantizeLinear`; stands in for the weight's quantizer.
 
-    It runs as well: the stored numbers times their scales.
+    It runs as well: the stored numbers times their scales. Blocks are told by a scale of two
+    dimensions; they need no zero-point, since a `DequantizeLinear` without one has zero.
     """
 
     stored: Tensor
     scale: Tensor
-    zero_point: Tensor
+    zero_point: Tensor | None
 
     def __init__(self, stored: Tensor, scale: Tensor, axis: int) -> None:
         super().__init__()
         self.axis = axis
+        blocks = scale.dim() > 1
         self.register_buffer("stored", stored)
         self.register_buffer("scale", scale)
-        self.register_buffer("zero_point", torch.zeros_like(scale).to(stored.dtype))
+        zero_point = None if blocks else torch.zeros_like(scale).to(stored.dtype)
+        self.register_buffer("zero_point", zero_point)
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weight, per output channel; the argument gives the type where it is run."""
@@ -97,13 +100,6 @@ class DequantizedWeight(nn.Module):
         """What the stored numbers stand for."""
         numbers = self.stored.to(self.scale.dtype)
         return numbers * per_channel(self.scale, numbers, self.axis)
-
-    @property
-    def largest(self) -> float:
-        """What the largest number of the type stands for under the largest scale."""
-        stored = self.stored.dtype
-        limits = torch.finfo(stored) if stored.is_floating_point else torch.iinfo(stored)
-        return limits.max * float(self.scale.max())
 
 
 class QuantizedWeight(nn.Module):
@@ -134,27 +130,26 @@ def quantize(tensor: Tensor, scale: Tensor, zero_point: Tensor, axis: int | None
     return torch.onnx.ops.symbolic(
         "QuantizeLinear",
         (tensor, scale, zero_point),
-        attrs=_axis(axis),
+        attrs={} if axis is None else {"axis": axis},
         dtype=zero_point.dtype,
         shape=tensor.shape,
     )
 
 
 def dequantize(
-    integers: Tensor, scale: Tensor, zero_point: Tensor, axis: int | None = None
+    stored: Tensor, scale: Tensor, zero_point: Tensor | None, axis: int | None = None
 ) -> Tensor:
-    """The ONNX operator; the result has the type of the scale."""
+    """The ONNX operator; a scale of two dimensions is one for each block of a row."""
+    along = {} if axis is None else {"axis": axis}
+    if scale.dim() > 1:
+        along = {"axis": 1, "block_size": stored.shape[1] // scale.shape[1]}
     return torch.onnx.ops.symbolic(
         "DequantizeLinear",
-        (integers, scale, zero_point),
-        attrs=_axis(axis),
+        (stored, scale) if zero_point is None else (stored, scale, zero_point),
+        attrs={**along},
         dtype=scale.dtype,
-        shape=integers.shape,
+        shape=stored.shape,
     )
-
-
-def _axis(axis: int | None) -> dict[str, Any]:
-    return {} if axis is None else {"axis": axis}
 
 
 class GlobalAveragePool(nn.Module):

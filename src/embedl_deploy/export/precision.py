@@ -129,8 +129,8 @@ def _large(module: nn.Module, dtype: torch.dtype) -> _Unfit | None:
     sizes = [
         one.detach().abs().max() for one in tensors if one.numel() and isinstance(one, nn.Parameter)
     ]
-    stored = [one.largest for one in module.modules() if isinstance(one, DequantizedWeight)]
-    largest = max((*map(float, sizes), *stored), default=0.0)
+    weights = [one.values() for one in module.modules() if isinstance(one, DequantizedWeight)]
+    largest = max(map(float, (*sizes, *(one.abs().max() for one in weights))), default=0.0)
     if largest <= torch.finfo(dtype).max:
         return None
     return _Unfit(f"a weight of {{}} is beyond {_name(dtype)}", largest)

@@ -38,6 +38,8 @@ class TensorQuantConfig:
             that calibration gave it, and a weight's follow the weight, by the observer, at every
             step. `"fixed"`: the weight's stay as they are too. `"learned"`: they are parameters,
             trained with the rest (LSQ; Esser et al., "Learned Step Size Quantization", 2020).
+        block_size: How many values in a row of a weight share a scale; a whole row by default.
+            TensorRT has kernels for 64 and 128, of 4 bits.
     """
 
     bits: int = 8
@@ -45,6 +47,7 @@ class TensorQuantConfig:
     signed: bool = True
     format: Format = "int"
     scale: Scale = "observed"
+    block_size: int | None = None
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:
@@ -53,12 +56,27 @@ class TensorQuantConfig:
         _check_choice("scale", self.scale, Scale)
         if self.format != "int" and (self.bits != 8 or not self.signed):
             raise QuantizationError(f"{self.format} has 8 bits and a sign")
+        if self.block_size is not None:
+            self._check_blocks(self.block_size)
+
+    def _check_blocks(self, size: int) -> None:
+        if self.bits > 4:
+            raise QuantizationError(
+                f"blocks are for weights of at most 4 bits, not {self.numbers}: kernels take no "
+                "others; write bits=4"
+            )
+        if size < 2 or size % 2:
+            raise QuantizationError(
+                f"block_size is a positive even number, not {size}: two 4-bit numbers share a byte"
+            )
 
     @property
     def numbers(self) -> str:
         """The kind of numbers in words."""
-        sign = "" if self.signed else ", unsigned where nothing is negative"
-        return f"bits={self.bits}{sign}" if self.format == "int" else self.format
+        more = "" if self.signed else ", unsigned where nothing is negative"
+        if self.block_size is not None:
+            more += f" in blocks of {self.block_size}"
+        return f"bits={self.bits}{more}" if self.format == "int" else self.format
 
     def grid(self, *, signed: bool = True) -> Grid:
         """The numbers there are."""
@@ -86,8 +104,8 @@ class QuantConfig:
     """How a model is quantized. Where, its patterns have said.
 
     Attributes:
-        activations: For the stubs; one scale a tensor.
-        weights: For the weights; one scale an output channel.
+        activations: For the stubs; one scale a tensor. Without one, weights alone are quantized.
+        weights: For the weights; one scale an output channel, or one a block of it.
         skip: Fused modules to leave in floating point, each as a `Skip` or as what it selects
             by: a path pattern, a class, a module, or a function of path and module.
         attention: What is quantized of attention where its pattern declares points: query, key
@@ -95,21 +113,36 @@ class QuantConfig:
             (`"full"`, which fused INT8 kernels need); or nothing (`"none"`).
     """
 
-    activations: TensorQuantConfig = field(default_factory=TensorQuantConfig)
+    activations: TensorQuantConfig | None = field(default_factory=TensorQuantConfig)
     weights: TensorQuantConfig = field(default_factory=TensorQuantConfig)
     skip: Sequence[Skip | Selector] = ()
     attention: Attention = "inputs"
 
     def __post_init__(self) -> None:
         _check_choice("attention", self.attention, Attention)
+        if self.activations is not None:
+            self._check_blocks(self.activations)
         if isinstance(self.skip, str):
             raise QuantizationError(f"skip is a list: write skip=[{self.skip!r}]")
+
+    def _check_blocks(self, activations: TensorQuantConfig) -> None:
+        if activations.block_size is not None:
+            raise QuantizationError("activations have one scale a tensor and no blocks")
+        if self.weights.block_size is not None:
+            raise QuantizationError(
+                "weights in blocks are multiplied in floating point; write activations=None"
+            )
 
     def at(self, point: QDQPoint) -> TensorQuantConfig:
         """How the tensor at a point is quantized.
 
         Probabilities in FP8 have the range up to 1, which kernels for FP8 attention take.
+
+        Raises:
+            QuantizationError: Weights alone are quantized.
         """
+        if self.activations is None:
+            raise QuantizationError(f"weights alone are quantized, and nothing at {point.name}")
         if point is QDQPoint.PROBABILITIES and self.activations.format != "int":
             return replace(self.activations, observer=partial(FixedObserver, 1.0))
         return self.activations
@@ -127,7 +160,7 @@ class QuantConfig:
                 function, a module, or a class that is neither PyTorch's nor the library's.
         """
         return {
-            "activations": self.activations.to_dict(),
+            "activations": None if self.activations is None else self.activations.to_dict(),
             "weights": self.weights.to_dict(),
             "skip": [skip_to_dict(one) for one in self.skips],
             "attention": self.attention,
@@ -143,7 +176,8 @@ class QuantConfig:
         known(stored, [one.name for one in fields(cls)], "a config")
         given = dict(stored)
         for name in ("activations", "weights"):
-            given[name] = TensorQuantConfig.from_dict(given.get(name, {}))
+            plain = given.get(name, {})
+            given[name] = None if plain is None else TensorQuantConfig.from_dict(plain)
         return cls(**{**given, "skip": tuple(map(skip_from_dict, given.get("skip", ())))})
 
 

@@ -57,6 +57,8 @@ def insert_qdq(
         raise QuantizationError("the model has stubs already; start again from transform()")
     config = config or QuantConfig()
     chosen = skipped(model, config.skips)
+    if config.activations is None:
+        chosen = {path: one.without_activations() for path, one in chosen.items()}
     _check_weights(model, chosen)
     model = copying.deepcopy(model) if copy else model
     if not _insert(model, config, chosen):
@@ -93,7 +95,7 @@ def _insert(model: fx.GraphModule, config: QuantConfig, chosen: Mapping[str, Ski
     stubs = _make_stubs(model, config, uses)
     for use in uses:
         _rewire(use, stubs[use.tensor], forward_arguments(type(modules[str(use.call.target)])))
-    left = [_left(site, chosen[site.path]) for site in sites]
+    left = [_left(site, chosen[site.path], config) for site in sites]
     model.meta[LEFT] = tuple(dict.fromkeys(chain.from_iterable(left)))
     model.graph.lint()
     model.recompile()
@@ -108,7 +110,8 @@ def _weights(module: FusedModule, skipped: Skipped) -> tuple[str, ...]:
 
 def _quantize_module(model: fx.GraphModule, site: Site, config: QuantConfig, skip: Skipped) -> int:
     """Insert what goes inside a fused module; returns the number of quantizers."""
-    module, weights = site.module, _weights(site.module, skip)
+    module = site.module
+    weights = [path for path in _weights(module, skip) if not _unfit(module, path, config)]
     for path in weights:
         weight = attrgetter(path)(module)
         quantizer = WeightFakeQuantize(config.weights, weight, module.channel_axis)
@@ -120,13 +123,24 @@ def _quantize_module(model: fx.GraphModule, site: Site, config: QuantConfig, ski
     return len(weights) + len(inner)
 
 
-def _left(site: Site, skip: Skipped) -> Iterator[Left]:
+def _unfit(module: FusedModule, path: str, config: QuantConfig) -> str:
+    """Why a weight has no blocks of the size that is wanted; empty where it has, or none are."""
+    shape, size = attrgetter(path)(module).shape, config.weights.block_size
+    if size is None or (len(shape) == 2 and shape[1] % size == 0):
+        return ""
+    return f"its weight of shape {tuple(shape)} has no rows of a multiple of {size} values"
+
+
+def _left(site: Site, skip: Skipped, config: QuantConfig) -> Iterator[Left]:
     """What was declared at a call and is not quantized."""
     if site.reason:
         yield Left(site.path, tuple(point.name for point in site.left), site.reason)
     declared = _weights(site.module, Skipped())
     if declared and skip.weights and not skip.activations:
         yield Left(site.path, (), f"weights skipped by {skip.weights}")
+    for path in _weights(site.module, skip):
+        if reason := _unfit(site.module, path, config):
+            yield Left(site.path, (), reason)
 
 
 def _make_stubs(
@@ -143,7 +157,9 @@ def _make_stubs(
     for tensor, path in names.items():
         first = groups[tensor]
         shares = "" if first is tensor else names[first]
-        model.add_submodule(path, _new_stub(model, config.activations, points[tensor], shares))
+        model.add_submodule(
+            path, _new_stub(model, config.at(QDQPoint.INPUT), points[tensor], shares)
+        )
         with model.graph.inserting_before(_after(tensor)):
             stubs[tensor] = model.graph.call_module(path, (tensor,))
         stubs[tensor].meta = {"scope": parent(path), "val": tensor.meta.get("val")}

@@ -106,8 +106,9 @@ def _weights(model: fx.GraphModule) -> Iterator[PlacementRow]:
         for weight in module.quantizable_weights():
             quantizer = module.weight_quantizers._modules.get(weight.replace(".", "_"))  # noqa: SLF001 - it has no get
             if isinstance(quantizer, WeightFakeQuantize):
-                bits = quantizer.config.bits
-                yield PlacementRow("weight", f"{path}.{weight}", (), bits, "one scale a channel")
+                bits, size = quantizer.config.bits, quantizer.config.block_size
+                why = "one scale a channel" if size is None else f"one scale for {size} in a row"
+                yield PlacementRow("weight", f"{path}.{weight}", (), bits, why)
 
 
 def _left(model: fx.GraphModule) -> Iterator[PlacementRow]:

@@ -115,7 +115,12 @@ def scale_of(largest: Tensor, highest: int) -> Tensor:
 
 
 def per_channel(values: Tensor, weight: Tensor, axis: int) -> Tensor:
-    """One value for each index of a weight's dimension, shaped to broadcast against it."""
+    """One value for each index of a weight's dimension, shaped to broadcast against it.
+
+    Values of two dimensions have one for each block of a row as well.
+    """
+    if values.dim() > 1:
+        return values.repeat_interleave(weight.shape[-1] // values.shape[-1], -1)
     sizes = [1] * weight.dim()
     sizes[axis] = -1
     return values.view(sizes)

@@ -1,7 +1,7 @@
 """What is left in floating point by choice."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -62,6 +62,10 @@ class Skipped:
 
     activations: str = ""
     weights: str = ""
+
+    def without_activations(self) -> "Skipped":
+        """The same where weights alone are quantized."""
+        return replace(self, activations=self.activations or "activations=None")
 
 
 def skipped(model: nn.Module, skips: Sequence[Skip]) -> dict[str, Skipped]:

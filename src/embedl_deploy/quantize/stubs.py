@@ -15,6 +15,9 @@ from embedl_deploy.quantize.config import TensorQuantConfig
 from embedl_deploy.quantize.observers import Observer
 from embedl_deploy.quantize.rounding import Grid, fake_quantize, in_steps, per_channel, scale_of
 
+_PIECE = 2**8
+"""Rows that are observed at a time; a histogram of each is in memory."""
+
 _SMALLEST = torch.finfo(torch.float32).tiny
 
 
@@ -180,7 +183,7 @@ class WeightFakeQuantize(_Quantizer):
         axis: The weight's dimension that holds the output channels.
 
     Attributes:
-        scale: Shape (channels).
+        scale: Shape (channels), or (channels, blocks).
         enabled: Whether to quantize; off while activations are calibrated.
     """
 
@@ -190,7 +193,7 @@ class WeightFakeQuantize(_Quantizer):
         self.axis = axis
         self.grid = config.grid().symmetric
         self.enabled = True
-        self._own_scale(torch.ones(weight.shape[axis], device=weight.device))
+        self._own_scale(torch.ones(_scales(weight, axis, config.block_size), device=weight.device))
         self.observe(weight)
 
     @property
@@ -206,12 +209,17 @@ class WeightFakeQuantize(_Quantizer):
     @torch.no_grad()
     def observe(self, weight: Tensor) -> None:
         """Set the scales from a weight."""
+        rows = weight.movedim(self.axis, 0).reshape(self.scale.numel(), -1)
+        largest = torch.cat([self._largest(piece) for piece in rows.split(_PIECE)])
+        self.scale.copy_(scale_of(largest.to(self.scale.dtype), self.highest).view_as(self.scale))
+
+    def _largest(self, rows: Tensor) -> Tensor:
         observer = self.config.observer()
-        observer.axis = self.axis
-        observer.collect(weight)
+        observer.axis = 0
+        observer.collect(rows)
         largest = observer.compute(self.config.grid())
         assert largest is not None  # noqa: S101 - it has collected
-        self.scale.copy_(scale_of(largest.to(self.scale.dtype), self.highest))
+        return largest
 
     def forward(self, weight: Tensor) -> Tensor:
         """Simulate quantization; the shape is unchanged."""
@@ -234,6 +242,11 @@ class WeightFakeQuantize(_Quantizer):
 
     def extra_repr(self) -> str:
         return f"{self.config.numbers}, channels={self.scale.numel()}, axis={self.axis}"
+
+
+def _scales(weight: Tensor, axis: int, block_size: int | None) -> tuple[int, ...]:
+    channels = weight.shape[axis]
+    return (channels,) if block_size is None else (channels, weight.shape[1] // block_size)
 
 
 def quantizers_of(model: nn.Module) -> list[QuantStub | WeightFakeQuantize]:
