@@ -155,6 +155,12 @@ LEFT: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str, str]] = {
         "second",
         "mixes its channels",
     ),
+    "a cast to integers": (
+        lambda: both(*linears(), lambda m, x: m.second(m.first(x).to(torch.int32).to(x.dtype))),
+        LINE,
+        "second",
+        "'to' takes no factor",
+    ),
     "a product of two": (
         lambda: both(*linears(), lambda m, x: m.second((y := m.first(x)) * y)),
         LINE,

@@ -34,7 +34,7 @@ def function(channels: Channels, node: fx.Node) -> Value:
         return values[0][cast("int", node.args[1])]
     if not any(isinstance(one, Tensor) for one in pytree.tree_leaves(values)):
         return next((one for one in values if isinstance(one, str)), "it follows from nothing")
-    if name in PASSING:
+    if name in PASSING or (name == "to" and _stays_float(node)):
         return channels.of(node.all_input_nodes[0])
     if name in SUMS:
         return channels.added(node, *(channels.of(one) for one in node.args))
@@ -48,6 +48,12 @@ def function(channels: Channels, node: fx.Node) -> Value:
     if copied_inputs(node, channels.modules):
         return copied(channels, node)
     return channels.stopped(node)
+
+
+def _stays_float(cast_node: fx.Node) -> bool:
+    """Whether a cast is to a floating-point type: one to integers rounds."""
+    types = [one for one in cast_node.args if isinstance(one, torch.dtype)]
+    return bool(types) and all(one.is_floating_point for one in types)
 
 
 def spatial(channels: Channels, node: fx.Node, dimensions: int) -> Value:
@@ -101,7 +107,8 @@ def copied(channels: Channels, node: fx.Node, module: nn.Module | None = None) -
     """The labels of what only copies: those of its input, copied."""
     sources = copied_inputs(node, channels.modules)
     known = {one: channels.shapes.get(one) for one in node.all_input_nodes}
-    if any(isinstance(one, Tensor) != (source in sources) for source, one in known.items()):
+    fit = [isinstance(known[one], Tensor if one in sources else (int, tuple)) for one in known]
+    if not all(fit):
         return channels.stopped(node, f"the shape at {channels.named(node)} is not known")
     arguments = {
         one: _spread(channels.labels[one], value.shape) if isinstance(value, Tensor) else value

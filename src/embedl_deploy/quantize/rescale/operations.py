@@ -48,7 +48,7 @@ RESAMPLINGS = frozenset(
 )
 """Functions that do the same over all dimensions but the first two."""
 
-PASSING = frozenset({"abs", "neg", "to", "type_as", "clone", "detach", "contiguous", "dropout"})
+PASSING = frozenset({"abs", "neg", "clone", "detach", "contiguous", "dropout"})
 """Functions of one tensor, homogeneous value by value."""
 
 PRODUCTS = frozenset({"mul", "truediv"})
