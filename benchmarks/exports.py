@@ -64,12 +64,8 @@ MODELS = (
 PRECISIONS = ("float32", "float16")
 
 EXPLAINED = {
-    "P02": "Two additions follow a convolution; the second one reads the first one's quantized "
-    "result.",
     "P04": "A layer scale stands between the convolution and the residual addition, so the two are "
     "no one kernel, and the residual stays in floating point.",
-    "P08": "What reads the pooled or added values is no weighted operator, so nothing quantizes "
-    "behind it.",
     "P10": "The default patterns quantize depthwise and grouped convolutions; "
     "`TENSORRT_MIXED_PRECISION_PATTERNS` leaves depthwise ones in floating point.",
     "P11": "Layers with few channels are quantized by default; `QuantConfig(skip=[…])` leaves them "

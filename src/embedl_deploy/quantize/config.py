@@ -175,9 +175,10 @@ class QuantConfig:
         """
         known(stored, [one.name for one in fields(cls)], "a config")
         given = dict(stored)
-        for name in ("activations", "weights"):
-            plain = given.get(name, {})
-            given[name] = None if plain is None else TensorQuantConfig.from_dict(plain)
+        given["weights"] = TensorQuantConfig.from_dict(given.get("weights", {}))
+        activations = given.get("activations", {})
+        if activations is not None:
+            given["activations"] = TensorQuantConfig.from_dict(activations)
         return cls(**{**given, "skip": tuple(map(skip_from_dict, given.get("skip", ())))})
 
 
