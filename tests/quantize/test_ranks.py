@@ -1,4 +1,4 @@
-"""Two processes that share the data get the scales of one that has it all."""
+"""Two processes that share the data get what one gets that has it all: scales, and training."""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, distributed, fx, nn
 from torch.multiprocessing.spawn import spawn
+from torch.nn.parallel import DistributedDataParallel
 
 from embedl_deploy import transform
 from embedl_deploy.errors import CalibrationError
@@ -21,7 +23,9 @@ from embedl_deploy.quantize import (
     QuantStub,
     TensorQuantConfig,
     calibrate,
+    freeze_batch_norm,
     insert_qdq,
+    quantize,
     smooth,
 )
 
@@ -91,3 +95,41 @@ def test_two_processes_give_the_scales_of_one(tmp_path: Path) -> None:
         assert "come from the input" in fault
         assert "calibration data is empty" in empty
     assert results[0][3][0].startswith("calibration failed in process 1: CalibrationError: values")
+
+
+LEARNED = QuantConfig(TensorQuantConfig(scale="learned"), TensorQuantConfig(scale="learned"))
+
+
+def fitted(rank: int | None) -> fx.GraphModule:
+    """A model trained on every second sample of a batch, or without a rank on all of them."""
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    own = freeze_batch_norm(quantize(transform(net.eval()), data(), LEARNED)).train()
+    called = own if rank is None else DistributedDataParallel(own)
+    images, labels = torch.cat(data()[:4]), torch.arange(8) % 4
+    part = slice(None) if rank is None else slice(rank, None, 2)
+    optimizer = torch.optim.SGD(own.parameters(), 0.02, momentum=0.9)
+    for _ in range(3):
+        optimizer.zero_grad()
+        F.cross_entropy(called(images[part]), labels[part]).backward()
+        optimizer.step()
+    return own
+
+
+def train(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    address = f"file://{folder / 'meeting'}"
+    distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    torch.save(fitted(rank).state_dict(), folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def test_two_processes_learn_what_one_learns_from_all_data(tmp_path: Path) -> None:
+    spawn(train, (tmp_path,), nprocs=2)
+    one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    alone = fitted(None).state_dict()
+    assert one.keys() == alone.keys()
+    for name, want in alone.items():
+        assert torch.equal(one[name], other[name]), name
+        torch.testing.assert_close(one[name], want, rtol=1e-4, atol=1e-5)

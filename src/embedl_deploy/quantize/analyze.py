@@ -165,7 +165,7 @@ class _Work:
 
     def _stub(self, path: str, noise: Noise) -> AnalysisRow:
         stub = self.stubs[path]
-        largest = float(stub.scale) * stub.highest
+        largest = stub.step.item() * stub.highest
         return self._row("stub", path, noise, stub.points, largest, noise.clipped_share)
 
     def _fused(self, path: str, noise: Noise) -> AnalysisRow:
