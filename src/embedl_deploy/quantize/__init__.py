@@ -3,7 +3,7 @@
 from embedl_deploy.quantize.adaround import LearnedRounding, RoundingRow, adaround
 from embedl_deploy.quantize.analyze import Analysis, AnalysisRow, analyze
 from embedl_deploy.quantize.bias import BiasCorrection, BiasRow, correct_bias
-from embedl_deploy.quantize.calibrate import calibrate, quantize
+from embedl_deploy.quantize.calibrate import calibrate
 from embedl_deploy.quantize.clipping import EntropyObserver, MSEObserver, PercentileObserver
 from embedl_deploy.quantize.config import QuantConfig, TensorQuantConfig
 from embedl_deploy.quantize.distillation import DistillationLoss
@@ -17,6 +17,7 @@ from embedl_deploy.quantize.observers import (
     Observer,
 )
 from embedl_deploy.quantize.placement import Placement, PlacementRow, placement
+from embedl_deploy.quantize.recipes import RecipeReport, RecipeStep, quantize, recipe_report
 from embedl_deploy.quantize.rescale.report import Rescaling, RescalingRow
 from embedl_deploy.quantize.restore import restore
 from embedl_deploy.quantize.rounding import Grid
@@ -45,6 +46,8 @@ __all__ = [
     "PlacementRow",
     "QuantConfig",
     "QuantStub",
+    "RecipeReport",
+    "RecipeStep",
     "Rescaling",
     "RescalingRow",
     "RoundingRow",
@@ -61,6 +64,7 @@ __all__ = [
     "insert_qdq",
     "placement",
     "quantize",
+    "recipe_report",
     "restore",
     "scale_parameters",
     "smooth",

@@ -13,12 +13,9 @@ from torch import Tensor, fx
 
 from embedl_deploy.errors import CalibrationError, QuantizationError
 from embedl_deploy.quantize.batches import batches_for, device_of, fitting, inferring, moved
-from embedl_deploy.quantize.config import QuantConfig
 from embedl_deploy.quantize.faults import check_finite
-from embedl_deploy.quantize.insert import insert_qdq
 from embedl_deploy.quantize.ranks import observed_by_all
 from embedl_deploy.quantize.stubs import QuantStub, enabled_only, quantizers_of
-from embedl_deploy.rewrite import Result
 
 Data = Iterable[Any] | Callable[[fx.GraphModule], object]
 """Batches, or a function that runs the model on them."""
@@ -62,32 +59,6 @@ def calibrate(
     for path, (largest, signed) in ranges.items():
         stubs[path].set_range(largest, signed=signed)
     return model
-
-
-def quantize(
-    result: Result | fx.GraphModule,
-    data: Data,
-    config: QuantConfig | None = None,
-    *,
-    fine_tune: Callable[[fx.GraphModule], object] | None = None,
-    progress: Progress | None = None,
-) -> fx.GraphModule:
-    """Insert stubs, calibrate them, and fine-tune if asked: the three steps in one.
-
-    Args:
-        result: What `transform` returned, or its model; left as it is.
-        data: Representative batches; see `calibrate`.
-        config: How to quantize; 8 bits, min-max by default.
-        fine_tune: Trains the quantized model in place, with any PyTorch loop.
-        progress: Called after every calibration batch.
-
-    Returns:
-        The quantized model in eval mode, ready for export.
-    """
-    model = calibrate(insert_qdq(result, config), data, progress=progress)
-    if fine_tune is not None:
-        fine_tune(model)
-    return model.eval()
 
 
 def stubs_of(model: fx.GraphModule) -> dict[str, QuantStub]:

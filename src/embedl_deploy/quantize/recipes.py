@@ -1,0 +1,249 @@
+"""Quantization in one call: quickly, or with all that gets accuracy back."""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from embedl_deploy.errors import QuantizationError
+from embedl_deploy.quantize.adaround import adaround
+from embedl_deploy.quantize.batches import check_batches, inferring
+from embedl_deploy.quantize.bias import correct_bias
+from embedl_deploy.quantize.calibrate import Data, Progress, calibrate
+from embedl_deploy.quantize.clipping import MSEObserver
+from embedl_deploy.quantize.config import QuantConfig
+from embedl_deploy.quantize.equalize import equalize
+from embedl_deploy.quantize.insert import insert_qdq
+from embedl_deploy.quantize.noise import Noise
+from embedl_deploy.quantize.observers import MinMaxObserver
+from embedl_deploy.quantize.sidebyside import first_inputs
+from embedl_deploy.quantize.smooth import smooth
+from embedl_deploy.rewrite import Result
+from embedl_deploy.rewrite.table import table
+
+Recipe = Literal["fast", "accurate"]
+
+_REPORT = "recipe_report"
+"""Where a model's `meta` keeps what its recipe did."""
+
+_KEPT = 1024
+"""How many samples of data that comes only once are kept."""
+
+_JUDGED = 128
+"""How many samples are looked at to learn and to judge."""
+
+
+@dataclass(frozen=True)
+class RecipeStep:
+    """One step of a recipe.
+
+    Attributes:
+        name: What was tried.
+        before_db: Signal to noise at the model's outputs before it, on held-out batches.
+        after_db: That after it.
+        kept: Whether its result was taken: where it is not worse.
+    """
+
+    name: str
+    before_db: float
+    after_db: float
+    kept: bool
+
+
+@dataclass(frozen=True)
+class RecipeReport:
+    """What the accurate recipe did; prints as a table.
+
+    Attributes:
+        steps: In the order in which they were tried.
+        held_out: Whether the batches that judged were none of those that were learned from. One
+            batch alone does both.
+    """
+
+    steps: tuple[RecipeStep, ...]
+    held_out: bool
+
+    def __str__(self) -> str:
+        cells = [
+            (
+                step.name,
+                f"{step.before_db:.1f} dB",
+                f"{step.after_db:.1f} dB",
+                "yes" if step.kept else "no",
+            )
+            for step in self.steps
+        ]
+        return table(("Step", "Before", "After", "Kept"), cells)
+
+
+def quantize(
+    result: Result | fx.GraphModule,
+    data: Data,
+    config: QuantConfig | None = None,
+    *,
+    recipe: Recipe = "fast",
+    fine_tune: Callable[[fx.GraphModule], object] | None = None,
+    progress: Progress | None = None,
+) -> fx.GraphModule:
+    """Insert stubs, calibrate them, and fine-tune if asked: the steps in one.
+
+    Args:
+        result: What `transform` returned, or its model; left as it is.
+        data: Representative batches; see `calibrate`. The accurate recipe needs several passes:
+            no function, and of an iterator up to 1024 samples are kept.
+        config: How to quantize; 8 bits, min-max by default.
+        recipe: `"fast"` calibrates. `"accurate"` tries `smooth`, `equalize`, ranges of the least
+            squared error where the config leaves the observer of the activations at min-max,
+            `adaround` and `correct_bias`, in this order, and keeps each where the outputs on
+            held-out batches are not further from those in floating point; see `recipe_report`.
+        fine_tune: Trains the quantized model in place, with any PyTorch loop.
+        progress: Called after every calibration batch; of the accurate recipe after every step.
+
+    Returns:
+        The quantized model in eval mode, ready for export.
+
+    Raises:
+        CalibrationError: There is no data, or a batch does not fit the model.
+        QuantizationError: There is no such recipe, or it can not work on such data.
+    """
+    if recipe not in get_args(Recipe):
+        raise QuantizationError(f"recipe is one of {', '.join(get_args(Recipe))}, not {recipe!r}")
+    if recipe == "accurate":
+        model = _accurate(result, _repeatable(data), config or QuantConfig(), progress)
+    else:
+        model = calibrate(insert_qdq(result, config), data, progress=progress)
+    if fine_tune is not None:
+        fine_tune(model)
+    return model.eval()
+
+
+def recipe_report(model: fx.GraphModule) -> RecipeReport:
+    """What `quantize(recipe="accurate")` tried on a model, and what it kept.
+
+    Raises:
+        QuantizationError: The model was not quantized so.
+    """
+    report = model.meta.get(_REPORT)
+    if not isinstance(report, RecipeReport):
+        raise QuantizationError('the model is not of quantize(…, recipe="accurate")')
+    return report
+
+
+def _accurate(
+    result: Result | fx.GraphModule,
+    data: Iterable[Any],
+    config: QuantConfig,
+    progress: Progress | None,
+) -> fx.GraphModule:
+    """The accurate recipe: one step after the other, each kept where it is not worse."""
+    source = result.model if isinstance(result, Result) else result
+    work = _Work(source, data, config)
+    steps = [work.smooth, work.equalize, work.clip, work.adaround, work.correct_bias]
+    for count, step in enumerate(steps, 1):
+        step()
+        if progress is not None:
+            progress(count, len(steps))
+    work.model.meta[_REPORT] = RecipeReport(tuple(work.steps), work.held_out)
+    return work.model
+
+
+class _Work:
+    """The best model so far, and what was tried."""
+
+    def __init__(self, source: fx.GraphModule, data: Iterable[Any], config: QuantConfig) -> None:
+        self.data, self.config = data, config
+        self.float = source
+        self.model = calibrate(insert_qdq(source, config), data)
+        with inferring(source):
+            some = first_inputs(source, data, _JUDGED)
+        cut = len(some) - max(1, len(some) // 4) if len(some) > 1 else 0
+        self.learned, self.judged, self.held_out = some[:cut] or some, some[cut:], cut > 0
+        with inferring(source):
+            self.wanted = [source(*inputs) for inputs in self.judged]
+        self.score = self._score(self.model)
+        self.steps: list[RecipeStep] = []
+
+    def smooth(self) -> None:
+        """Outlier channels into weights."""
+        self._rescaled("smooth", lambda model: smooth(model, self.data))
+
+    def equalize(self) -> None:
+        """Channels of different ranges."""
+        self._rescaled("equalize", equalize)
+
+    def clip(self) -> None:
+        """Ranges of the least squared error, where nothing else was asked for."""
+        given = self.config.activations
+        if given is None or given.observer is not MinMaxObserver:
+            return
+        config = replace(self.config, activations=replace(given, observer=MSEObserver))
+        if self._try("MSE observers", calibrate(insert_qdq(self.float, config), self.data)):
+            self.config = config
+
+    def adaround(self) -> None:
+        """Weights up or down."""
+        candidate = copy.deepcopy(self.model)
+        adaround(candidate, self.learned, reference=self.float, samples=_JUDGED)
+        self._try("adaround", candidate)
+
+    def correct_bias(self) -> None:
+        """Means of channels."""
+        candidate = copy.deepcopy(self.model)
+        correct_bias(candidate, self.learned, reference=self.float)
+        self._try("correct_bias", candidate)
+
+    def _rescaled(self, name: str, rescale: Callable[[fx.GraphModule], object]) -> None:
+        changed = copy.deepcopy(self.float)
+        rescale(changed)
+        if self._try(name, calibrate(insert_qdq(changed, self.config), self.data)):
+            self.float = changed
+
+    def _try(self, name: str, candidate: fx.GraphModule) -> bool:
+        """Take a model where it is not worse; whether it was."""
+        before, after = self.score, self._score(candidate)
+        kept = after >= before
+        self.steps.append(RecipeStep(name, before, after, kept))
+        if kept:
+            self.model, self.score = candidate, after
+        return kept
+
+    def _score(self, model: fx.GraphModule) -> float:
+        """Signal to noise at the outputs for the batches that judge."""
+        noise = Noise()
+        with inferring(model):
+            for inputs, wanted in zip(self.judged, self.wanted, strict=True):
+                noise.add(wanted, model(*inputs))
+        return noise.sqnr_db
+
+
+def _repeatable(data: Data) -> Iterable[Any]:
+    """The data as what can be gone through several times.
+
+    Raises:
+        QuantizationError: It can not.
+    """
+    if callable(data) and not isinstance(data, Iterable):
+        raise QuantizationError(
+            'recipe="accurate" goes through the data several times; pass batches, not a function'
+        )
+    check_batches(data)
+    if not isinstance(data, Iterator):
+        return data
+    kept: list[Any] = []
+    count = 0
+    for batch in data:
+        kept.append(batch)
+        count += _samples(pytree.tree_leaves(batch))
+        if count > _KEPT:
+            raise QuantizationError(
+                'recipe="accurate" goes through the data several times, and this iterator has '
+                f"more than {_KEPT} samples to keep; pass a list of batches or a DataLoader"
+            )
+    return kept
+
+
+def _samples(leaves: Iterable[Any]) -> int:
+    return next((len(one) for one in leaves if isinstance(one, Tensor) and one.dim()), 1)

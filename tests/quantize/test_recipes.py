@@ -1,0 +1,129 @@
+"""The accurate recipe: better where something helps, never worse, and honest about it."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from embedl_deploy import Result, transform
+from embedl_deploy.errors import QuantizationError
+from embedl_deploy.quantize import (
+    PercentileObserver,
+    QuantConfig,
+    TensorQuantConfig,
+    quantize,
+    recipe_report,
+    restore,
+)
+from embedl_deploy.quantize.noise import Noise
+from tests.helpers import assert_untouched, run, snapshot
+from tests.quantize.nets import batches, ready
+
+SHAPE = (3, 8, 8)
+COARSE = QuantConfig(weights=TensorQuantConfig(4))
+NAMES = ["smooth", "equalize", "MSE observers", "adaround", "correct_bias"]
+
+
+def images(seed: int) -> list[Tensor]:
+    """Neighbouring pixels are alike."""
+    small = batches(4, 8, (3, 3, 3), seed)
+    return [F.interpolate(one, SHAPE[1:], mode="bilinear") for one in small]
+
+
+DATA, OTHERS = images(2), images(3)
+
+
+class Net(nn.Module):
+    """Two convolutions and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.conv, self.head = nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.conv(torch.relu(self.norm(self.stem(x)))))
+        logits: Tensor = self.head(y.mean((2, 3)))
+        return logits
+
+
+def made() -> Result:
+    return transform(ready(Net, SHAPE), (DATA[0],))
+
+
+def sqnr(model: fx.GraphModule, result: Result) -> float:
+    noise = Noise()
+    for batch in OTHERS:
+        noise.add(run(result.model.eval(), [batch]), run(model, [batch]))
+    return noise.sqnr_db
+
+
+def test_the_accurate_recipe_is_nearer_to_floating_point() -> None:
+    result = made()
+    before = snapshot(result.model)
+    seen: list[tuple[int, int | None]] = []
+    fast = quantize(result, DATA, COARSE)
+    model = quantize(
+        result, DATA, COARSE, recipe="accurate", progress=lambda *call: seen.append(call)
+    )
+    assert_untouched(result.model, before)
+    assert sqnr(model, result) > sqnr(fast, result) + 4
+    assert seen == [(count, 5) for count in range(1, 6)]
+    report = recipe_report(model)
+    assert [step.name for step in report.steps] == NAMES
+    assert report.held_out
+    assert str(report).splitlines()[0].split() == ["Step", "Before", "After", "Kept"]
+
+
+def test_a_step_is_kept_where_it_is_not_worse() -> None:
+    steps = recipe_report(quantize(made(), DATA, COARSE, recipe="accurate")).steps
+    assert any(step.kept for step in steps)
+    for step, following in pairwise(steps):
+        assert step.kept == (step.after_db >= step.before_db)
+        assert following.before_db == (step.after_db if step.kept else step.before_db)
+
+
+def test_the_state_dict_restores_it() -> None:
+    model = quantize(made(), DATA, COARSE, recipe="accurate")
+    again = restore(made(), COARSE, model.state_dict())
+    assert torch.equal(run(again.eval(), DATA[:1]), run(model, DATA[:1]))
+
+
+def test_an_observer_that_was_chosen_stays() -> None:
+    config = QuantConfig(TensorQuantConfig(observer=PercentileObserver), COARSE.weights)
+    report = recipe_report(quantize(made(), DATA, config, recipe="accurate"))
+    assert [step.name for step in report.steps] == [n for n in NAMES if n != "MSE observers"]
+
+
+def test_one_batch_learns_and_judges() -> None:
+    model = quantize(made(), [torch.cat(DATA)], COARSE, recipe="accurate")
+    assert not recipe_report(model).held_out
+
+
+def test_an_iterator_is_kept_where_it_is_small() -> None:
+    again = quantize(made(), DATA, COARSE, recipe="accurate")
+    model = quantize(made(), iter(DATA), COARSE, recipe="accurate")
+    for name, one in again.state_dict().items():
+        assert torch.equal(model.state_dict()[name], one)
+
+    def many() -> Iterator[Tensor]:
+        while True:
+            yield DATA[0]
+
+    with pytest.raises(QuantizationError, match="this iterator has more than 1024 samples"):
+        quantize(made(), many(), recipe="accurate")
+
+
+def test_what_can_not_work_is_refused() -> None:
+    loop: Any = lambda model: model(DATA[0])  # noqa: E731
+    with pytest.raises(QuantizationError, match="pass batches, not a function"):
+        quantize(made(), loop, recipe="accurate")
+    wrong: Any = "best"
+    with pytest.raises(QuantizationError, match="recipe is one of fast, accurate, not 'best'"):
+        quantize(made(), DATA, recipe=wrong)
+    with pytest.raises(QuantizationError, match="the model is not of quantize"):
+        recipe_report(quantize(made(), DATA))
