@@ -3,14 +3,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+PEERS := .venv-peers/.installed
 BENCHMARKS := transform capture calibration training export check
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test fuzz check format demo bench exports zoo docs clean
+.PHONY: help setup test fuzz check format demo bench bench-quality exports zoo docs clean
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## Create .venv and install the library with everything it can use
 
@@ -43,6 +44,17 @@ demo: $(STAMP)  ## Train, deploy to INT8 and check three models on handwritten d
 bench: $(STAMP)  ## Measure the speed and memory of every stage, against bars
 	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
 
+bench-quality: $(STAMP) $(PEERS)  ## Compare the accuracy with other tools, hours; writes docs/quality.md, goes on
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.quality
+
+# The CPU build of torch first, where the index has one: the tools would take the one for CUDA.
+$(PEERS): benchmarks/quality/peers.txt
+	@echo "Setting up .venv-peers with the other tools"
+	@test -x .venv-peers/bin/pip || $(PYTHON) -m venv .venv-peers
+	@.venv-peers/bin/python -m pip --disable-pip-version-check --quiet install 'torch==2.13.0'
+	@.venv-peers/bin/python -m pip --disable-pip-version-check --quiet install --requirement $<
+	@touch $@
+
 exports: $(STAMP)  ## Export 25 models in two precisions, and write docs/exports.md; goes on where it stopped
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.exports
 
@@ -53,4 +65,4 @@ docs: $(STAMP)  ## Write the generated pages of docs/ anew
 	@$(BIN)/python docs/generate.py
 
 clean:  ## Remove .venv and all caches
-	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf .venv .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis

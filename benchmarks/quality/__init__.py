@@ -1,0 +1,1 @@
+"""How much quantization costs, beside other tools: the benchmark behind `docs/quality.md`."""
