@@ -55,6 +55,17 @@ def test_json_has_the_figures(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("folder")
+def test_the_accurate_recipe_says_what_it_kept() -> None:
+    found = run_json(*SMALL, "--data", "user_nets:labelled", "--recipe", "accurate")
+    assert found["recipe"] == "accurate"
+    known = {"smooth", "equalize", "MSE observers", "adaround", "correct_bias"}
+    assert known.issuperset(found["steps_kept"])
+    assert found["steps_kept"]
+    assert found["calibration_batches"] == 3
+    assert found["verification"]["only_ties"] is True
+
+
+@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("source", ["user_nets:labelled", "user_nets:named"])
 def test_data_from_code_gives_the_shape_and_may_have_labels(source: str) -> None:
     found = run_json(*SMALL, "--data", source, "--no-verify")

@@ -45,6 +45,13 @@ class ObserverChoice(enum.StrEnum):
     MSE = "mse"
 
 
+class RecipeChoice(enum.StrEnum):
+    """The recipes by name."""
+
+    FAST = "fast"
+    ACCURATE = "accurate"
+
+
 class AttentionChoice(enum.StrEnum):
     """What is quantized of attention."""
 
@@ -242,6 +249,13 @@ ObserverOption = Annotated[
         help="minmax: the whole range; average: the mean of the batches' ranges; percentile: "
         "without outliers; entropy: with the least loss of information; mse: with the least "
         "squared error."
+    ),
+]
+RecipeOption = Annotated[
+    RecipeChoice,
+    typer.Option(
+        help="fast: calibrate; accurate: also smooth, equalize, learn roundings, correct biases, "
+        "each where it helps."
     ),
 ]
 PercentileOption = Annotated[

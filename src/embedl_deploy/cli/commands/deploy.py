@@ -47,7 +47,8 @@ def _quantized(deployed: Deployed) -> str:
 
 def _calibrated(deployed: Deployed) -> str:
     job, count = deployed.job, deployed.batches
-    return f"{count} batch{'' if count == 1 else 'es'} of {job.data}, {_observed(job)}"
+    kept = "".join(f", {name}" for name in deployed.steps_kept)
+    return f"{count} batch{'' if count == 1 else 'es'} of {job.data}, {_observed(job)}{kept}"
 
 
 def _precision(job: Job) -> str:

@@ -10,11 +10,13 @@ from torch import fx
 
 from embedl_deploy.cli.commands.prepare import Order, prepared
 from embedl_deploy.cli.data import Batches, first_batches
+from embedl_deploy.cli.options import RecipeChoice, RecipeOption
 from embedl_deploy.cli.output import StepProgress, Steps
 from embedl_deploy.errors import VerificationError
 from embedl_deploy.export import Parity, export_onnx, verify_onnx
 from embedl_deploy.export.files import written_beside
 from embedl_deploy.export.onnx_file import ATTENTION_OPSET
+from embedl_deploy.quantize import recipe_report
 from embedl_deploy.report.parity import parity_dict
 from embedl_deploy.report.summary import Summary, quantizers, summarize
 from embedl_deploy.tensorrt import Explanation, Report, check_onnx, explain_onnx
@@ -42,6 +44,7 @@ class Job(Order):
     dynamic_batch: Annotated[
         bool, typer.Option("--dynamic-batch", help="The file takes any batch.")
     ] = False
+    recipe: RecipeOption = RecipeChoice.FAST
     precision: Annotated[
         PrecisionChoice,
         typer.Option(help="Of what is not quantized; TensorRT 11 runs it in the file's type."),
@@ -87,6 +90,7 @@ class Deployed:
         quantized_tensors: How many tensors have a stub.
         quantized_weights: How many weights are INT8.
         batches: How many batches calibrated it.
+        steps_kept: What the accurate recipe kept; none with the fast one.
         model_bytes: Of the parameters and buffers of the source model.
         file_bytes: Of the file, with its external data.
         parity: From the verification; None without.
@@ -100,6 +104,7 @@ class Deployed:
     quantized_tensors: int
     quantized_weights: int
     batches: int
+    steps_kept: tuple[str, ...]
     model_bytes: int
     file_bytes: int
     parity: Parity | None
@@ -119,6 +124,8 @@ class Deployed:
             "attention": job.attention.value,
             "patterns": job.patterns.value,
             "observer": job.observer.value,
+            "recipe": job.recipe.value,
+            "steps_kept": list(self.steps_kept),
             "data": job.data,
             "calibration_batches": self.batches,
             "quantized_tensors": self.quantized_tensors,
@@ -139,7 +146,7 @@ def travel(job: Job, steps: Steps) -> Deployed:
         DeployError: A step failed. Files are as they were.
     """
     with written_beside(job.output) as draft:
-        made = prepared(job, steps, job.batch)
+        made = prepared(job, steps, job.batch, job.recipe.value)
         model, examples = made.model, made.examples
         with steps.step("Exporting"):
             export_onnx(
@@ -169,12 +176,19 @@ def travel(job: Job, steps: Steps) -> Deployed:
         quantized_tensors=tensors,
         quantized_weights=weights,
         batches=made.batches,
+        steps_kept=_kept(job, model),
         model_bytes=made.source_bytes,
         file_bytes=file_bytes,
         parity=parity,
         report=report,
         expected=expected,
     )
+
+
+def _kept(job: Job, model: fx.GraphModule) -> tuple[str, ...]:
+    if job.recipe is RecipeChoice.FAST:
+        return ()
+    return tuple(step.name for step in recipe_report(model).steps if step.kept)
 
 
 def _verify(

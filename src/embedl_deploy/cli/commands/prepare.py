@@ -51,6 +51,7 @@ from embedl_deploy.quantize import (
     TensorQuantConfig,
     quantize,
 )
+from embedl_deploy.quantize.recipes import Recipe
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -125,7 +126,7 @@ class Prepared:
     source_bytes: int
 
 
-def prepared(order: Order, steps: Steps, batch: int) -> Prepared:
+def prepared(order: Order, steps: Steps, batch: int, recipe: Recipe = "fast") -> Prepared:
     """Load, transform and quantize, with examples of a batch size.
 
     Raises:
@@ -138,9 +139,9 @@ def prepared(order: Order, steps: Steps, batch: int) -> Prepared:
         args, kwargs = _example(source, next(iter(data)), batch)
     with steps.step("Transforming"):
         result = transform(source, args, kwargs, patterns=order.patterns.patterns, copy=False)
-    with steps.step("Calibrating") as progress:
+    with steps.step("Calibrating" if recipe == "fast" else "Quantizing") as progress:
         counted = _Counted(data)
-        model = quantize(result, counted, config, progress=progress)
+        model = quantize(result, counted, config, recipe=recipe, progress=progress)
     examples = _positional(model, args, kwargs)
     return Prepared(result, model, examples, data, counted.count, _bytes(source))
 
