@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from embedl_deploy.errors import ExportError
 from embedl_deploy.export.attention import attentions, upstream
 from embedl_deploy.export.operators import DequantizedWeight
+from embedl_deploy.export.positions import from_sizes
 from embedl_deploy.modules import FusedModule
 from embedl_deploy.quantize import QuantStub
 from embedl_deploy.quantize.rounding import FLOAT8, INT8, per_channel
@@ -48,7 +49,7 @@ def dtype_of(precision: Precision) -> torch.dtype:
 def kept_nodes(
     model: fx.GraphModule, dtype: torch.dtype, keep: Sequence[Keep] = ()
 ) -> dict[str, str]:
-    """The nodes that stay in float32, with the reason: those listed, and those out of range.
+    """The nodes that stay in float32, with the reason: listed, out of range, or made of sizes.
 
     Names of nodes; the softmax in an attention is the node's name and `.softmax`.
 
@@ -60,6 +61,7 @@ def kept_nodes(
     kept = _listed(model, keep)
     if dtype == torch.float32:
         return {}
+    kept |= {one.name: "computed from sizes alone" for one in from_sizes(model)}
     modules = dict(model.named_modules(remove_duplicate=False))
     unfit: dict[str, _Unfit] = {}
     for node in model.graph.nodes:
