@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, distributed, fx, nn
 
 from embedl_deploy import Result, transform
 from embedl_deploy.errors import CalibrationError, QuantizationError
@@ -13,6 +13,7 @@ from embedl_deploy.modules import FusedMHAInProjection, FusedModule, MHAInProjec
 from embedl_deploy.quantize import (
     QuantConfig,
     TensorQuantConfig,
+    adaround,
     correct_bias,
     insert_qdq,
     quantize,
@@ -221,6 +222,15 @@ def test_what_does_not_fit_is_refused() -> None:
         correct_bias(model, [])
     with pytest.raises(CalibrationError, match=r"batch 1 with shape .* does not fit"):
         correct_bias(model, [*ONE, torch.zeros(1, 4, 8, 8)])
+
+
+@pytest.mark.parametrize("change", [correct_bias, adaround])
+def test_several_processes_are_refused(change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, model = made()
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
+    with pytest.raises(QuantizationError, match="by the data of one process"):
+        change(model, ONE)
 
 
 def test_progress_and_table() -> None:

@@ -16,6 +16,7 @@ from embedl_deploy.quantize.batches import batches_for, device_of, fitting, infe
 from embedl_deploy.quantize.calibrate import Progress, check_calibrated
 from embedl_deploy.quantize.faults import in_order
 from embedl_deploy.quantize.products import products
+from embedl_deploy.quantize.ranks import check_alone
 from embedl_deploy.quantize.sidebyside import (
     Given,
     Layer,
@@ -97,6 +98,7 @@ def correct_bias(
         QuantizationError: The model has no stubs, or one of them no scale; or the reference does
             not fit it.
     """
+    check_alone("correct_bias()")
     check_calibrated(model)
     places = _places(model)
     count, total = 0, length_hint(data) or None

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from torch import distributed
 
-from embedl_deploy.errors import CalibrationError
+from embedl_deploy.errors import CalibrationError, QuantizationError
 from embedl_deploy.quantize.observers import Observer
 
 Key = TypeVar("Key", bound=Hashable)
@@ -47,3 +47,18 @@ def observed_by_all(
         for key, observer in first.items():
             observer.merge(seen[key])
     return sum(batches for _, batches, _ in everyone), first
+
+
+def check_alone(what: str) -> None:
+    """Hold that this is the only process, since each would change the model by its own data.
+
+    Raises:
+        QuantizationError: There are several.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return
+    if distributed.get_world_size() > 1:
+        raise QuantizationError(
+            f"{what} changes the model by the data of one process; run it in one and give the "
+            "others its state dict"
+        )

@@ -16,6 +16,7 @@ from embedl_deploy.quantize.adaround.learn import Choice, Learned, Settings, lea
 from embedl_deploy.quantize.adaround.regression import matrices, regressions, weights_of
 from embedl_deploy.quantize.batches import inferring
 from embedl_deploy.quantize.calibrate import Progress, check_calibrated
+from embedl_deploy.quantize.ranks import check_alone
 from embedl_deploy.quantize.rounding import in_steps
 from embedl_deploy.quantize.sidebyside import (
     Layer,
@@ -119,6 +120,7 @@ def adaround(
         QuantizationError: The model has no stubs, or one of them no scale; the reference does not
             fit it; or the checkpoint is of another run.
     """
+    check_alone("adaround()")
     check_calibrated(model)
     settings = Settings(iterations, learning_rate, batch)
     with inferring(model), in_floating_point(model, reference) as other:
