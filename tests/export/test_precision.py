@@ -139,7 +139,7 @@ def test_weights_in_floating_point_round_to_the_same_integers(
 ) -> None:
     model, case = quantized("residual"), CASES["residual"]
     paths = [tmp_path / "int8.onnx", tmp_path / "float.onnx"]
-    for path, weights in zip(paths, ("numbers", "float"), strict=True):
+    for path, weights in zip(paths, ("int8", "float"), strict=True):
         export_onnx(model, case.args(), path, precision=precision, quantized_weights=weights)  # type: ignore[arg-type]
     file = files.File(paths[1])
     pairs = [one for one in file.named("QuantizeLinear") if one.input[0] in file.constants]
@@ -372,7 +372,7 @@ CHOICES: dict[str, tuple[dict[str, Any], str]] = {
     "half opset": ({"precision": "float16", "opset": 18}, "float16 needs opset 19, not 18"),
     "bfloat16 opset": ({"precision": "bfloat16", "opset": 21}, "bfloat16 needs opset 22"),
     "attention": ({"attention_op": True}, "the operator Attention needs opset 23, not 21"),
-    "weights": ({"quantized_weights": "int4"}, "quantized_weights is 'int4'; choose 'numbers'"),
+    "weights": ({"quantized_weights": "int4"}, "quantized_weights is 'int4'; choose 'int8'"),
     "both": ({"dynamic_batch": True, "dynamic_shapes": ({0: "n"},)}, "exclude each other"),
 }
 

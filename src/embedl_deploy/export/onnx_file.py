@@ -37,7 +37,7 @@ ATTENTION_OPSET = 23
 
 _FLOAT8_OPSET = 19
 
-StoredAs = Literal["numbers", "float"]
+StoredAs = Literal["int8", "float"]
 """How a quantized weight is stored."""
 
 _OPSETS = range(18, 25)
@@ -55,7 +55,7 @@ def export_onnx(  # noqa: PLR0913 - each is one choice
     path: str | Path,
     *,
     precision: Precision = "float32",
-    quantized_weights: StoredAs = "numbers",
+    quantized_weights: StoredAs = "int8",
     keep_float32: Sequence[Keep] = (),
     float32_io: bool = False,
     attention_op: bool = False,
@@ -77,8 +77,9 @@ def export_onnx(  # noqa: PLR0913 - each is one choice
         args: Example inputs; a single tensor may stand by itself.
         path: The file. A model above 2 GiB puts its weights into `path` + `.data`.
         precision: Of all that is not an integer: constants, scales, and what is computed.
-        quantized_weights: `"numbers"` stores the int8 or FP8 numbers; `"float"` stores
-            floating-point numbers behind a pair of their own, which round to the same.
+        quantized_weights: `"int8"` stores the integers, or the FP8 or INT4 numbers that the config
+            asks for; `"float"` stores floating-point numbers behind a pair of their own, which
+            round to the same.
         keep_float32: What stays in float32 in a half-precision file: patterns for module paths
             such as `"*.softmax"`, or types such as `nn.LayerNorm`. Layers whose weights or
             calibrated ranges half precision can not hold stay as well.
@@ -148,9 +149,7 @@ def _check_choices(
     if attention_op and opset < ATTENTION_OPSET:
         raise ExportError(f"the operator Attention needs opset {ATTENTION_OPSET}, not {opset}")
     if quantized_weights not in get_args(StoredAs):
-        raise ExportError(
-            f"quantized_weights is {quantized_weights!r}; choose 'numbers' or 'float'"
-        )
+        raise ExportError(f"quantized_weights is {quantized_weights!r}; choose 'int8' or 'float'")
 
 
 def _check_formats(model: fx.GraphModule, opset: int, quantized_weights: str) -> None:
