@@ -3,6 +3,7 @@
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
@@ -12,7 +13,12 @@ from embedl_deploy import transform
 from embedl_deploy.export import export_onnx
 from embedl_deploy.quantize import QuantConfig, quantize, smooth
 
-SETTINGS = ("embedl_deploy-fast", "embedl_deploy-smooth", "embedl_deploy-float-head")
+SETTINGS = (
+    "embedl_deploy-fast",
+    "embedl_deploy-smooth",
+    "embedl_deploy-accurate",
+    "embedl_deploy-float-head",
+)
 
 
 def main(setting: str, name: str, folder: Path) -> None:
@@ -21,10 +27,11 @@ def main(setting: str, name: str, folder: Path) -> None:
     model, calibration, _ = built(name)
     batches = calibration.split(1)
     result = transform(model, (batches[0],))
-    if setting != "embedl_deploy-fast":
+    if setting in {"embedl_deploy-smooth", "embedl_deploy-float-head"}:
         smooth(result, batches)
     skip = (head(model),) if setting == "embedl_deploy-float-head" else ()
-    quantized = quantize(result, batches, QuantConfig(skip=skip))
+    recipe: Literal["fast", "accurate"] = "accurate" if "accurate" in setting else "fast"
+    quantized = quantize(result, batches, QuantConfig(skip=skip), recipe=recipe)
     export_onnx(quantized, (batches[0],), folder / f"{setting}.onnx")
     print(f"embedl_deploy {version('embedl_deploy')}")
 

@@ -50,6 +50,7 @@ class Way:
 
 WAYS: dict[str, Way] = {
     "W8A8, fast": Way(0.3),
+    "W8A8, accurate": Way(0.3, options={"recipe": "accurate"}),
     "W8A8, one epoch of training": Way(0.1, epochs=1),
     "W4A8, six epochs of training": Way(1.0, bits=4, epochs=6, rate=1e-3),
 }

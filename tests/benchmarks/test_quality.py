@@ -64,7 +64,9 @@ def test_the_page_compares_with_symmetric_files_alone(tmp_path: Path) -> None:
     results.add(Row("resnet50", "pt2e-symmetric", held_out=40.0, error="it stopped"))
     results.add(Row("resnet50", "nncf-symmetric", held_out=19.0))
     assert results.met
-    assert "| `resnet50` | 20.0 |  |  | 19.0 nncf-symmetric | 1.0 dB ahead |" in page.page(results)
+    assert "| `resnet50` | 20.0 |  |  |  | 19.0 nncf-symmetric | 1.0 dB ahead |" in page.page(
+        results
+    )
     results.add(Row("resnet50", "modelopt-symmetric", held_out=20.5))
     assert not results.met
     read = Results(results.path)
