@@ -68,6 +68,12 @@ def layer(forward: Callable[..., Any], **parts: nn.Module) -> Callable[[], Any]:
     return lambda: net(forward, **parts)
 
 
+def repadded() -> Any:
+    conv = nn.Conv2d(3, 4, 3, padding=1)
+    conv.padding = (0, 2)
+    return net(lambda self, x: self.layer(x), layer=conv)
+
+
 def single(kind: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> Callable[[], Any]:
     return lambda: net(lambda self, x: self.layer(x), layer=kind(*args, **kwargs))
 
@@ -81,6 +87,7 @@ LAYERS: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
         single(nn.Conv2d, 3, 4, 3, padding=(1, 2), padding_mode="reflect"),
         (2, 3, 5, 6),
     ),
+    "padded otherwise later": (repadded, (2, 3, 7, 6)),
     "one dimension": (single(nn.Conv1d, 3, 4, 3, padding=1), (2, 3, 9)),
     "three dimensions": (single(nn.Conv3d, 2, 3, 2, padding=1), (2, 2, 3, 4, 3)),
     "no batch": (single(nn.Conv2d, 3, 4, 3), (3, 7, 6)),

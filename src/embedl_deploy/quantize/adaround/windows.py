@@ -25,7 +25,7 @@ def window_rows(module: Any, input: Tensor, product: Tensor, drawn: Tensor) -> T
         windows = _windows(_spread(conv, input, product), conv, stride=(1,) * dims)
     else:
         mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
-        padded = F.pad(input, conv._reversed_padding_repeated_twice, mode)  # noqa: SLF001 - what its forward pads
+        padded = F.pad(input, _padding(conv), mode)
         windows = _windows(padded, conv, stride=conv.stride)
     chosen = windows[torch.unravel_index(drawn, product.shape[:-1])]
     return chosen.unflatten(1, (conv.groups, -1)).flatten(2).transpose(0, 1).contiguous()
@@ -34,6 +34,14 @@ def window_rows(module: Any, input: Tensor, product: Tensor, drawn: Tensor) -> T
 def flipped(weight: Tensor) -> Tensor:
     """The weight of a transposed convolution as what its windows are multiplied by, and back."""
     return weight.flip(tuple(range(2, weight.dim()))).transpose(0, 1)
+
+
+def _padding(conv: Any) -> list[int]:
+    """What its forward pads: in mode zeros what its padding is now, which may have been set."""
+    if conv.padding_mode == "zeros" and not isinstance(conv.padding, str):
+        return [size for size in reversed(conv.padding) for _ in range(2)]
+    repeated: list[int] = conv._reversed_padding_repeated_twice  # noqa: SLF001 - likewise
+    return repeated
 
 
 def _windows(padded: Tensor, conv: Any, stride: tuple[int, ...]) -> Tensor:
