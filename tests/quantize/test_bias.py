@@ -176,8 +176,14 @@ LEFT: dict[str, Callable[[], Any]] = {
         conv=nn.Conv2d(3, 4, 3),
         norm=nn.BatchNorm2d(4, track_running_stats=False),
     ),
-    "belongs to other layers too": plain(
+    "'conv.bias' belongs to other layers too": plain(
         lambda self, x: self.conv(self.conv(x)), conv=nn.Conv2d(3, 3, 3)
+    ),
+    "'batch_norm.running_mean' belongs to other layers too": plain(
+        lambda self, x: self.norm(self.conv(self.norm(self.other(x)))),
+        conv=nn.Conv2d(3, 3, 3),
+        other=nn.Conv2d(3, 3, 3),
+        norm=nn.BatchNorm2d(3),
     ),
 }
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from operator import attrgetter, length_hint
 from typing import Any
 
@@ -171,7 +172,9 @@ def _put_back(places: Mapping[str, _Place]) -> Iterator[None]:
 
 def _places(model: fx.GraphModule) -> dict[str, _Place]:
     """The place of each layer with rounded weights, by its path."""
-    owners = Counter(id(one) for _, one in model.named_parameters(remove_duplicate=False))
+    parameters = model.named_parameters(remove_duplicate=False)
+    buffers = model.named_buffers(remove_duplicate=False)
+    owners = Counter(id(one) for _, one in chain(parameters, buffers))
     found = {}
     for path in fused_calls(model):
         module = model.get_submodule(path)
