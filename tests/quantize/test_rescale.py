@@ -205,6 +205,22 @@ def cross() -> tuple[nn.Module, Tensor]:
     return net(forward, **parts), torch.randn(2, 5, 6)
 
 
+def tokens() -> tuple[nn.Module, Tensor]:
+    """Attention to the tokens of two layers, one behind the other's: no channel has one factor."""
+
+    def forward(self: Any, x: Tensor) -> Any:
+        both = torch.cat([self.mine(x), self.other(x[:, :2])], 1)
+        query, other = (one.unflatten(2, (2, 4)).transpose(1, 2) for one in (self.query(x), both))
+        mixed = F.scaled_dot_product_attention(query, other, other)
+        return self.head(torch.relu(self.hidden(mixed.transpose(1, 2).flatten(2))))
+
+    names = ("mine", "other", "query")
+    layers = {name: nn.Linear(6, 8) for name in names}
+    return net(forward, **layers, hidden=nn.Linear(8, 8), head=nn.Linear(8, 3)), torch.randn(
+        2, 5, 6
+    )
+
+
 def images(name: str) -> Callable[[], tuple[nn.Module, Tensor]]:
     return lambda: (ready(NETS[name]), batches(1)[0])
 
@@ -215,6 +231,7 @@ KNOWN: dict[str, tuple[Callable[[], tuple[nn.Module, Tensor]], int, int]] = {
     "bert": (bert, 3, 6),
     "llama": (llama, 9, 0),
     "cross": (cross, 6, 2),
+    "tokens": (tokens, 1, 6),
 }
 """Models, and how many inputs of their layers take factors and how many do not."""
 

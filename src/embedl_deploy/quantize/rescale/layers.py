@@ -173,7 +173,7 @@ def _attention(channels: Channels, node: fx.Node, module: FusedScaledDotProductA
         channels.pin((query, key), reason)
     else:
         channels.classes.join(query, key, -1)
-    return channels.of(given["value"]) if value is None else value
+    return f"{channels.named(node)} mixes the channels of its value" if value is None else value
 
 
 def _by_head(channels: Channels, node: fx.Node, name: str, groups: int) -> Tensor | None:
