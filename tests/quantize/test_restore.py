@@ -1,5 +1,6 @@
 """A quantized model comes back from plain data and a state dict, in another process as well."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from embedl_deploy.quantize import (
     insert_qdq,
     quantize,
     restore,
+    scale_parameters,
 )
 from embedl_deploy.quantize.stubs import quantizers_of
 from tests.quantize.nets import batches, ready
@@ -115,7 +117,10 @@ def test_what_has_no_name_is_refused(config: QuantConfig, words: str) -> None:
         ({"weights": {"width": 4}}, "the config of a tensor has no 'width'"),
         ({"weights": 4}, "the config of a tensor is stored as a dict, not as a int"),
         ({"weights": {"bits": 40}}, "bits must be between 2 and 8"),
+        ({"weights": {"bits": "8"}}, "bits must be between 2 and 8, '8' is not"),
         ({"weights": {"observer": {"name": "os.system"}}}, "there is no observer 'os.system'"),
+        ({"weights": {"observer": "MSEObserver"}}, "an observer is stored as .*, not as 'MSE"),
+        ({"weights": {"observer": None}}, "an observer is stored as .*, not as None"),
         (
             {"weights": {"observer": {"name": "MSEObserver", "momentum": 1}}},
             "MSEObserver does not take",
@@ -193,6 +198,16 @@ def test_a_calibrated_model_takes_another_state() -> None:
     train(other, 3)
     model.load_state_dict(other.state_dict())
     assert torch.equal(outputs(model), outputs(other.eval()))
+
+
+def test_stubs_of_one_learned_scale_still_have_one_after_a_state_was_assigned() -> None:
+    model, other = joined(LEARNED), joined(LEARNED)
+    train(other, 3)
+    model.load_state_dict(copy.deepcopy(other.state_dict()), assign=True)
+    assert torch.equal(outputs(model), outputs(other.eval()))
+    assert len(scale_parameters(model)) == len(scale_parameters(other))
+    assert train(model, 3) == train(other, 3)
+    assert torch.equal(outputs(model.eval()), outputs(other.eval()))
 
 
 def test_a_state_of_another_config_is_refused() -> None:

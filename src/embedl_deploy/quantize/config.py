@@ -50,8 +50,8 @@ class TensorQuantConfig:
     block_size: int | None = None
 
     def __post_init__(self) -> None:
-        if not 2 <= self.bits <= 8:
-            raise QuantizationError(f"bits must be between 2 and 8, {self.bits} is not")
+        if not (isinstance(self.bits, int) and 2 <= self.bits <= 8):
+            raise QuantizationError(f"bits must be between 2 and 8, {self.bits!r} is not")
         _check_choice("format", self.format, Format)
         _check_choice("scale", self.scale, Scale)
         if self.format != "int" and (self.bits != 8 or not self.signed):
@@ -95,8 +95,8 @@ class TensorQuantConfig:
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
         """The config again; see `QuantConfig.from_dict`."""
         known(stored, [one.name for one in fields(cls)], "the config of a tensor")
-        observer = {"name": MinMaxObserver.__name__} | dict(stored.get("observer", {}))
-        return cls(**{**stored, "observer": observer_from_dict(observer)})
+        observer = observer_from_dict(stored.get("observer", {}))
+        return cls(**{**stored, "observer": observer})
 
 
 @dataclass(frozen=True)

@@ -51,15 +51,19 @@ def observer_to_dict(make: Callable[[], Observer]) -> dict[str, Any]:
     return {"name": getattr(kind, "__name__", ""), **given}
 
 
-def observer_from_dict(stored: Mapping[str, Any]) -> Callable[[], Observer]:
-    """What makes the observer.
+def observer_from_dict(stored: Any) -> Callable[[], Observer]:
+    """What makes the observer; min-max where no name is given.
 
     Raises:
         QuantizationError: There is no such observer, or it does not take these arguments.
     """
-    arguments = dict(stored)
-    name = arguments.pop("name", None)
-    if name not in _OBSERVERS:
+    if not isinstance(stored, Mapping):
+        raise QuantizationError(
+            f'an observer is stored as {{"name": NAME}} with its arguments, not as {stored!r}'
+        )
+    arguments = {"name": MinMaxObserver.__name__, **stored}
+    name = arguments.pop("name")
+    if not isinstance(name, str) or name not in _OBSERVERS:
         raise QuantizationError(f"there is no observer {name!r}; one of {', '.join(_OBSERVERS)}")
     kind = _OBSERVERS[name]
     if not arguments:

@@ -161,8 +161,12 @@ class QuantStub(_Quantizer, LeafModule):
         if self.shares and self.learns:  # a parameter of several stubs; safetensors takes no twins
             destination[f"{prefix}scale"] = self.scale.detach().clone()
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any
+    ) -> None:
+        # An assigned parameter would no longer be that of the stubs that share it.
+        local_metadata = {**local_metadata, "assign_to_params_buffers": False}
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
         self.calibrated = bool(torch.isfinite(self.scale))
         self.signed = self.config.signed or not bool(self.unsigned)
 
