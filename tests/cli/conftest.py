@@ -38,6 +38,16 @@ class Branches(nn.Module):
     def forward(self, x):
         return x if x.sum() > 0 else -x
 
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.Linear(4, 8), nn.Linear(6, 8)
+
+    def forward(self, x, y):
+        return self.left(x) + self.right(y)
+
+def twice(): return Twice()
+def pairs(): return [(torch.randn(4, 4), torch.randn(4, 6))]
 def small():
     print("a user's module may print")
     torch.manual_seed(0)

@@ -96,7 +96,9 @@ def test_without_tensorrt_one_error_says_what_to_do(
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     message = run_json("build", path, code=1)["error"]["message"]
     assert message.startswith("TensorRT is not installed here: pip install tensorrt")
-    assert "trtexec --onnx=" in message
+    _, line, then = message.splitlines()
+    assert [line.strip()] == run("build", path, "--trtexec").stdout.splitlines()
+    assert "--report" in then
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_json_has_the_figures(folder: Path) -> None:
     found = run_json(*SMALL, "--data", "rows.npz", "--dynamic-batch", "--limit", "5", *options)
     expected = {
         "output": "out.onnx",
-        "input_shape": [1, 3, 8, 8],
+        "input_shapes": [[1, 3, 8, 8]],
         "dynamic_batch": True,
         "observer": "percentile",
         "patterns": "mixed",
@@ -66,10 +66,21 @@ def test_the_accurate_recipe_says_what_it_kept() -> None:
 
 
 @pytest.mark.usefixtures("folder")
+def test_every_input_and_the_types_of_a_file_are_said() -> None:
+    found = run(
+        *("deploy", "user_nets:twice", "out.onnx", "--data", "user_nets:pairs"),
+        *("--precision", "float16", "--float32-io"),
+    )
+    words = " ".join(found.stdout.split())
+    assert "Takes 1×4, 1×6 " in words
+    assert "float16 and INT8, inputs and outputs float32" in words
+
+
+@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("source", ["user_nets:labelled", "user_nets:named"])
 def test_data_from_code_gives_the_shape_and_may_have_labels(source: str) -> None:
     found = run_json(*SMALL, "--data", source, "--no-verify")
-    assert found["input_shape"] == [1, 3, 8, 8]
+    assert found["input_shapes"] == [[1, 3, 8, 8]]
     assert found["calibration_batches"] == 3
     assert found["verification"] is None
 

@@ -115,6 +115,9 @@ BAD = {
     "no such factory": (["user_nets:smal"], "LoadError", "did you mean small"),
     "no weights file": ([SMALL, "--weights", "none.pt"], "LoadError", "none.pt"),
     "misfit weights": ([SMALL, "--weights", "misfit.pt"], "LoadError", "do not fit"),
+    "a file, not a module": (["./user_nets.py:small"], "LoadError", "write user_nets:small"),
+    "a file of this folder": (["user_nets.py:small"], "LoadError", "write user_nets:small"),
+    "two inputs": (["user_nets:twice", "--shape", "4"], "CaptureError", "its inputs (x, y)"),
     "misfit shape": ([SMALL, "--shape", "5,8,8"], "CaptureError", "stem.0"),
     "untraceable": (["user_nets:branches"], "CaptureError", "can not be traced"),
 }
@@ -156,6 +159,15 @@ def test_debug_shows_where_an_error_came_from() -> None:
     assert result.exit_code == 1
     assert "Traceback" in result.stderr
     assert "error: " in result.stderr
+
+
+def test_paragraphs_of_help_break_at_the_end_of_the_line_alone() -> None:
+    found = CliRunner().invoke(app, ["deploy", "--help"], env={"COLUMNS": "80"}).stdout
+    lines = [line.strip() for line in found.splitlines()]
+    start = lines.index("Models of torchvision and timm are built with random weights, nothing is")
+    assert (
+        lines[start + 1] == "downloaded: give yours with --weights, a state dict in a .pt, .pth or"
+    )
 
 
 # --- the rest ----------------------------------------------------------------------------------

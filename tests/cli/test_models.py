@@ -76,6 +76,17 @@ def test_a_torchvision_model_has_random_weights() -> None:
     assert not model.training
 
 
+@pytest.mark.parametrize("spec", ["torchvision:squeezenet1_1", "user_net:make"])
+def test_random_weights_are_the_same_each_time(user_code: Path, spec: str) -> None:
+    _ = user_code
+    torch.manual_seed(1)
+    first = load_model(spec).state_dict()
+    then = torch.rand(3)
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(3), then)  # the caller's random numbers go on as before
+    assert all(torch.equal(one, first[key]) for key, one in load_model(spec).state_dict().items())
+
+
 def test_a_torchvision_backbone_is_not_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a download was tried")

@@ -61,6 +61,12 @@ def test_ties_alone_are_few_close_and_one_step() -> None:
     assert not parity(1, 100_000, largest=2).only_ties
 
 
+def test_numbers_that_are_equal_are_said_to_be() -> None:
+    found = parity(0, 1000, largest=0, distance=0.0)
+    found.add(torch.tensor([10.0]), torch.tensor([9.0]))
+    assert str(found).endswith("; at 1 stub all numbers are equal")
+
+
 def test_what_was_not_compared_is_not_said_to_be_equal() -> None:
     found = Parity()
     found.add(torch.ones(3), torch.ones(3))
@@ -120,7 +126,7 @@ def test_a_parity_reads_as_a_sentence() -> None:
     found.add(torch.tensor([10.0]), torch.tensor([9.0]))
     assert str(found) == (
         "output SQNR 20.0 dB, largest output difference 12.700 steps; "
-        "at 1 stubs 1.0e-03 of the numbers differ, by at most 1 step"
+        "at 1 stub 1.0e-03 of the numbers differ, by at most 1 step"
     )
 
 

@@ -8,8 +8,8 @@ import os
 import pickle
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,7 +32,8 @@ def load_model(spec: str, *, weights: str | os.PathLike[str] | None = None) -> n
     """The model that `spec` names is returned in eval mode, with the weights of a file if given.
 
     Args:
-        spec: `torchvision:NAME` and `timm:NAME` build with random weights; nothing is downloaded.
+        spec: `torchvision:NAME` and `timm:NAME` build with random weights, the same each time;
+            nothing is downloaded.
             `package.module:factory` is imported, from the current directory too; the factory is
             called without arguments, or is a model already.
         weights: A state dict in a `.pt`, `.pth` or `.safetensors` file, bare or under the key
@@ -79,6 +80,14 @@ def find_object(spec: str) -> Any:
 # --- building ----------------------------------------------------------------------------------
 
 
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """What is built with random weights is the same each time; the caller's generator is kept."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
 def _build(spec: str) -> nn.Module:
     source, _, name = spec.partition(":")
     if not source or not name:
@@ -90,6 +99,7 @@ def _build(spec: str) -> nn.Module:
     return _from_factory(spec)
 
 
+@_seeded()
 def _from_torchvision(name: str) -> nn.Module:
     import_torchvision()
     from torchvision import models
@@ -103,6 +113,7 @@ def _from_torchvision(name: str) -> nn.Module:
     return _checked(builder(**{key: options[key] for key in options if key in taken}), name)
 
 
+@_seeded()
 def _from_timm(name: str) -> nn.Module:
     with suppress(MissingExtraError):  # timm needs torchvision and says so if it is not there
         import_torchvision()
@@ -128,7 +139,8 @@ def _from_factory(spec: str) -> nn.Module:
             f"'{spec}' is of type {kind}: name an nn.Module or a function that returns one"
         )
     try:
-        model = factory()
+        with _seeded():
+            model = factory()
     except Exception as error:
         raise LoadError(f"'{spec}' failed when called without arguments: {_said(error)}") from error
     return _checked(model, spec)
@@ -141,7 +153,15 @@ def _checked(model: object, spec: str) -> nn.Module:
     raise LoadError(f"'{spec}' returned an object of type {kind}: it must return an nn.Module")
 
 
+@_seeded()
 def _import_user_module(name: str, spec: str) -> ModuleType:
+    if "/" in name or (name.endswith(".py") and Path(name).is_file()):
+        file = Path(name)
+        where = f", in the folder '{file.parent}'" if file.parent != Path() else ""
+        raise LoadError(
+            f"'{spec}' names a file, and a module is needed: "
+            f"write {file.stem}{spec[len(name) :]}{where}"
+        )
     with suppress(Exception):  # what the module imports may import torchvision
         import_torchvision()
     if (here := str(Path.cwd())) not in sys.path:

@@ -62,7 +62,7 @@ def answering(*, as_json: bool, debug: bool) -> Iterator[Answer]:
 
 @contextmanager
 def _quiet(*, debug: bool) -> Iterator[None]:
-    """Without `debug`, warnings of other libraries about their own code are not shown."""
+    """Without `debug`, warnings of other libraries about their code are not shown."""
     if debug:
         logging.basicConfig(format="%(name)s: %(message)s")
         logging.getLogger("embedl_deploy").setLevel(logging.DEBUG)
@@ -70,7 +70,12 @@ def _quiet(*, debug: bool) -> Iterator[None]:
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        logger, level = logging.getLogger("torch"), logging.getLogger("torch").level
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 def _print_error(error: Exception, *, as_json: bool) -> None:

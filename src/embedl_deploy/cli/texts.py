@@ -1,4 +1,6 @@
-"""What `--help` says. Lines of a paragraph stay lines, so they are short enough to stay whole."""
+"""What `--help` says; `flowing` joins the lines of a paragraph, which the terminal breaks anew."""
+
+import re
 
 ABOUT = """Make a trained PyTorch model ready for a hardware compiler.
 
@@ -141,3 +143,8 @@ predicted, merged with others, split, or in another type.
 
 [green]embedl-deploy build model.onnx --report model.plan.layers.json --strict[/green]
 """
+
+
+def flowing(text: str) -> str:
+    """The text with each paragraph on one line."""
+    return re.sub(r"(?<!\n)\n(?!\n)", " ", text.strip())

@@ -166,11 +166,16 @@ class Parity:
         if self.foreign:
             return f"{text}; another tool wrote the file, so outputs alone were compared"
         if self.stubs:
-            text = (
-                f"{text}; at {len(self.stubs)} stubs {self.tie_share:.1e} of the numbers differ, "
-                f"by at most {self.largest_stub_difference} step"
-            )
+            text = f"{text}; {self._at_stubs()}"
         return text if self.only_ties else f"{text}{self._fault()}"
+
+    def _at_stubs(self) -> str:
+        count, largest = len(self.stubs), self.largest_stub_difference
+        places = f"at {count} stub{'' if count == 1 else 's'}"
+        if not largest:
+            return f"{places} all numbers are equal"
+        steps = f"{largest} step{'' if largest == 1 else 's'}"
+        return f"{places} {self.tie_share:.1e} of the numbers differ, by at most {steps}"
 
     @property
     def first_divergence(self) -> StubParity | None:

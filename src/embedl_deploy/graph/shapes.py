@@ -199,7 +199,11 @@ def _bind(
         if node in values:
             continue
         if not node.args:
-            message = f"no example was given for the model's input '{node.target}'"
+            every = ", ".join(str(one.target) for one in nodes)
+            message = (
+                f"no example was given for the model's input '{node.target}'; "
+                f"give one for each of its inputs ({every}), or none at all"
+            )
             raise CaptureError(message)
         values[node] = node.args[0]
     return values

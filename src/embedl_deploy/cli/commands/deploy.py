@@ -21,7 +21,7 @@ def deploy(job: Job, *, as_json: JsonOption = False, debug: DebugOption = False)
 
 def _figures(deployed: Deployed) -> list[tuple[str, str]]:
     job, summary = deployed.job, deployed.summary
-    shape = Shape(deployed.input_shape)
+    shapes = ", ".join(str(Shape(shape)) for shape in deployed.input_shapes)
     kinds = ", ".join(f"{count} {kind}" for kind, count in summary.fused.items())
     figures = [
         ("Model", origin(job.model, job.weights)),
@@ -30,7 +30,7 @@ def _figures(deployed: Deployed) -> list[tuple[str, str]]:
         ("Calibrated", _calibrated(deployed)),
         ("Written", f"{job.output}, {_sizes(deployed)}"),
         ("Precision", _precision(job)),
-        ("Takes", f"{shape}, any batch" if job.dynamic_batch else str(shape)),
+        ("Takes", f"{shapes}, any batch" if job.dynamic_batch else shapes),
         ("Verified", _verified(deployed)),
         ("Checked", _checked(deployed)),
         ("Expected", f"{deployed.expected.summary}; embedl-deploy explain shows them"),
@@ -54,7 +54,8 @@ def _calibrated(deployed: Deployed) -> str:
 def _precision(job: Job) -> str:
     if job.precision is PrecisionChoice.FLOAT32:
         return "float32 and INT8; for TensorRT 11 --precision float16 is faster"
-    return f"{job.precision} and INT8, inputs and outputs too"
+    ends = "inputs and outputs float32" if job.float32_io else "inputs and outputs too"
+    return f"{job.precision} and INT8, {ends}"
 
 
 def _observed(job: Job) -> str:

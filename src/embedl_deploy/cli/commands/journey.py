@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from torch import fx
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from embedl_deploy.cli.commands.prepare import Order, prepared
 from embedl_deploy.cli.data import Batches, first_batches
@@ -86,7 +87,7 @@ class Deployed:
     Attributes:
         job: What was asked for.
         summary: What became of the model.
-        input_shape: Of the first example input.
+        input_shapes: Of the example inputs that are tensors.
         quantized_tensors: How many tensors have a stub.
         quantized_weights: How many weights are INT8.
         batches: How many batches calibrated it.
@@ -100,7 +101,7 @@ class Deployed:
 
     job: Job
     summary: Summary
-    input_shape: tuple[int, ...]
+    input_shapes: tuple[tuple[int, ...], ...]
     quantized_tensors: int
     quantized_weights: int
     batches: int
@@ -118,7 +119,7 @@ class Deployed:
             "model": job.model,
             "weights": None if job.weights is None else str(job.weights),
             "output": str(job.output),
-            "input_shape": list(self.input_shape),
+            "input_shapes": [list(shape) for shape in self.input_shapes],
             "dynamic_batch": job.dynamic_batch,
             "precision": job.precision.value,
             "attention": job.attention.value,
@@ -172,7 +173,9 @@ def travel(job: Job, steps: Steps) -> Deployed:
     return Deployed(
         job=job,
         summary=summarize(made.result),
-        input_shape=tuple(examples[0].shape),
+        input_shapes=tuple(
+            tuple(one.shape) for one in pytree.tree_leaves(examples) if isinstance(one, Tensor)
+        ),
         quantized_tensors=tensors,
         quantized_weights=weights,
         batches=made.batches,

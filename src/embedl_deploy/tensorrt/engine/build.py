@@ -70,7 +70,8 @@ def build_engine(
         )
         raise BuildError(
             "TensorRT is not installed here: pip install tensorrt where there is an NVIDIA GPU, or "
-            f"run {line} on a machine that has it and give the layers that it writes to --report"
+            f"run this on a machine that has it:\n  {line}\n"
+            "and give the layers that it writes to --report (read_layers in Python)"
         )
     installed = version_of(trt)
     shapes = {name: one.best for name, one in wanted.items()}

@@ -53,8 +53,10 @@ def read_layers(path: str | Path) -> tuple[Layer, ...]:
     """
     try:
         return parse_layers(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise BuildError(f"'{path}' can not be read: {error}") from None
+    except OSError as error:
+        raise BuildError(f"'{path}' can not be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise BuildError(f"'{path}' is no report of layers: it is no text ({error})") from None
     except BuildError as error:
         raise BuildError(f"'{path}' is no report of layers: {error}") from None
 

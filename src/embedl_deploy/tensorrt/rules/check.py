@@ -50,7 +50,8 @@ def check_onnx(
     wanted = Version.parse(version)
     unknown = sorted(set(ignore) - {rule.id for rule in RULES})
     if unknown:
-        raise CheckError(f"there is no rule '{unknown[0]}'; ids are {RULES[0].id}, …")
+        known = ", ".join(rule.id for rule in RULES)
+        raise CheckError(f"there is no rule '{unknown[0]}'; the ids are {known}")
     file = Path(path)
     model = read_onnx(file)
     run = [rule for rule in RULES if rule.id not in ignore]
