@@ -1,5 +1,6 @@
 """`embedl-deploy inspect` shows what would fuse, what not and why; `--json` says the same."""
 
+import runpy
 import subprocess
 import sys
 from importlib.metadata import version
@@ -196,3 +197,13 @@ def test_without_typer_the_extra_is_named() -> None:
     assert done.stderr.startswith("error: the command line needs the package 'typer'")
     assert "embedl_deploy[cli]" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_package_runs_as_the_command_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["embedl-deploy", "--version"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_module("embedl_deploy", run_name="__main__")
+    assert not stopped.value.code
+    assert capsys.readouterr().out == f"embedl-deploy {version('embedl_deploy')}\n"
