@@ -173,7 +173,7 @@ class Parity:
         count, largest = len(self.stubs), self.largest_stub_difference
         places = f"at {count} stub{'' if count == 1 else 's'}"
         if not largest:
-            return f"{places} all numbers are equal"
+            return f"{places} no rounded number differs"
         steps = f"{largest} step{'' if largest == 1 else 's'}"
         return f"{places} {self.tie_share:.1e} of the numbers differ, by at most {steps}"
 
