@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.utils.checkpoint import checkpoint
 
 from embedl_deploy import transform
 from embedl_deploy.quantize import (
@@ -75,6 +76,21 @@ def test_a_compiled_model_learns_the_same_at_any_batch_size() -> None:
             F.cross_entropy(called(images), torch.arange(rows) % 4).backward()
         for (name, one), other in zip(model.named_parameters(), twin.parameters(), strict=True):
             torch.testing.assert_close(other.grad, one.grad, msg=name)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing_gives_the_same_gradients(name: str, *, reentrant: bool) -> None:
+    model, other = joined(CONFIGS[name]).eval(), joined(CONFIGS[name]).eval()
+    images = batches(1, 8, SHAPE, seed=5)[0].requires_grad_()
+    again = checkpoint(model, images, use_reentrant=reentrant)
+    assert isinstance(again, Tensor)
+    again.square().sum().backward()
+    other(images).square().sum().backward()
+    for (path, one), want in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert one.grad is not None
+        assert want.grad is not None
+        assert torch.equal(one.grad, want.grad), path
 
 
 def test_a_copy_in_the_middle_of_training_goes_the_same_way_alone() -> None:

@@ -85,9 +85,10 @@ class _FakeQuantize(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        if len(ctx.saved_tensors) == 1:
-            return gradient * ctx.saved_tensors[0], None, None, None
-        (tensor, scale), grid = ctx.saved_tensors, ctx.grid
+        saved, grid = ctx.saved_tensors, ctx.grid  # once: checkpointing gives them out once
+        if len(saved) == 1:
+            return gradient * saved[0], None, None, None
+        tensor, scale = saved
         steps = in_steps(tensor, scale)
         clamped = steps.clamp(grid.lowest, grid.highest)
         inside = clamped == steps

@@ -45,10 +45,11 @@ FROZEN: dict[type[nn.Module], type[_Frozen]] = {
 def freeze_batch_norm(model: ModuleT, *, affine: bool = False) -> ModuleT:
     """Freeze the statistics of all batch norms, for all that `train()` is called later.
 
-    Their factors and shifts train on. The names in the state dict stay as they are.
+    Their factors and shifts train on. The names in the state dict stay as they are. What makes new
+    batch norms comes before: `transform`, and `nn.SyncBatchNorm.convert_sync_batchnorm`.
 
     Args:
-        model: Any module; changed in place and returned.
+        model: A transformed or quantized model; changed in place and returned.
         affine: Whether factors and shifts are frozen too.
 
     Raises:
