@@ -225,6 +225,29 @@ def test_a_state_of_another_config_is_refused() -> None:
         restore(result, QuantConfig(), whole)
 
 
+FP8 = TensorQuantConfig(format="float8_e4m3")
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (QuantConfig(weights=TensorQuantConfig(4)), "conv_weight' is for bits=8, not for bits=4"),
+        (QuantConfig(TensorQuantConfig(6)), "x_stub' is for bits=8, not for bits=6"),
+        (QuantConfig(FP8, FP8), "is for bits=8, not for float8_e4m3"),
+    ],
+)
+def test_scales_for_other_numbers_are_refused(
+    config: QuantConfig, words: str, tmp_path: Path
+) -> None:
+    torch.save(joined(QuantConfig()).state_dict(), tmp_path / "state.pt")
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    with pytest.raises(QuantizationError, match=words):
+        restore(transform(ready(Joined, SHAPE)), config, state)
+    own: dict[str, Any] = {}
+    plain = joined(QuantConfig()).state_dict(destination=own)
+    assert plain.keys() == state.keys()
+
+
 def test_an_uncalibrated_state_gives_an_uncalibrated_model() -> None:
     state = insert_qdq(transform(ready(Joined, SHAPE))).state_dict()
     restored = restore(transform(ready(Joined, SHAPE)), None, state)

@@ -35,7 +35,10 @@ def restore(
     """
     model = insert_qdq(result, config, copy=copy).eval()
     _check(model.state_dict(), state)
-    model.load_state_dict(state)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise QuantizationError(f"{error}; give the config of the saved model") from None
     return model
 
 

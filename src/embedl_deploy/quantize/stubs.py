@@ -60,6 +60,23 @@ class _Quantizer(nn.Module):
             self.scale.data.copy_(self.step.detach())
         return super().train(mode)
 
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:  # noqa: FBT001 - torch's signature
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        metadata = getattr(destination, "_metadata", {})  # a user's own dict has none
+        metadata.get(prefix[:-1], {})["numbers"] = self.config.numbers
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any
+    ) -> None:
+        # An assigned parameter would no longer be that of the stubs that share it.
+        metadata = {**local_metadata, "assign_to_params_buffers": False}
+        super()._load_from_state_dict(state_dict, prefix, metadata, *args)
+        saved, errors = metadata.get("numbers", self.config.numbers), args[-1]
+        if saved != self.config.numbers:
+            errors.append(
+                f"the scale of '{prefix[:-1]}' is for {saved}, not for {self.config.numbers}"
+            )
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # noqa: FBT001, FBT002 - torch's signature
         def kept(tensor: Tensor) -> Tensor:
             result = fn(tensor)
@@ -161,12 +178,8 @@ class QuantStub(_Quantizer, LeafModule):
         if self.shares and self.learns:  # a parameter of several stubs; safetensors takes no twins
             destination[f"{prefix}scale"] = self.scale.detach().clone()
 
-    def _load_from_state_dict(
-        self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any
-    ) -> None:
-        # An assigned parameter would no longer be that of the stubs that share it.
-        local_metadata = {**local_metadata, "assign_to_params_buffers": False}
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
         self.calibrated = bool(torch.isfinite(self.scale))
         self.signed = self.config.signed or not bool(self.unsigned)
 
