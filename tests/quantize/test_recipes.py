@@ -93,6 +93,11 @@ def test_the_state_dict_restores_it() -> None:
     assert torch.equal(run(again.eval(), DATA[:1]), run(model, DATA[:1]))
 
 
+def test_fine_weights_are_rounded_to_the_nearest() -> None:
+    report = recipe_report(quantize(made(), DATA, recipe="accurate"))
+    assert [step.name for step in report.steps] == [n for n in NAMES if n != "adaround"]
+
+
 def test_an_observer_that_was_chosen_stays() -> None:
     config = QuantConfig(TensorQuantConfig(observer=PercentileObserver), COARSE.weights)
     report = recipe_report(quantize(made(), DATA, config, recipe="accurate"))

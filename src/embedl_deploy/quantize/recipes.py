@@ -32,6 +32,9 @@ _REPORT = "recipe_report"
 _KEPT = 1024
 """How many samples of data that comes only once are kept."""
 
+_FINE = 8
+"""Bits of weights whose rounding is not learned."""
+
 _JUDGED = 128
 """How many samples are looked at to learn and to judge."""
 
@@ -97,8 +100,9 @@ def quantize(
         config: How to quantize; 8 bits, min-max by default.
         recipe: `"fast"` calibrates. `"accurate"` tries `smooth`, `equalize`, ranges of the least
             squared error where the config leaves the observer of the activations at min-max,
-            `adaround` and `correct_bias`, in this order, and keeps each where the outputs on
-            held-out batches are not further from those in floating point; see `recipe_report`.
+            `adaround` for weights below 8 bits, and `correct_bias`, in this order, and keeps each
+            where the outputs on held-out batches are not further from those in floating point; see
+            `recipe_report`.
         fine_tune: Trains the quantized model in place, with any PyTorch loop.
         progress: Called after every calibration batch; of the accurate recipe after every step.
 
@@ -184,7 +188,9 @@ class _Work:
             self.config = config
 
     def adaround(self) -> None:
-        """Weights up or down."""
+        """Weights up or down, where steps are coarse: at 8 bits it costs most and gains least."""
+        if self.config.weights.bits >= _FINE:
+            return
         candidate = copy.deepcopy(self.model)
         adaround(candidate, self.learned, reference=self.float, samples=_JUDGED)
         self._try("adaround", candidate)
