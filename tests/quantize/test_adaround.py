@@ -20,6 +20,7 @@ from embedl_deploy.quantize import (
     QuantConfig,
     TensorQuantConfig,
     adaround,
+    calibrate,
     insert_qdq,
     quantize,
 )
@@ -227,6 +228,31 @@ def test_weights_are_multiples_next_to_the_nearest_and_nothing_else_changes() ->
         moved = (integers - its.stored(was)).abs()
         assert moved.max() == 1
         assert integers.abs().max() == 7
+
+
+def test_a_reference_with_the_model_s_own_tensors_is_copied_before_these_change() -> None:
+    source = ready(Residual, SHAPE)
+    result, other = (transform(source, (DATA[0],), copy=False) for _ in range(2))
+    model = calibrate(insert_qdq(result, COARSE, copy=False), DATA)
+    _, plain = made()
+    adaround(model, DATA, reference=other, iterations=50)
+    adaround(plain, DATA, iterations=50)
+    for name, want in plain.state_dict().items():
+        assert torch.equal(model.state_dict()[name], want), name
+    with pytest.raises(QuantizationError, match="with tensors of its own"):
+        adaround(model, DATA, reference=other, iterations=50)
+
+
+def test_a_model_in_half_precision_learns_too() -> None:
+    result = transform(ready(Residual, SHAPE).bfloat16(), (DATA[0].bfloat16(),))
+    data = [one.bfloat16() for one in DATA]
+    model = quantize(result, data, COARSE)
+    learned = adaround(model, data, iterations=200)
+    assert all(row.gain_db > 2 for row in learned.rows[:2])
+    for path in ("stem", "conv"):
+        ((weight, quantizer),) = rounded_weights(model.get_submodule(path)).values()
+        with torch.no_grad():
+            assert torch.equal(quantizer(weight), weight)
 
 
 def test_the_file_has_the_learned_integers(tmp_path: Path) -> None:

@@ -91,7 +91,8 @@ def correct_bias(
         model: A calibrated model; its biases and running means are changed in place, nothing else.
         data: Batches; see `calibrate`. Gone through once.
         reference: The result of `transform` that the model was made of. By default the model
-            itself without rounding, which is the same as long as no weight was rounded for good.
+            itself without rounding, which is the same as long as no weight was rounded for good
+            and nothing was corrected before.
         progress: Called after every batch.
 
     Raises:

@@ -116,9 +116,9 @@ def in_floating_point(
             rounded already, so that the model can not tell what they were.
     """
     other = reference.model if isinstance(reference, Result) else reference
-    if other is None or other is model:
+    if other is None or _in_common(model, other):
         _check_unrounded(model)
-        other = copy.deepcopy(model)
+        other = copy.deepcopy(model if other is None else other)
     if fused_calls(model) != fused_calls(other):
         raise QuantizationError(
             "the reference does not call the same fused modules in the same order; pass what the "
@@ -126,6 +126,12 @@ def in_floating_point(
         )
     with inferring(other), enabled_only(other):
         yield other
+
+
+def _in_common(model: nn.Module, other: nn.Module) -> bool:
+    """Whether two models have tensors in common, as of `transform(…, copy=False)`."""
+    mine, its = ({*one.parameters(), *one.buffers()} for one in (model, other))
+    return not mine.isdisjoint(its)
 
 
 def _reached(
@@ -166,5 +172,6 @@ def _check_unrounded(model: nn.Module) -> None:
     if 2 * exact > len(pairs):
         raise QuantizationError(
             f"{exact} of {len(pairs)} weights are multiples of their scales already, as adaround() "
-            "leaves them; pass reference=, what the model was made of: the result of transform()"
+            "leaves them; pass reference=, what the model was made of: the result of transform(), "
+            "with tensors of its own"
         )

@@ -37,13 +37,16 @@ class Regression:
     wanted: Tensor
 
     def errors(self, matrix: Tensor, rows: Tensor | slice) -> Tensor:
-        """What is wrong with the results of some rows, with weights (groups, channels, inputs)."""
-        product = torch.bmm(self.inputs[:, rows], matrix.transpose(1, 2))
+        """What is wrong with the results of some rows, with weights (groups, channels, inputs).
+
+        In the type of the weights, also where the layer computes in half precision.
+        """
+        product = torch.bmm(self.inputs[:, rows], matrix.transpose(1, 2).to(self.inputs.dtype))
         product = product.transpose(0, 1).flatten(1)
         if self.bias is not None:
             product = product + self.bias
         residual = None if self.residual is None else self.residual[rows]
-        return _finished(self.module, product, residual) - self.wanted[rows]
+        return _finished(self.module, product, residual).to(matrix.dtype) - self.wanted[rows]
 
 
 def regressions(layer: Layer, rows: int, generator: Generator) -> list[Regression]:
