@@ -1,7 +1,7 @@
 """What all modules built by patterns have in common."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Any, ClassVar, Self
 
@@ -89,3 +89,8 @@ class FusedModule(LeafModule):
 def forward_arguments(kind: type[nn.Module]) -> tuple[str, ...]:
     """Names of the arguments of a module class's `forward`, in order."""
     return tuple(inspect.signature(kind.forward).parameters)[1:]
+
+
+def by_name(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call of a module, by their names."""
+    return dict(zip(forward_arguments(type(module)), args, strict=False)) | {**kwargs}

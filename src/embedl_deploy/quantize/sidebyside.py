@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from embedl_deploy.errors import CalibrationError, QuantizationError
 from embedl_deploy.graph.interpreter import Interpreter
 from embedl_deploy.modules import FusedModule
-from embedl_deploy.modules.base import forward_arguments
+from embedl_deploy.modules.base import by_name
 from embedl_deploy.quantize.batches import batches_for, device_of, fitting, inferring, moved
 from embedl_deploy.quantize.faults import in_order
 from embedl_deploy.quantize.stubs import WeightFakeQuantize, enabled_only
@@ -151,8 +151,7 @@ def _reached(
 
 
 def _given(run: Interpreter, node: fx.Node, module: FusedModule) -> Given:
-    args, kwargs = run.fetch_args_kwargs_from_env(node)
-    return dict(zip(forward_arguments(type(module)), args, strict=False)) | kwargs
+    return by_name(module, *run.fetch_args_kwargs_from_env(node))
 
 
 def _step(run: Interpreter, node: fx.Node) -> None:

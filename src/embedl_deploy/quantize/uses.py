@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from torch import fx, nn
 
 from embedl_deploy.modules import FusedModule, FusedScaledDotProductAttention, QDQPoint
-from embedl_deploy.modules.base import forward_arguments
+from embedl_deploy.modules.base import by_name
 from embedl_deploy.quantize.config import Attention
 from embedl_deploy.quantize.copying import padded, sources
 from embedl_deploy.quantize.skip import Skipped
@@ -97,7 +97,7 @@ def _returned(model: fx.GraphModule, modules: Mapping[str, nn.Module]) -> set[fx
 def uses_of(site: Site) -> Iterator[Use]:
     """The tensors at the points of a call, without those inside the module."""
     module, call = site.module, site.call
-    given = dict(zip(forward_arguments(type(module)), call.args, strict=False)) | call.kwargs
+    given = by_name(module, call.args, call.kwargs)
     for point in site.points:
         if point is QDQPoint.OUTPUT:
             yield Use(call, call, point, None)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from embedl_deploy.modules.base import forward_arguments
+from embedl_deploy.modules.base import by_name
 from embedl_deploy.quantize.rescale.classes import ZERO, Classes
 from embedl_deploy.quantize.rescale.labels import along, ranked
 from embedl_deploy.quantize.rescale.sites import Matrix, Producer, Reading, axes_of, storages
@@ -71,8 +71,7 @@ class Channels:
 
     def given(self, node: fx.Node) -> dict[str, Any]:
         """What a call of a module gets, by name."""
-        names = forward_arguments(type(self.modules[str(node.target)]))
-        return dict(zip(names, node.args, strict=False)) | node.kwargs
+        return by_name(self.modules[str(node.target)], node.args, node.kwargs)
 
     def of(self, value: object) -> Value:
         """The labels of an argument."""

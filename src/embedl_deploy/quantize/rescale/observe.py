@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from embedl_deploy.errors import CalibrationError
 from embedl_deploy.graph.interpreter import Interpreter
 from embedl_deploy.modules import FusedModule
-from embedl_deploy.modules.base import forward_arguments
+from embedl_deploy.modules.base import by_name
 from embedl_deploy.quantize.batches import batches_for, device_of, fitting, inferring, moved
 from embedl_deploy.quantize.calibrate import Progress
 from embedl_deploy.quantize.faults import in_order
@@ -82,7 +82,7 @@ def _collect(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
 ) -> None:
-    given = dict(zip(forward_arguments(type(module)), args, strict=False)) | {**kwargs}
+    given = by_name(module, args, kwargs)
     for name, observer in observers.items():
         tensor = given.get(name)
         if isinstance(tensor, Tensor):
