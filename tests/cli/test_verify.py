@@ -78,6 +78,10 @@ def test_layers_of_our_file_are_compared_with_the_simulation(ours: Path) -> None
 def test_another_calibration_is_another_simulation() -> None:
     found = run_json(*OURS, "--layers", "--observer", "percentile", "--percentile", "90", code=1)
     assert True in {one["diverges"] for one in found["layers"]}
+    said = " ".join(
+        run(*OURS, "--layers", "--observer", "minmax", "--patterns", "smart", code=1).stdout.split()
+    )
+    assert "are weights, data and options those that deploy wrote the file with?" in said
 
 
 def test_a_file_of_another_tool_is_compared_by_its_outputs(foreign: Path) -> None:

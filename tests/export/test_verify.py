@@ -273,7 +273,7 @@ def test_a_file_runs_by_position_by_name_and_from_bytes(exported: Path) -> None:
     assert list(by_position) == ["output"]
     assert torch.equal(by_position["output"], by_name["output"])
     assert torch.equal(OnnxModel(exported)(batch)["output"], by_name["output"])
-    with pytest.raises(VerificationError, match=r"2 by position and \[\] by name were given"):
+    with pytest.raises(VerificationError, match=r"2 by position were given"):
         runtime(batch, batch)
     with pytest.raises(VerificationError, match="takes the inputs x"):
         runtime(y=batch)

@@ -87,10 +87,14 @@ class OnnxModel:
         if len(args) > len(self.input_names) or set(named) != set(self.input_names):
             raise VerificationError(
                 f"the file takes the inputs {', '.join(self.input_names)}; "
-                f"{len(args)} by position and {sorted(kwargs)} by name were given"
+                f"{len(args)} by position{_named(kwargs)} were given"
             )
         types = {one.name: _TYPES.get(one.type) for one in self._session.get_inputs()}
         return {name: _array(tensor, types[name]) for name, tensor in named.items()}
+
+
+def _named(kwargs: Mapping[str, Tensor]) -> str:
+    return f" and {', '.join(sorted(kwargs))} by name" if kwargs else ""
 
 
 def _array(tensor: Tensor, dtype: torch.dtype | None) -> Any:

@@ -24,6 +24,8 @@ from embedl_deploy.report.tables import figures_table
 _SHOWN = 20
 """Rows of the table without --all."""
 
+_SAME = "are weights, data and options those that deploy wrote the file with?"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison(Order):
@@ -113,7 +115,7 @@ def _figures(file: Path, order: Comparison, parity: Parity, *, ok: bool) -> list
         hidden = 0 if order.every else max(0, len(parity.stubs) - _SHOWN)
         more = f"; {hidden} that differ less are not shown, --all lists them" if hidden else ""
         figures.append(("Layers", f"{len(parity.stubs)} quantizers{more}"))
-        verdict = "the file computes what was simulated" if ok else str(parity)
+        verdict = "the file computes what was simulated" if ok else f"{parity}; {_SAME}"
     else:
         side = "at least" if ok else "less than"
         verdict = f"{side} the {order.least:g} dB that are asked for"
