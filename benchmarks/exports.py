@@ -64,8 +64,6 @@ MODELS = (
 PRECISIONS = ("float32", "float16")
 
 EXPLAINED = {
-    "P04": "A layer scale stands between the convolution and the residual addition, so the two are "
-    "no one kernel, and the residual stays in floating point.",
     "P10": "The default patterns quantize depthwise and grouped convolutions; "
     "`TENSORRT_MIXED_PRECISION_PATTERNS` leaves depthwise ones in floating point.",
     "P11": "Layers with few channels are quantized by default; `QuantConfig(skip=[…])` leaves them "
