@@ -109,6 +109,13 @@ def test_the_gradient_of_a_clamped_value_is_the_slope_of_the_limit() -> None:
     assert scale.grad.item() == pytest.approx(float(up - down) * 32 / (2 * 127) ** 0.5)
 
 
+def test_a_scale_so_small_that_steps_overflow_has_a_finite_gradient() -> None:
+    values, scale = torch.tensor([10.0, -5.0, 0.0]), torch.tensor(2e-38, requires_grad=True)
+    fake_quantize(values, scale, INT8).sum().backward()
+    assert scale.grad is not None
+    assert scale.grad.item() == pytest.approx((127 - 128) / 127**0.5)
+
+
 def test_each_channel_of_a_weight_learns_from_its_own_values() -> None:
     weight = torch.randn(3, 2, 5)
     quantizer = WeightFakeQuantize(TensorQuantConfig(4, scale="learned"), weight, axis=1)

@@ -92,7 +92,7 @@ class _FakeQuantize(torch.autograd.Function):
         steps = in_steps(tensor, scale)
         clamped = steps.clamp(grid.lowest, grid.highest)
         inside = clamped == steps
-        errors = grid.round(clamped).sub_(steps.mul_(inside))
+        errors = grid.round(clamped).sub_(clamped.mul_(inside))
         summed = errors.mul_(gradient).sum_to_size(scale.shape)
         factor = (ctx.sharing * grid.highest) ** -0.5
         return gradient * inside, summed.to(scale.dtype) * factor, None, None
