@@ -49,7 +49,7 @@ class Wish:
     output: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[OUTPUT.plan]",
+            metavar="OUTPUT.plan",
             help="The engine to write; by default the file's name with .plan.",
             show_default=False,
         ),
