@@ -254,7 +254,7 @@ ObserverOption = Annotated[
 RecipeOption = Annotated[
     RecipeChoice,
     typer.Option(
-        help="fast: calibrate; accurate: also smooth, equalize, learn roundings, correct biases, "
+        help="fast: calibrate; accurate: also smooth, equalize, search ranges, correct biases, "
         "each where it helps."
     ),
 ]
