@@ -74,6 +74,14 @@ def test_layers_of_our_file_are_compared_with_the_simulation(ours: Path) -> None
     assert run_json(*OURS, "--layers", "--observer", "mse", code=1)["only_ties"] is False
 
 
+@pytest.mark.usefixtures("folder")
+def test_layers_of_the_accurate_recipe_are_those_of_the_same_recipe() -> None:
+    run("deploy", "user_nets:small", "out.onnx", *DATA, "--recipe", "accurate")
+    options = ("out.onnx", "user_nets:small", *DATA, "--layers")
+    assert run_json("verify", *options, "--recipe", "accurate")["only_ties"] is True
+    assert run_json("verify", *options, code=1)["only_ties"] is False
+
+
 @pytest.mark.usefixtures("ours")
 def test_another_calibration_is_another_simulation() -> None:
     found = run_json(*OURS, "--layers", "--observer", "percentile", "--percentile", "90", code=1)

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from embedl_deploy.cli.commands.prepare import Order, prepared
 from embedl_deploy.cli.data import Batches, first_batches
-from embedl_deploy.cli.options import RecipeChoice, RecipeOption
+from embedl_deploy.cli.options import RecipeChoice
 from embedl_deploy.cli.output import StepProgress, Steps
 from embedl_deploy.errors import VerificationError
 from embedl_deploy.export import Parity, export_onnx, verify_onnx
@@ -45,7 +45,6 @@ class Job(Order):
     dynamic_batch: Annotated[
         bool, typer.Option("--dynamic-batch", help="The file takes any batch.")
     ] = False
-    recipe: RecipeOption = RecipeChoice.FAST
     precision: Annotated[
         PrecisionChoice,
         typer.Option(help="Of what is not quantized; TensorRT 11 runs it in the file's type."),
@@ -147,7 +146,7 @@ def travel(job: Job, steps: Steps) -> Deployed:
         DeployError: A step failed. Files are as they were.
     """
     with written_beside(job.output) as draft:
-        made = prepared(job, steps, job.batch, job.recipe.value)
+        made = prepared(job, steps, job.batch)
         model, examples = made.model, made.examples
         with steps.step("Exporting"):
             export_onnx(

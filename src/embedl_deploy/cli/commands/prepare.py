@@ -34,6 +34,8 @@ from embedl_deploy.cli.options import (
     PatternChoice,
     PatternsOption,
     PercentileOption,
+    RecipeChoice,
+    RecipeOption,
     ShapeOption,
     StdOption,
     WeightsOption,
@@ -51,7 +53,6 @@ from embedl_deploy.quantize import (
     TensorQuantConfig,
     quantize,
 )
-from embedl_deploy.quantize.recipes import Recipe
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -77,6 +78,7 @@ class Order:
     shape: ShapeOption = None
     patterns: PatternsOption = PatternChoice.FULL
     attention: AttentionOption = AttentionChoice.INPUTS
+    recipe: RecipeOption = RecipeChoice.FAST
     observer: ObserverOption = ObserverChoice.MINMAX
     percentile: PercentileOption = None
     batch_size: BatchSizeOption = 32
@@ -126,7 +128,7 @@ class Prepared:
     source_bytes: int
 
 
-def prepared(order: Order, steps: Steps, batch: int, recipe: Recipe = "fast") -> Prepared:
+def prepared(order: Order, steps: Steps, batch: int) -> Prepared:
     """Load, transform and quantize, with examples of a batch size.
 
     Raises:
@@ -139,9 +141,10 @@ def prepared(order: Order, steps: Steps, batch: int, recipe: Recipe = "fast") ->
         args, kwargs = _example(source, next(iter(data)), batch)
     with steps.step("Transforming"):
         result = transform(source, args, kwargs, patterns=order.patterns.patterns, copy=False)
-    with steps.step("Calibrating" if recipe == "fast" else "Quantizing") as progress:
+    recipe = order.recipe
+    with steps.step("Calibrating" if recipe is RecipeChoice.FAST else "Quantizing") as progress:
         counted = _Counted(data)
-        model = quantize(result, counted, config, recipe=recipe, progress=progress)
+        model = quantize(result, counted, config, recipe=recipe.value, progress=progress)
     examples = _positional(model, args, kwargs)
     return Prepared(result, model, examples, data, counted.count, _bytes(source))
 
