@@ -2,10 +2,12 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 MODELS = (
     "resnet50",
@@ -14,6 +16,8 @@ MODELS = (
     "mobilenet_v3_large",
     "efficientnet_b0",
     "swin_t",
+    "mobilenet_v3_large-initial",
+    "efficientnet_b0-initial",
 )
 SAMPLES = 16
 _OPSET = 20
@@ -23,7 +27,8 @@ def built(name: str) -> tuple[nn.Module, Tensor, Tensor]:
     """A model of torchvision with random weights, its calibration images, and others held out.
 
     As in the zoo: no parameter is constant, so that no layer is silent, and batch norms have the
-    statistics of such images.
+    statistics of such images. With `-initial` behind the name, parameters are as torchvision
+    initializes them, and batch norms have the statistics of plain noise.
     """
     from embedl_deploy.cli.torchvision_ops import import_torchvision
 
@@ -33,13 +38,32 @@ def built(name: str) -> tuple[nn.Module, Tensor, Tensor]:
     from benchmarks.zoo.warmth import warm
 
     torch.manual_seed(0)
+    name, _, initial = name.partition("-")
     one = catalog.build(Entry(f"torchvision:{name}", "classification"))
-    warm(one)
+    if initial:
+        _see_noise(one.model)
+    else:
+        warm(one)
     torch.manual_seed(1)
     (calibration,), _ = one.draw(SAMPLES)
     torch.manual_seed(2)
     (held_out,), _ = one.draw(SAMPLES)
     return one.model, calibration, held_out
+
+
+def _see_noise(model: nn.Module) -> None:
+    """Give batch norms the statistics of noise, with nothing dropped."""
+    part: Any
+    model.train()
+    for part in model.modules():
+        if isinstance(part, _BatchNorm):
+            part.momentum = None  # the plain mean of all batches
+        if isinstance(part, nn.Dropout) or type(part).__name__ == "StochasticDepth":
+            part.p = 0.0
+    with torch.no_grad():
+        for _ in range(4):
+            model(torch.randn(8, 3, 224, 224))
+    model.eval()
 
 
 def prepare(name: str, folder: Path) -> None:
