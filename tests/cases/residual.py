@@ -194,6 +194,9 @@ LAYER_SCALE = (
             Near(lambda: scaled(2, 4, 1, 1), _FACTOR),
             Near(lambda: scaled(4, 1, 1, scale=lambda m, x, g: m.conv(x) * g * g)),
             Near(lambda: scaled(4, 1, 1, scale=lambda m, x, g: m.conv(x) / g)),
+            Near(
+                lambda: scaled(4, scale=lambda m, x, g: m.conv(x) * g.reshape(1, x.size(1), 1, 1))
+            ),
             Near(lambda: scaled(4, 1, 1, scale=lambda m, x, g: m.conv(x) * g.exp())),
             Near(
                 lambda: scaled(4, 1, 1, scale=lambda m, x, g: (y := m.conv(x)) * g + y),

@@ -55,12 +55,17 @@ def no_residual(add: Call, site: Site) -> str | None:
     return None if same else f"shapes {one} and {other} are added: no kernel spreads a residual"
 
 
+def _to_numbers(reshape: Call) -> bool:
+    """Whether the sizes are numbers; one that the model computes may be any."""
+    return all(isinstance(size, int) for size in reshape.args[1])
+
+
 _BARE = chain(CONV, optional(BATCH_NORM), optional(NOISE))
 _BRANCH = chain(
     either(
         _BARE,
         fork(MUL, _BARE, own("gamma")),
-        fork(MUL, _BARE, fork(RESHAPE, own("gamma"))),
+        fork(MUL, _BARE, fork(RESHAPE.where(_to_numbers), own("gamma"))),
     ),
     optional(NOISE.named("depth")),
 )
