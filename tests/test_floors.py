@@ -13,9 +13,13 @@ LIBRARY = "embedl_deploy"
 ROOT = Path(embedl_deploy.errors.__file__).parent
 FLOORS = {
     "errors": 0,
+    "table": 0,
+    "batches": 1,
     "graph": 1,
     "modules": 1,
+    "onnx_model": 1,
     "patterns": 1,
+    "conversions": 2,
     "rewrite": 2,
     "quantize": 3,
     "tensorrt": 3,

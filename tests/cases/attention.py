@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.swin_transformer import ShiftedWindowAttention, ShiftedWindowAttentionV2
 
+from embedl_deploy.conversions.attention import DecomposeMultiheadAttentionPattern
+from embedl_deploy.conversions.window import DecomposeShiftedWindowAttentionPattern
 from embedl_deploy.patterns import QDQPoint
-from embedl_deploy.tensorrt.conversions.attention import DecomposeMultiheadAttentionPattern
-from embedl_deploy.tensorrt.conversions.window import DecomposeShiftedWindowAttentionPattern
 from embedl_deploy.tensorrt.fusions.attention import (
     MHAInProjectionPattern,
     ScaledDotProductAttentionPattern,

@@ -11,7 +11,7 @@ from embedl_deploy.tensorrt.fusions.conv import (
     ConvBNReLUPattern,
     StemConvBNReLUMaxPoolPattern,
 )
-from embedl_deploy.tensorrt.precision import (
+from embedl_deploy.tensorrt.mixed import (
     FloatDepthwiseConvBNAddReLUPattern,
     FloatDepthwiseConvBNPattern,
     FloatDepthwiseConvBNReLUPattern,

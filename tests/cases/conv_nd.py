@@ -9,7 +9,7 @@ from embedl_deploy.tensorrt.fusions.conv_nd import (
     ConvTransposeBNPattern,
     ConvTransposeBNReLUPattern,
 )
-from embedl_deploy.tensorrt.precision import (
+from embedl_deploy.tensorrt.mixed import (
     FloatDepthwiseConvNdBNPattern,
     FloatDepthwiseConvNdBNReLUPattern,
 )

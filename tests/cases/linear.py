@@ -18,7 +18,7 @@ from embedl_deploy.tensorrt.fusions.simple import (
     LayerNormPattern,
     RMSNormPattern,
 )
-from embedl_deploy.tensorrt.precision import FloatAdaptiveAvgPoolPattern
+from embedl_deploy.tensorrt.mixed import FloatAdaptiveAvgPoolPattern
 from tests.cases.case import Case, DoubledLinear, Near, hooked, rand
 from tests.helpers import net
 

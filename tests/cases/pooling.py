@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from embedl_deploy.tensorrt.conversions.pooling import (
+from embedl_deploy.conversions.pooling import (
     FlattenLinearToConv1x1Pattern,
     MeanToAdaptiveAvgPoolPattern,
     RemoveIdentityAdaptiveAvgPoolPattern,

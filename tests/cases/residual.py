@@ -16,7 +16,7 @@ from embedl_deploy.tensorrt.fusions.residual import (
     ConvBNReLUAddPattern,
     LinearAddPattern,
 )
-from embedl_deploy.tensorrt.precision import (
+from embedl_deploy.tensorrt.mixed import (
     FloatDepthwiseConvAddReLUPattern,
     FloatDepthwiseConvBNAddPattern,
     FloatDepthwiseConvBNReLUAddPattern,

@@ -16,7 +16,7 @@ from embedl_deploy import (
 from embedl_deploy.modules import FusedModule
 from embedl_deploy.modules.conv import LayerScale
 from embedl_deploy.patterns import Pattern, Stage
-from embedl_deploy.patterns.reading import operations
+from embedl_deploy.patterns.parts import operations
 from embedl_deploy.rewrite.variants import variants
 from tests.cases import CASES, Case, Near
 from tests.helpers import (

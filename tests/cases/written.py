@@ -8,25 +8,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from embedl_deploy.patterns import Pattern
-from embedl_deploy.tensorrt.conversions.activations import (
+from embedl_deploy.conversions.activations import (
     WrittenGELUPattern,
     WrittenHardsigmoidPattern,
     WrittenHardswishPattern,
     WrittenSiLUPattern,
     WrittenTanhGELUPattern,
 )
-from embedl_deploy.tensorrt.conversions.cleanup import (
+from embedl_deploy.conversions.cleanup import (
     RemoveAssertionPattern,
     RemoveCopyPattern,
     SoftmaxTypePattern,
 )
-from embedl_deploy.tensorrt.conversions.norms import (
+from embedl_deploy.conversions.norms import (
     NormWeightPattern,
     RowBatchNormPattern,
     WrittenLayerNormPattern,
     WrittenRMSNormPattern,
 )
+from embedl_deploy.patterns import Pattern
 from tests.cases.case import Case, Near, rand
 from tests.helpers import net
 

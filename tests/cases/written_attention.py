@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from embedl_deploy.tensorrt.conversions.einsum import EinsumPattern
-from embedl_deploy.tensorrt.conversions.projection import (
+from embedl_deploy.conversions.einsum import EinsumPattern
+from embedl_deploy.conversions.projection import (
     ComputedBiasPattern,
     PackedProjectionPattern,
     SplitProjectionPattern,
 )
-from embedl_deploy.tensorrt.conversions.written_attention import WrittenAttentionPattern
+from embedl_deploy.conversions.written_attention import WrittenAttentionPattern
 from tests.cases.case import Case, Near, rand
 from tests.helpers import net
 

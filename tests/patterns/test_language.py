@@ -34,7 +34,7 @@ from embedl_deploy.patterns import (
     optional,
     wildcard,
 )
-from embedl_deploy.patterns.reading import names
+from embedl_deploy.patterns.parts import names
 from embedl_deploy.rewrite.variants import Run, Step, variants
 from tests.helpers import assert_same_eval, kinds, net, warm
 

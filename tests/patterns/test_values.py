@@ -34,7 +34,7 @@ from embedl_deploy.patterns import (
     own,
     scaled,
 )
-from embedl_deploy.patterns.reading import inputs, names
+from embedl_deploy.patterns.parts import inputs, names
 from tests.helpers import assert_same_eval, kinds, net
 
 X = hole("x")

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from embedl_deploy.quantize.batches import inferring
-from embedl_deploy.quantize.rescale.channels import Channels
-from embedl_deploy.quantize.rescale.factors import fold
-from embedl_deploy.quantize.rescale.observe import _Shaped
-from embedl_deploy.quantize.rescale.walk import walk
+from embedl_deploy.batches import inferring
+from embedl_deploy.quantize.correcting.rescale.channels import Channels
+from embedl_deploy.quantize.correcting.rescale.factors import fold
+from embedl_deploy.quantize.correcting.rescale.observe import _Shaped
+from embedl_deploy.quantize.correcting.rescale.walk import walk
 
 
 def rescaled(model: fx.GraphModule, args: Sequence[Any]) -> tuple[Channels, Tensor]:

@@ -24,10 +24,10 @@ from embedl_deploy.quantize import (
     insert_qdq,
     quantize,
 )
-from embedl_deploy.quantize.adaround.regression import matrices, regressions, weights_of
-from embedl_deploy.quantize.noise import Noise
-from embedl_deploy.quantize.products import channels_last
-from embedl_deploy.quantize.sidebyside import rounded_weights, side_by_side
+from embedl_deploy.quantize.correcting.adaround.regression import matrices, regressions, weights_of
+from embedl_deploy.quantize.correcting.products import channels_last
+from embedl_deploy.quantize.measuring.noise import Noise
+from embedl_deploy.quantize.measuring.sidebyside import rounded_weights, side_by_side
 from tests.helpers import net, run
 from tests.quantize.nets import batches, ready
 

@@ -18,7 +18,7 @@ from embedl_deploy.quantize import (
     insert_qdq,
     quantize,
 )
-from embedl_deploy.quantize.sidebyside import rounded_weights
+from embedl_deploy.quantize.measuring.sidebyside import rounded_weights
 from tests.helpers import assert_untouched, net, run, snapshot
 from tests.quantize.nets import batches, ready
 

@@ -214,7 +214,7 @@ def test_data_goes_to_where_the_model_is(monkeypatch: pytest.MonkeyPatch) -> Non
         devices.append(device)
         return tree
 
-    module = import_module("embedl_deploy.quantize.calibrate")
+    module = import_module("embedl_deploy.quantize.calibrating.calibrate")
     monkeypatch.setattr(module, "moved", move)
     calibrate(inserted(), data())
     assert devices == [torch.device("cpu")] * 3

@@ -28,7 +28,7 @@ from embedl_deploy.quantize import (
     placement,
     quantize,
 )
-from embedl_deploy.quantize.copying import sources
+from embedl_deploy.quantize.placing.copying import sources
 from embedl_deploy.quantize.rounding import INT8, fake_quantize
 from tests.quantize.nets import NETS, batches, ready, vit
 

@@ -19,7 +19,7 @@ from embedl_deploy.quantize import (
     recipe_report,
     restore,
 )
-from embedl_deploy.quantize.noise import Noise
+from embedl_deploy.quantize.measuring.noise import Noise
 from tests.helpers import assert_untouched, run, snapshot
 from tests.quantize.nets import batches, ready
 

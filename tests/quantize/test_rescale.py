@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel
 
 from embedl_deploy import transform
-from embedl_deploy.quantize.rescale.report import rescaling
+from embedl_deploy.quantize.correcting.rescale.report import rescaling
 from tests.helpers import assert_close, net, run, warm
 from tests.quantize.nets import NETS, batches, ready
 from tests.quantize.rescaled import rescaled

@@ -30,7 +30,7 @@ from embedl_deploy.modules.linear import FusedLinearBN
 from embedl_deploy.quantize import QuantStub, WeightFakeQuantize
 from embedl_deploy.quantize.rounding import per_channel
 from embedl_deploy.quantize.stubs import quantizers_of
-from embedl_deploy.quantize.training import FROZEN
+from embedl_deploy.quantize.training.freezing import FROZEN
 
 _WITH_NORM = (ConvKernel, FusedConvTransposeBN, FusedLinearBN)
 _NORMS = {*FROZEN, *FROZEN.values()}

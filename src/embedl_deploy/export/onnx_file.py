@@ -14,9 +14,9 @@ from embedl_deploy.export import naming
 from embedl_deploy.export.blocks import pack
 from embedl_deploy.export.files import written_beside
 from embedl_deploy.export.lower import fold, to_operators
+from embedl_deploy.export.manifest import Recipe, settle
 from embedl_deploy.export.precision import Keep, Precision, dtype_of, kept_nodes
 from embedl_deploy.export.program import DynamicShapes, program, reason
-from embedl_deploy.export.recipe import Recipe, settle
 from embedl_deploy.export.runtime import require
 from embedl_deploy.export.slim import slim
 from embedl_deploy.export.typed import give_types, to_type

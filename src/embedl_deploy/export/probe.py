@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from embedl_deploy.batches import first_line
 from embedl_deploy.errors import VerificationError
 from embedl_deploy.export.runtime import OnnxModel, require
-from embedl_deploy.quantize.batches import first_line
 
 if TYPE_CHECKING:
     import onnx_ir

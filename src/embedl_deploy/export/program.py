@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from embedl_deploy.batches import first_line
 from embedl_deploy.errors import ExportError
-from embedl_deploy.quantize.batches import first_line
 
 if TYPE_CHECKING:
     import onnx_ir

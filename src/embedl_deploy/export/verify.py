@@ -21,15 +21,15 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
+from embedl_deploy.batches import call_arguments, check_batches, moved
 from embedl_deploy.errors import VerificationError
 from embedl_deploy.export.attention import Upstream, upstream
+from embedl_deploy.export.manifest import Recipe, reference
 from embedl_deploy.export.parity import Parity, StubParity
 from embedl_deploy.export.probe import Probe, Seen, load
-from embedl_deploy.export.recipe import Recipe, reference
 from embedl_deploy.export.runtime import OnnxModel
 from embedl_deploy.quantize import QuantStub
-from embedl_deploy.quantize.batches import call_arguments, check_batches, moved
-from embedl_deploy.quantize.calibrate import Progress
+from embedl_deploy.quantize.calibrating.calibrate import Progress
 from embedl_deploy.quantize.rounding import in_steps
 
 

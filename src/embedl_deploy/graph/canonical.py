@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from embedl_deploy.graph import reading
+from embedl_deploy.graph import nodes
 from embedl_deploy.graph.aliases import Aliases
 from embedl_deploy.graph.constants import Constants
 from embedl_deploy.graph.facts import Facts
@@ -91,12 +91,12 @@ class _Writer:
             case "call_function" | "call_method":
                 return self._write_operation(node)
             case "get_attr":
-                self.objects[str(node.target)] = reading.attribute(self.root, str(node.target))
+                self.objects[str(node.target)] = nodes.attribute(self.root, str(node.target))
         return self._copy(node)
 
     def _copy(self, node: fx.Node) -> fx.Node:
         copied = self.graph.node_copy(node, self.current.__getitem__)
-        copied.meta = {"scope": reading.scope(node)}
+        copied.meta = {"scope": nodes.scope(node)}
         return copied
 
     def _write_module(self, node: fx.Node) -> Any:
@@ -108,7 +108,7 @@ class _Writer:
             flatten = (node.all_input_nodes[0], module.start_dim, module.end_dim)
             return self._emit(node, torch.flatten, flatten)
         copied = self._copy(node)
-        copied.args, copied.kwargs = reading.positional(module, copied.args, copied.kwargs)
+        copied.args, copied.kwargs = nodes.positional(module, copied.args, copied.kwargs)
         copied.target = self._own_module(str(node.target), module, base)
         if getattr(module, "inplace", False) is True:
             self._written(node, node.all_input_nodes[0], copied)
@@ -117,15 +117,15 @@ class _Writer:
     def _own_module(self, path: str, module: nn.Module, base: type[nn.Module] | None) -> str:
         """Store the plain form of a module; each call of one without state has its own."""
         if path in self.objects:
-            if reading.has_state(module):
+            if nodes.has_state(module):
                 return path
             path = self.paths.fresh(path)
-        if getattr(module, "inplace", False) is True or not reading.has_state(module):
+        if getattr(module, "inplace", False) is True or not nodes.has_state(module):
             module = copy.copy(module)
             if hasattr(module, "inplace"):
                 module.inplace = False  # type: ignore[assignment]
         if base is not None and base is not type(module):
-            module = reading.as_base(module, base)
+            module = nodes.as_base(module, base)
         self.objects[path] = module
         return path
 
@@ -136,7 +136,7 @@ class _Writer:
         spelling = f".{node.args[1]}" if node.target is getattr else node.target
         if node.target is torch._assert and is_rank(node.args[0]):  # noqa: SLF001 - has no public name
             return None
-        if reading.is_batch_count(node, self.modules):
+        if nodes.is_batch_count(node, self.modules):
             return self.current[node.all_input_nodes[0]]
         row = TABLE.find(spelling)
         args = node.args[:1] if node.target is getattr else node.args
@@ -153,14 +153,14 @@ class _Writer:
         source, index = node.args
         if not isinstance(source, fx.Node):
             return self._copy(node)
-        if type(index) is int and (sizes := reading.sizes_of(source)) is not None:
+        if type(index) is int and (sizes := nodes.sizes_of(source)) is not None:
             return self._item(node, "size", (self.current[sizes], index))
         steps = item_steps(index, self._rank(source) if isinstance(index, tuple) else None)
         if steps is None:
             return self._copy(node)
         value = self.current[source]
         for target, *rest in steps:
-            if target is operator.getitem and reading.is_unbound(value) and type(rest[0]) is int:
+            if target is operator.getitem and nodes.is_unbound(value) and type(rest[0]) is int:
                 value = value.args[0]
             value = self._item(node, target, (value, *rest))
         return value
@@ -172,7 +172,7 @@ class _Writer:
             op = "call_method" if isinstance(target, str) else "call_function"
             index = fx.map_arg(args[1:], self.current.__getitem__)
             self.items[key] = self.graph.create_node(op, target, (args[0], *index))
-            self.items[key].meta = {"scope": reading.scope(node)}
+            self.items[key].meta = {"scope": nodes.scope(node)}
         return self.items[key]
 
     def _write_other(self, node: fx.Node) -> Any:
@@ -217,31 +217,31 @@ class _Writer:
         op = "call_method" if isinstance(target, str) else "call_function"
         mapped = fx.map_arg(args, self.current.__getitem__)
         emitted = self.graph.create_node(op, target, mapped)
-        emitted.meta = {"scope": reading.scope(node)}
+        emitted.meta = {"scope": nodes.scope(node)}
         return emitted
 
     def _emit_module(
         self, node: fx.Node, row: ModuleRow, bound: SimpleNamespace, module: nn.Module
     ) -> fx.Node:
         weight = getattr(bound, "weight", None)
-        stem = reading.weight_stem(weight) or self._stem(node, row, module)
+        stem = nodes.weight_stem(weight) or self._stem(node, row, module)
         path = self._raised_path(stem, module, self._owner(node).training)
         inputs = list(vars(bound).values())[: row.inputs]
         while inputs[-1] is None:
             inputs.pop()
         args = fx.map_arg(tuple(inputs), self.current.__getitem__)
         emitted = self.graph.call_module(path, args)
-        emitted.meta = {"scope": reading.scope(node)}
+        emitted.meta = {"scope": nodes.scope(node)}
         return emitted
 
     def _owner(self, node: fx.Node) -> nn.Module:
         """The module whose `forward` made a node."""
-        return self.modules.get(reading.scope(node), self.root)
+        return self.modules.get(nodes.scope(node), self.root)
 
     def _raised_path(self, stem: str, module: nn.Module, training: bool) -> str:  # noqa: FBT001
         """A path for a raised module; a second use of the same parameters is the same module."""
         known = self.objects.get(stem)
-        if isinstance(known, nn.Module) and reading.same(known, module):
+        if isinstance(known, nn.Module) and nodes.same(known, module):
             return stem
         path = self.paths.fresh(stem)
         module.training = training
@@ -250,7 +250,7 @@ class _Writer:
 
     def _stem(self, node: fx.Node, row: ModuleRow, module: nn.Module) -> str:
         """Where a module belongs that has no weight, or one that its owner computes."""
-        scope = reading.scope(node)
+        scope = nodes.scope(node)
         return scope if isinstance(self._owner(node), type(module)) else join(scope, row.name)
 
     def _tensors(self, node: fx.Node, row: ModuleRow, bound: SimpleNamespace) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The language of patterns: everything that a pattern, built-in or yours, is written with."""
 
 from embedl_deploy.modules import FusedModule, QDQPoint
+from embedl_deploy.patterns.parts import narrow
 from embedl_deploy.patterns.pattern import ConversionPattern, Pattern, Stage
-from embedl_deploy.patterns.reading import narrow
 from embedl_deploy.patterns.site import Site
 from embedl_deploy.patterns.tree import (
     Call,

@@ -10,7 +10,7 @@ from torch import nn
 
 from embedl_deploy.errors import PatternError
 from embedl_deploy.modules.points import QDQPoint
-from embedl_deploy.patterns.reading import names, parts
+from embedl_deploy.patterns.parts import names, parts
 from embedl_deploy.patterns.tree import Again, Chain, Either, Fork, Op, Tree
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self, get_args
 
 from embedl_deploy.errors import QuantizationError
 from embedl_deploy.modules import QDQPoint
-from embedl_deploy.quantize.observers import FixedObserver, MinMaxObserver, Observer
+from embedl_deploy.quantize.observing.observers import FixedObserver, MinMaxObserver, Observer
 from embedl_deploy.quantize.rounding import FLOAT8, Grid
 from embedl_deploy.quantize.skip import Selector, Skip
 from embedl_deploy.quantize.stored import (

@@ -8,21 +8,21 @@ from typing import Any, Literal, get_args
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from embedl_deploy.batches import check_batches, inferring
 from embedl_deploy.errors import QuantizationError
-from embedl_deploy.quantize.adaround import adaround
-from embedl_deploy.quantize.batches import check_batches, inferring
-from embedl_deploy.quantize.bias import correct_bias
-from embedl_deploy.quantize.calibrate import Data, Progress, calibrate
-from embedl_deploy.quantize.clipping import MSEObserver
+from embedl_deploy.quantize.calibrating.calibrate import Data, Progress, calibrate
 from embedl_deploy.quantize.config import QuantConfig
-from embedl_deploy.quantize.equalize import equalize
-from embedl_deploy.quantize.insert import insert_qdq
-from embedl_deploy.quantize.noise import Noise
-from embedl_deploy.quantize.observers import MinMaxObserver
-from embedl_deploy.quantize.sidebyside import first_inputs
-from embedl_deploy.quantize.smooth import smooth
+from embedl_deploy.quantize.correcting.adaround import adaround
+from embedl_deploy.quantize.correcting.bias import correct_bias
+from embedl_deploy.quantize.correcting.equalize import equalize
+from embedl_deploy.quantize.correcting.smooth import smooth
+from embedl_deploy.quantize.measuring.noise import Noise
+from embedl_deploy.quantize.measuring.sidebyside import first_inputs
+from embedl_deploy.quantize.observing.clipping import MSEObserver
+from embedl_deploy.quantize.observing.observers import MinMaxObserver
+from embedl_deploy.quantize.placing.insert import insert_qdq
 from embedl_deploy.rewrite import Result
-from embedl_deploy.rewrite.table import table
+from embedl_deploy.table import table
 
 Recipe = Literal["fast", "accurate"]
 

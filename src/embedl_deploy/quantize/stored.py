@@ -9,8 +9,12 @@ from torch import nn
 
 from embedl_deploy import modules
 from embedl_deploy.errors import QuantizationError
-from embedl_deploy.quantize.clipping import EntropyObserver, MSEObserver, PercentileObserver
-from embedl_deploy.quantize.observers import (
+from embedl_deploy.quantize.observing.clipping import (
+    EntropyObserver,
+    MSEObserver,
+    PercentileObserver,
+)
+from embedl_deploy.quantize.observing.observers import (
     FixedObserver,
     MinMaxObserver,
     MovingAverageObserver,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from embedl_deploy.errors import QuantizationError
 from embedl_deploy.modules import LeafModule
 from embedl_deploy.quantize.config import TensorQuantConfig
-from embedl_deploy.quantize.observers import Observer
+from embedl_deploy.quantize.observing.observers import Observer
 from embedl_deploy.quantize.rounding import Grid, fake_quantize, in_steps, per_channel, scale_of
 
 _PIECE = 2**8

@@ -12,7 +12,7 @@ from embedl_deploy.graph.paths import join, node_path, parent
 from embedl_deploy.graph.shapes import propagate_new, targets
 from embedl_deploy.graph.tracer import trace_call
 from embedl_deploy.modules import FusedModule
-from embedl_deploy.patterns import Pattern, reading
+from embedl_deploy.patterns import Pattern, parts
 from embedl_deploy.rewrite.draft import Draft
 from embedl_deploy.rewrite.find import call
 from embedl_deploy.rewrite.matcher import Binding
@@ -110,8 +110,8 @@ def _arguments(match: Match) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
-    heads = {operation.name for operation in reading.operations(match.pattern.tree)}
-    for name in dict.fromkeys(reading.inputs(match.pattern.tree)):
+    heads = {operation.name for operation in parts.operations(match.pattern.tree)}
+    for name in dict.fromkeys(parts.inputs(match.pattern.tree)):
         source = match.binding.inputs.get(name)
         if isinstance(source, fx.Node):
             args.extend(_head_arguments(source))

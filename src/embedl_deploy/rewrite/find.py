@@ -12,7 +12,7 @@ from embedl_deploy.errors import PatternError
 from embedl_deploy.graph.paths import node_path
 from embedl_deploy.graph.tracer import is_hooked
 from embedl_deploy.patterns import Pattern
-from embedl_deploy.patterns.reading import names, operations
+from embedl_deploy.patterns.parts import names, operations
 from embedl_deploy.patterns.tree import Op, Value
 from embedl_deploy.rewrite.draft import Draft
 from embedl_deploy.rewrite.matcher import Binding, Matcher, Slot, escapes, keys, seen

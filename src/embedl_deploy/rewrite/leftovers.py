@@ -9,7 +9,7 @@ from torch import fx, nn
 from embedl_deploy.graph.paths import node_path
 from embedl_deploy.modules import FusedModule
 from embedl_deploy.patterns import Pattern
-from embedl_deploy.patterns.reading import operations
+from embedl_deploy.patterns.parts import operations
 from embedl_deploy.rewrite.arithmetic import multiply_accumulates
 from embedl_deploy.rewrite.coverage import Unfused
 from embedl_deploy.rewrite.draft import Draft

@@ -11,7 +11,7 @@ from embedl_deploy.modules import FusedModule, QDQPoint
 from embedl_deploy.patterns import Pattern, Stage
 from embedl_deploy.rewrite.coverage import Coverage, Unfused, amount
 from embedl_deploy.rewrite.matcher import Binding
-from embedl_deploy.rewrite.table import table
+from embedl_deploy.table import table
 
 
 @dataclass

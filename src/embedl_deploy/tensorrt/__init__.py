@@ -3,39 +3,39 @@
 The tuples are priority lists: an earlier pattern wins, so longer trees stand first.
 """
 
-from embedl_deploy.patterns import Pattern
-from embedl_deploy.tensorrt.conversions.activations import (
+from embedl_deploy.conversions.activations import (
     WrittenGELUPattern,
     WrittenHardsigmoidPattern,
     WrittenHardswishPattern,
     WrittenSiLUPattern,
     WrittenTanhGELUPattern,
 )
-from embedl_deploy.tensorrt.conversions.attention import DecomposeMultiheadAttentionPattern
-from embedl_deploy.tensorrt.conversions.cleanup import (
+from embedl_deploy.conversions.attention import DecomposeMultiheadAttentionPattern
+from embedl_deploy.conversions.cleanup import (
     RemoveAssertionPattern,
     RemoveCopyPattern,
     SoftmaxTypePattern,
 )
-from embedl_deploy.tensorrt.conversions.einsum import EinsumPattern
-from embedl_deploy.tensorrt.conversions.norms import (
+from embedl_deploy.conversions.einsum import EinsumPattern
+from embedl_deploy.conversions.norms import (
     NormWeightPattern,
     RowBatchNormPattern,
     WrittenLayerNormPattern,
     WrittenRMSNormPattern,
 )
-from embedl_deploy.tensorrt.conversions.pooling import (
+from embedl_deploy.conversions.pooling import (
     FlattenLinearToConv1x1Pattern,
     MeanToAdaptiveAvgPoolPattern,
     RemoveIdentityAdaptiveAvgPoolPattern,
 )
-from embedl_deploy.tensorrt.conversions.projection import (
+from embedl_deploy.conversions.projection import (
     ComputedBiasPattern,
     PackedProjectionPattern,
     SplitProjectionPattern,
 )
-from embedl_deploy.tensorrt.conversions.window import DecomposeShiftedWindowAttentionPattern
-from embedl_deploy.tensorrt.conversions.written_attention import WrittenAttentionPattern
+from embedl_deploy.conversions.window import DecomposeShiftedWindowAttentionPattern
+from embedl_deploy.conversions.written_attention import WrittenAttentionPattern
+from embedl_deploy.patterns import Pattern
 from embedl_deploy.tensorrt.engine import (
     Built,
     Comparison,
@@ -84,7 +84,7 @@ from embedl_deploy.tensorrt.fusions.simple import (
     LayerNormPattern,
     RMSNormPattern,
 )
-from embedl_deploy.tensorrt.precision import (
+from embedl_deploy.tensorrt.mixed import (
     MIXED,
     SMART,
     FloatAdaptiveAvgPoolPattern,

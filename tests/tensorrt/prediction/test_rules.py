@@ -5,13 +5,12 @@ from pathlib import Path
 import pytest
 from onnx import ModelProto
 
+from embedl_deploy.onnx_model.opening import graph_of
+from embedl_deploy.onnx_model.view import View
 from embedl_deploy.tensorrt.prediction.catalog import FUSIONS
 from embedl_deploy.tensorrt.prediction.explain import predict
 from embedl_deploy.tensorrt.prediction.plan import Plan
 from embedl_deploy.tensorrt.prediction.rule import Group
-from embedl_deploy.tensorrt.rules.check import graph_of
-from embedl_deploy.tensorrt.rules.version import Version
-from embedl_deploy.tensorrt.rules.view import View
 from tests.tensorrt.prediction.cases import CASES
 from tests.tensorrt.rules.format_cases import FORMAT, TYPES
 from tests.tensorrt.rules.models import Text
@@ -25,7 +24,7 @@ MODELS |= {f"{name} not": case.not_ for name, case in CASES.items()}
 
 
 def planned(proto: ModelProto) -> Plan:
-    return predict(View(graph_of(proto, Path()), Version(11)))
+    return predict(View(graph_of(proto, Path())))
 
 
 def groups(model: Text) -> list[Group]:

@@ -9,8 +9,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from embedl_deploy.errors import CheckError
+from embedl_deploy.onnx_model.loading import LARGE, read_onnx
 from embedl_deploy.tensorrt import Report, check_onnx
-from embedl_deploy.tensorrt.rules.reading import LARGE, read_onnx
 from tests.tensorrt.rules.format_cases import CONV, FORMAT
 from tests.tensorrt.rules.models import Text
 

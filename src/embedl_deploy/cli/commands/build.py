@@ -22,6 +22,7 @@ from embedl_deploy.cli.options import (
 )
 from embedl_deploy.cli.output import Answer, Steps, answering
 from embedl_deploy.cli.spread import spread
+from embedl_deploy.onnx_model.loading import read_onnx
 from embedl_deploy.report.engine import comparison_tables
 from embedl_deploy.report.tables import figures_table
 from embedl_deploy.tensorrt import (
@@ -34,7 +35,6 @@ from embedl_deploy.tensorrt import (
     trtexec_command,
 )
 from embedl_deploy.tensorrt.engine.ranges import settled
-from embedl_deploy.tensorrt.rules.reading import read_onnx
 
 
 @dataclass(frozen=True, kw_only=True)

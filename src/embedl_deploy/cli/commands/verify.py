@@ -16,8 +16,8 @@ from embedl_deploy.cli.output import Steps, answering
 from embedl_deploy.cli.spread import spread
 from embedl_deploy.errors import VerificationError
 from embedl_deploy.export import Parity, verify_onnx
+from embedl_deploy.export.manifest import Recipe
 from embedl_deploy.export.probe import load
-from embedl_deploy.export.recipe import Recipe
 from embedl_deploy.report.parity import parity_dict, stub_dicts, stub_table
 from embedl_deploy.report.tables import figures_table
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedl_deploy.errors import BuildError
+from embedl_deploy.onnx_model.loading import read_onnx
 from embedl_deploy.tensorrt.engine.builder import build_plan, find_tensorrt, version_of
 from embedl_deploy.tensorrt.engine.compare import Comparison, compare_layers
 from embedl_deploy.tensorrt.engine.layers import Layer, parse_layers
 from embedl_deploy.tensorrt.engine.ranges import ShapeRange, settled
 from embedl_deploy.tensorrt.engine.trtexec import layers_file, trtexec_command
 from embedl_deploy.tensorrt.prediction import Explanation, explain_onnx
-from embedl_deploy.tensorrt.rules.reading import read_onnx
 
 
 @dataclass(frozen=True)

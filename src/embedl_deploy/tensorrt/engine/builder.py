@@ -7,7 +7,7 @@ from typing import Any
 
 from embedl_deploy.errors import BuildError
 from embedl_deploy.tensorrt.engine.ranges import ShapeRange
-from embedl_deploy.tensorrt.rules.version import Version
+from embedl_deploy.tensorrt.version import Version
 
 _OLDEST = (10, 12)
 _MIB = 1 << 20

@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from embedl_deploy.rewrite.table import table
+from embedl_deploy.table import table
 from embedl_deploy.tensorrt.engine.layers import Layer
 from embedl_deploy.tensorrt.prediction import Basis, Explanation, Kernel
 from embedl_deploy.tensorrt.rules.report import counted

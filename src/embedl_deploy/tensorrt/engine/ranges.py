@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from embedl_deploy.errors import BuildError
-from embedl_deploy.tensorrt.rules.inputs import named_inputs, open_inputs
+from embedl_deploy.onnx_model.inputs import named_inputs, open_inputs
 
 if TYPE_CHECKING:
     from onnx import GraphProto

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from embedl_deploy.tensorrt.engine.ranges import ShapeRange
-from embedl_deploy.tensorrt.rules.version import Version
+from embedl_deploy.tensorrt.version import Version
 
 
 def trtexec_command(

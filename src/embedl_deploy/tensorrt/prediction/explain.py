@@ -4,6 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from embedl_deploy.errors import CheckError
+from embedl_deploy.onnx_model.graph import Node
+from embedl_deploy.onnx_model.loading import read_onnx
+from embedl_deploy.onnx_model.opening import graph_of
+from embedl_deploy.onnx_model.view import View
 from embedl_deploy.tensorrt.prediction.catalog import FUSIONS
 from embedl_deploy.tensorrt.prediction.macs import multiplies, multiply_accumulates
 from embedl_deploy.tensorrt.prediction.plan import Plan
@@ -11,12 +15,9 @@ from embedl_deploy.tensorrt.prediction.report import Aside, Explanation, Kernel
 from embedl_deploy.tensorrt.prediction.rule import Group
 from embedl_deploy.tensorrt.prediction.shapes import fix_shapes
 from embedl_deploy.tensorrt.rules.catalog import RULES
-from embedl_deploy.tensorrt.rules.check import found, graph_of
-from embedl_deploy.tensorrt.rules.graph import Node
-from embedl_deploy.tensorrt.rules.reading import read_onnx
-from embedl_deploy.tensorrt.rules.rule import Severity
-from embedl_deploy.tensorrt.rules.version import Version
-from embedl_deploy.tensorrt.rules.view import View
+from embedl_deploy.tensorrt.rules.check import found
+from embedl_deploy.tensorrt.rules.rule import Severity, Subject
+from embedl_deploy.tensorrt.version import Version
 
 _REFUSING = tuple(rule for rule in RULES if rule.severity is Severity.ERROR)
 
@@ -47,7 +48,7 @@ def explain_onnx(
     model = read_onnx(file)
     assumed = fix_shapes(model.graph, shapes or {})
     try:
-        view = View(graph_of(model, file.parent), wanted)
+        view = Subject(graph_of(model, file.parent), wanted)
         refusals, _ = found(_REFUSING, view)
         plan = predict(view)
     except CheckError as error:

@@ -2,8 +2,8 @@
 
 from math import prod
 
-from embedl_deploy.tensorrt.rules.graph import Node, Value
-from embedl_deploy.tensorrt.rules.view import WEIGHTED
+from embedl_deploy.onnx_model.graph import Node, Value
+from embedl_deploy.onnx_model.view import WEIGHTED
 
 _UNCOUNTED = frozenset({"Einsum", "LSTM", "GRU", "RNN", "DeformConv"})
 """They multiply too, and are not counted here."""

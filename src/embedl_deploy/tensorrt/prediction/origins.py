@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from embedl_deploy.onnx_model.graph import Node, Value
+from embedl_deploy.onnx_model.view import COMMUTING, DEQUANTIZE, QUANTIZE, reached
 from embedl_deploy.tensorrt.prediction.plan import Plan
 from embedl_deploy.tensorrt.prediction.rule import Group
-from embedl_deploy.tensorrt.rules.graph import Node, Value
-from embedl_deploy.tensorrt.rules.view import COMMUTING, DEQUANTIZE, QUANTIZE, reached
 
 _MOVED_ACROSS = COMMUTING | {"Concat"}
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Container, Iterator
 
+from embedl_deploy.onnx_model.graph import Node, Value
+from embedl_deploy.onnx_model.view import BINARY, View
 from embedl_deploy.tensorrt.prediction.rule import Found, Fusion, Group
 from embedl_deploy.tensorrt.rules.chains import PLAIN, SMOOTH
-from embedl_deploy.tensorrt.rules.graph import Node, Value
-from embedl_deploy.tensorrt.rules.view import BINARY, View
 
 POINTWISE = (
     PLAIN | SMOOTH | BINARY

@@ -2,13 +2,9 @@
 
 from collections.abc import Iterator
 
-from embedl_deploy.tensorrt.prediction.origins import obstacle, origins, taken_before
-from embedl_deploy.tensorrt.prediction.plan import Plan
-from embedl_deploy.tensorrt.prediction.rule import Basis, Found, Fusion, Group
-from embedl_deploy.tensorrt.prediction.types import named
-from embedl_deploy.tensorrt.rules.dtypes import BLOCKED
-from embedl_deploy.tensorrt.rules.graph import Node
-from embedl_deploy.tensorrt.rules.view import (
+from embedl_deploy.onnx_model.dtypes import BLOCKED
+from embedl_deploy.onnx_model.graph import Node
+from embedl_deploy.onnx_model.view import (
     COMMUTING,
     COPIES,
     DEQUANTIZE,
@@ -16,6 +12,10 @@ from embedl_deploy.tensorrt.rules.view import (
     reached,
     stored_type,
 )
+from embedl_deploy.tensorrt.prediction.origins import obstacle, origins, taken_before
+from embedl_deploy.tensorrt.prediction.plan import Plan
+from embedl_deploy.tensorrt.prediction.rule import Basis, Found, Fusion, Group
+from embedl_deploy.tensorrt.prediction.types import named
 
 # --- constants ----------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from embedl_deploy.rewrite.coverage import amount, percent
-from embedl_deploy.rewrite.table import table
+from embedl_deploy.table import table
 from embedl_deploy.tensorrt.prediction.rule import Basis
 from embedl_deploy.tensorrt.rules.report import Finding, counted
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from embedl_deploy.tensorrt.rules.graph import Node
-from embedl_deploy.tensorrt.rules.view import DEQUANTIZE, QUANTIZE
+from embedl_deploy.onnx_model.graph import Node
+from embedl_deploy.onnx_model.view import DEQUANTIZE, QUANTIZE
 
 if TYPE_CHECKING:
     from embedl_deploy.tensorrt.prediction.plan import Plan

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from embedl_deploy.errors import CheckError
-from embedl_deploy.tensorrt.rules.inputs import inputs_of, named_inputs
+from embedl_deploy.onnx_model.inputs import inputs_of, named_inputs
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ValueInfoProto

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 
+from embedl_deploy.onnx_model.graph import Node
+from embedl_deploy.onnx_model.view import DEQUANTIZE, POOLS, dequantizer, stored_type
 from embedl_deploy.tensorrt.prediction.plan import Plan
 from embedl_deploy.tensorrt.prediction.rule import Basis, Found, Fusion, is_pair
 from embedl_deploy.tensorrt.prediction.types import named, only_quantized
 from embedl_deploy.tensorrt.rules.chains import decomposed_norms
 from embedl_deploy.tensorrt.rules.formats import REFUSED
-from embedl_deploy.tensorrt.rules.graph import Node
-from embedl_deploy.tensorrt.rules.view import DEQUANTIZE, POOLS, dequantizer, stored_type
 
 _NORMS = (
     "LayerNormalization", "RMSNormalization", "GroupNormalization", "InstanceNormalization",

@@ -1,7 +1,7 @@
 """In which type operators compute, and whether what they give is quantized."""
 
-from embedl_deploy.tensorrt.rules.graph import Node, Value
-from embedl_deploy.tensorrt.rules.view import (
+from embedl_deploy.onnx_model.graph import Node, Value
+from embedl_deploy.onnx_model.view import (
     COMMUTING,
     QUANTIZE,
     activation_quantizer,

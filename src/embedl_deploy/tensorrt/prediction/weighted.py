@@ -3,11 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from embedl_deploy.tensorrt.prediction.plan import Plan
-from embedl_deploy.tensorrt.prediction.rule import Basis, Found, Fusion
-from embedl_deploy.tensorrt.prediction.types import compute_type, only_quantized
-from embedl_deploy.tensorrt.rules.graph import Node, Value
-from embedl_deploy.tensorrt.rules.view import (
+from embedl_deploy.onnx_model.graph import Node, Value
+from embedl_deploy.onnx_model.view import (
     CONVOLUTIONS,
     channels,
     dequantizer,
@@ -16,6 +13,9 @@ from embedl_deploy.tensorrt.rules.view import (
     weight_index,
     weight_quantizer,
 )
+from embedl_deploy.tensorrt.prediction.plan import Plan
+from embedl_deploy.tensorrt.prediction.rule import Basis, Found, Fusion
+from embedl_deploy.tensorrt.prediction.types import compute_type, only_quantized
 
 _JOINS = frozenset({"Add", "Min", "Max"})
 _GELU = frozenset({"Gelu", "Erf", "Tanh"})

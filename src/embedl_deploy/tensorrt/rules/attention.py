@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from embedl_deploy.tensorrt.rules.chains import data_operand
-from embedl_deploy.tensorrt.rules.dtypes import FP8
-from embedl_deploy.tensorrt.rules.graph import Node, Value
-from embedl_deploy.tensorrt.rules.view import (
+from embedl_deploy.onnx_model.dtypes import FP8
+from embedl_deploy.onnx_model.graph import Node, Value
+from embedl_deploy.onnx_model.view import (
     COPIES,
     DEQUANTIZE,
     QUANTIZE,
@@ -18,6 +17,7 @@ from embedl_deploy.tensorrt.rules.view import (
     reached,
     weight_index,
 )
+from embedl_deploy.tensorrt.rules.chains import data_operand
 
 _STEPS = 8
 _BETWEEN = frozenset({"Mul", "Div", "Add", "Sub", "Where", "Cast", "Identity", "Dropout"})

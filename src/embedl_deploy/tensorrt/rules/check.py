@@ -2,21 +2,14 @@
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from embedl_deploy.errors import CheckError
+from embedl_deploy.onnx_model.loading import read_onnx
+from embedl_deploy.onnx_model.opening import graph_of
 from embedl_deploy.tensorrt.rules.catalog import RULES
-from embedl_deploy.tensorrt.rules.dtypes import infer_types
-from embedl_deploy.tensorrt.rules.graph import Graph
-from embedl_deploy.tensorrt.rules.reading import read_onnx
 from embedl_deploy.tensorrt.rules.report import Finding, Report, Unjudged, finding
-from embedl_deploy.tensorrt.rules.rule import Fault, Rule, Severity
-from embedl_deploy.tensorrt.rules.soundness import put_in_order
-from embedl_deploy.tensorrt.rules.version import Version
-from embedl_deploy.tensorrt.rules.view import View
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
+from embedl_deploy.tensorrt.rules.rule import Fault, Rule, Severity, Subject
+from embedl_deploy.tensorrt.version import Version
 
 _ORDER = tuple(Severity)
 
@@ -57,7 +50,7 @@ def check_onnx(
     run = [rule for rule in RULES if rule.id not in ignore]
     try:
         graph = graph_of(model, file.parent)
-        findings, unjudged = found(run, View(graph, wanted, frozenset(keep_float32)))
+        findings, unjudged = found(run, Subject(graph, wanted, frozenset(keep_float32)))
     except CheckError as error:
         raise CheckError(f"'{file}' is not sound: {error}") from None
     return Report(
@@ -71,40 +64,14 @@ def check_onnx(
     )
 
 
-def found(rules: Sequence[Rule], view: View) -> tuple[list[Finding], list[Unjudged]]:
+def found(rules: Sequence[Rule], subject: Subject) -> tuple[list[Finding], list[Unjudged]]:
     """What rules find in a graph, and what they can not judge."""
     findings, unjudged = [], []
     for rule in rules:
-        for one in rule.check(view):
+        for one in rule.check(subject):
             nodes = tuple(node.label for node in one.nodes)
             if isinstance(one, Fault):
                 findings.append(finding(rule, one.what, nodes, one.severity))
             else:
                 unjudged.append(Unjudged(rule.id, one.why, nodes))
     return findings, unjudged
-
-
-def graph_of(model: "ModelProto", folder: Path) -> Graph:
-    """A file as a graph with types and shapes, functions written out.
-
-    Raises:
-        CheckError: It is no sound graph.
-    """
-    from onnx import inliner
-
-    put_in_order(model.graph)
-    if model.functions:
-        model = inliner.inline_local_functions(model)
-    graph = Graph(_typed(model), folder)
-    infer_types(graph)
-    return graph
-
-
-def _typed(model: "ModelProto") -> "ModelProto":
-    """With the shapes that ONNX can infer; as it is where inference fails."""
-    from onnx import shape_inference
-
-    try:
-        return shape_inference.infer_shapes(model, data_prop=True)
-    except Exception:  # noqa: BLE001 - it raises what it likes, and rules say what they miss
-        return model

@@ -2,9 +2,7 @@
 
 from collections.abc import Iterator
 
-from embedl_deploy.tensorrt.rules.chains import PLAIN, SMOOTH
-from embedl_deploy.tensorrt.rules.rule import Fault, Outcome, Rule, Severity
-from embedl_deploy.tensorrt.rules.view import (
+from embedl_deploy.onnx_model.view import (
     BINARY,
     COPIES,
     DEQUANTIZE,
@@ -15,6 +13,8 @@ from embedl_deploy.tensorrt.rules.view import (
     is_constant,
     made_by,
 )
+from embedl_deploy.tensorrt.rules.chains import PLAIN, SMOOTH
+from embedl_deploy.tensorrt.rules.rule import Fault, Outcome, Rule, Severity
 
 _WITHOUT_WEIGHTS = ("MaxPool", *sorted(POOLS | BINARY | PLAIN | SMOOTH))
 

@@ -2,16 +2,16 @@
 
 from collections.abc import Iterator
 
-from embedl_deploy.tensorrt.rules.dtypes import FP4, FP8, QUANTIZED
-from embedl_deploy.tensorrt.rules.graph import Node
-from embedl_deploy.tensorrt.rules.rule import Fault, Outcome, Rule, Severity, Unknown
-from embedl_deploy.tensorrt.rules.view import (
+from embedl_deploy.onnx_model.dtypes import FP4, FP8, QUANTIZED
+from embedl_deploy.onnx_model.graph import Node
+from embedl_deploy.onnx_model.view import (
     DEQUANTIZE,
     QUANTIZE,
     View,
     is_constant,
     stored_type,
 )
+from embedl_deploy.tensorrt.rules.rule import Fault, Outcome, Rule, Severity, Unknown
 
 OLDEST, NEWEST = 13, 24
 REFUSED = frozenset(

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
+from embedl_deploy.onnx_model.view import View, dequantizer
 from embedl_deploy.tensorrt.rules.attention import Attention, attentions
 from embedl_deploy.tensorrt.rules.rule import Fault, Outcome, Rule, Severity, Unknown
-from embedl_deploy.tensorrt.rules.view import View, dequantizer
 
 POSITIONS = 512
 HEADS = (16, 32, 64)

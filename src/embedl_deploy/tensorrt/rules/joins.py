@@ -3,10 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from embedl_deploy.tensorrt.rules.chains import PLAIN, SMOOTH, conv_branch
-from embedl_deploy.tensorrt.rules.graph import Node, Value
-from embedl_deploy.tensorrt.rules.rule import Fault, Outcome, Rule, Severity
-from embedl_deploy.tensorrt.rules.view import (
+from embedl_deploy.onnx_model.graph import Node, Value
+from embedl_deploy.onnx_model.view import (
     COMMUTING,
     COPIES,
     DEQUANTIZE,
@@ -22,6 +20,8 @@ from embedl_deploy.tensorrt.rules.view import (
     made_by,
     reached,
 )
+from embedl_deploy.tensorrt.rules.chains import PLAIN, SMOOTH, conv_branch
+from embedl_deploy.tensorrt.rules.rule import Fault, Outcome, Rule, Severity
 
 _POINTWISE = PLAIN | SMOOTH
 _PASSED = COMMUTING | _POINTWISE | {"Add", "Mul", "BatchNormalization", QUANTIZE, DEQUANTIZE}

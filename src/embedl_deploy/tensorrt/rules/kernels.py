@@ -3,18 +3,9 @@
 from collections import defaultdict
 from collections.abc import Iterator
 
-from embedl_deploy.tensorrt.rules.chains import (
-    PLAIN,
-    SMOOTH,
-    activation_chains,
-    conv_branch,
-    data_operand,
-    weighted_before,
-)
-from embedl_deploy.tensorrt.rules.dtypes import BLOCKED, FP8
-from embedl_deploy.tensorrt.rules.graph import Node, Value
-from embedl_deploy.tensorrt.rules.rule import Fault, Outcome, Rule, Severity
-from embedl_deploy.tensorrt.rules.view import (
+from embedl_deploy.onnx_model.dtypes import BLOCKED, FP8
+from embedl_deploy.onnx_model.graph import Node, Value
+from embedl_deploy.onnx_model.view import (
     CONVOLUTIONS,
     QUANTIZE,
     WEIGHTED,
@@ -31,6 +22,15 @@ from embedl_deploy.tensorrt.rules.view import (
     weight_index,
     weight_quantizer,
 )
+from embedl_deploy.tensorrt.rules.chains import (
+    PLAIN,
+    SMOOTH,
+    activation_chains,
+    conv_branch,
+    data_operand,
+    weighted_before,
+)
+from embedl_deploy.tensorrt.rules.rule import Fault, Outcome, Rule, Severity
 
 
 def _together(view: View) -> Iterator[Outcome]:

@@ -2,9 +2,7 @@
 
 from collections.abc import Iterator
 
-from embedl_deploy.tensorrt.rules.chains import decomposed_norms
-from embedl_deploy.tensorrt.rules.rule import Fault, Outcome, Rule, Severity
-from embedl_deploy.tensorrt.rules.view import (
+from embedl_deploy.onnx_model.view import (
     CONVOLUTIONS,
     COPIES,
     DEQUANTIZE,
@@ -12,6 +10,8 @@ from embedl_deploy.tensorrt.rules.view import (
     is_quantized,
     made_by,
 )
+from embedl_deploy.tensorrt.rules.chains import decomposed_norms
+from embedl_deploy.tensorrt.rules.rule import Fault, Outcome, Rule, Severity
 
 
 def _written_out(view: View) -> Iterator[Outcome]:

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 
-from embedl_deploy.tensorrt.rules.graph import Node, Value
-from embedl_deploy.tensorrt.rules.rule import Fault, Outcome, Rule, Severity, Unknown
-from embedl_deploy.tensorrt.rules.view import (
+from embedl_deploy.onnx_model.graph import Node, Value
+from embedl_deploy.onnx_model.view import (
     CONVOLUTIONS,
     DEQUANTIZE,
     QUANTIZE,
@@ -17,6 +16,7 @@ from embedl_deploy.tensorrt.rules.view import (
     stored_type,
     weight_quantizer,
 )
+from embedl_deploy.tensorrt.rules.rule import Fault, Outcome, Rule, Severity, Unknown
 
 
 def _pairing(view: View) -> Iterator[Outcome]:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from embedl_deploy.rewrite.table import table
+from embedl_deploy.table import table
 from embedl_deploy.tensorrt.rules.rule import Rule, Severity
 
 

@@ -3,9 +3,33 @@
 import enum
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
-from embedl_deploy.tensorrt.rules.graph import Node
-from embedl_deploy.tensorrt.rules.view import View
+from embedl_deploy.onnx_model.graph import Graph, Node
+from embedl_deploy.onnx_model.view import View
+from embedl_deploy.tensorrt.version import Version
+
+
+class Subject(View):
+    """A graph that is judged for a version of TensorRT.
+
+    Args:
+        graph: With types.
+        version: Of TensorRT.
+        kept: Names, patterns for names, or types of nodes that are meant to stay in float32.
+
+    Attributes:
+        version: As given.
+        kept: As given.
+    """
+
+    def __init__(self, graph: Graph, version: Version, kept: frozenset[str] = frozenset()) -> None:
+        super().__init__(graph)
+        self.version, self.kept = version, kept
+
+    def keeps(self, node: Node) -> bool:
+        """Whether a node is meant to stay in float32."""
+        return node.op in self.kept or any(fnmatchcase(node.label, one) for one in self.kept)
 
 
 class Severity(enum.StrEnum):
@@ -56,4 +80,4 @@ class Rule:
     why: str
     source: str
     remedy: str
-    check: Callable[[View], Iterator[Outcome]]
+    check: Callable[[Subject], Iterator[Outcome]]

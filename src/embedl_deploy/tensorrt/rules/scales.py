@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 from math import prod
 
-from embedl_deploy.tensorrt.rules.dtypes import BLOCKED
-from embedl_deploy.tensorrt.rules.graph import Node, Shape, Value
-from embedl_deploy.tensorrt.rules.rule import Fault, Outcome, Rule, Severity, Unknown
-from embedl_deploy.tensorrt.rules.view import (
+from embedl_deploy.onnx_model.dtypes import BLOCKED
+from embedl_deploy.onnx_model.graph import Node, Shape, Value
+from embedl_deploy.onnx_model.view import (
     DEQUANTIZE,
     QUANTIZE,
     WEIGHTED,
@@ -16,6 +15,7 @@ from embedl_deploy.tensorrt.rules.view import (
     stored_type,
     weight_index,
 )
+from embedl_deploy.tensorrt.rules.rule import Fault, Outcome, Rule, Severity, Subject, Unknown
 
 
 def _zero_point(view: View) -> Iterator[Outcome]:
@@ -56,7 +56,7 @@ F04 = Rule(
 )
 
 
-def _constant_scale(view: View) -> Iterator[Outcome]:
+def _constant_scale(view: Subject) -> Iterator[Outcome]:
     severity = Severity.ERROR if view.version.may_be_before(10, 13) else Severity.WARNING
     for node in view.pairs:
         if node.input(1) is not None and constant(node.input(1)) is None:
@@ -183,7 +183,7 @@ F08 = Rule(
 )
 
 
-def _weight_axis(view: View) -> Iterator[Outcome]:
+def _weight_axis(view: Subject) -> Iterator[Outcome]:
     for node in view.of(DEQUANTIZE):
         scale = node.input(1)
         if scale is None or scale.shape is None or len(scale.shape) != 1 or scale.shape == (1,):
@@ -193,7 +193,7 @@ def _weight_axis(view: View) -> Iterator[Outcome]:
         yield from _axis_faults(view, node)
 
 
-def _axis_faults(view: View, node: Node) -> Iterator[Outcome]:
+def _axis_faults(view: Subject, node: Node) -> Iterator[Outcome]:
     found, right = False, None
     for use, axis in _weight_uses(node):
         found = True

@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 from math import prod
 
-from embedl_deploy.tensorrt.rules.dtypes import BLOCKED, FP8
-from embedl_deploy.tensorrt.rules.graph import Node
-from embedl_deploy.tensorrt.rules.rule import Fault, Outcome, Rule, Severity, Unknown
-from embedl_deploy.tensorrt.rules.view import (
+from embedl_deploy.onnx_model.dtypes import BLOCKED, FP8
+from embedl_deploy.onnx_model.graph import Node
+from embedl_deploy.onnx_model.view import (
     CONVOLUTIONS,
     View,
     bare,
@@ -15,6 +14,7 @@ from embedl_deploy.tensorrt.rules.view import (
     stored_type,
     weight_quantizer,
 )
+from embedl_deploy.tensorrt.rules.rule import Fault, Outcome, Rule, Severity, Unknown
 
 
 def _grouped(view: View) -> Iterator[Outcome]:

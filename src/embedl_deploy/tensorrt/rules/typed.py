@@ -4,10 +4,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from embedl_deploy.tensorrt.rules.dtypes import FLOATS, HALF
-from embedl_deploy.tensorrt.rules.graph import Node, Value
-from embedl_deploy.tensorrt.rules.rule import Fault, Outcome, Rule, Severity, Unknown
-from embedl_deploy.tensorrt.rules.view import (
+from embedl_deploy.onnx_model.dtypes import FLOATS, HALF
+from embedl_deploy.onnx_model.graph import Node, Value
+from embedl_deploy.onnx_model.view import (
     DEQUANTIZE,
     QUANTIZE,
     WEIGHTED,
@@ -16,6 +15,7 @@ from embedl_deploy.tensorrt.rules.view import (
     floats,
     made_by,
 )
+from embedl_deploy.tensorrt.rules.rule import Fault, Outcome, Rule, Severity, Subject, Unknown
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -82,7 +82,7 @@ T02 = Rule(
 )
 
 
-def _scale_type(view: View) -> Iterator[Outcome]:
+def _scale_type(view: Subject) -> Iterator[Outcome]:
     always = view.version.may_be_before(10, 13) or 19 <= view.graph.opset < 23
     for node in view.pairs:
         scale = node.input(1)
@@ -108,7 +108,7 @@ T03 = Rule(
 )
 
 
-def _leftover(view: View) -> Iterator[Outcome]:
+def _leftover(view: Subject) -> Iterator[Outcome]:
     computing = [node for node in view.of(*sorted(_COMPUTING)) if node.output.dtype == "FLOAT"]
     left = [node for node in computing if not view.keeps(node)]
     if not view.half:

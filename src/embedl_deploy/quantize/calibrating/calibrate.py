@@ -1,0 +1,195 @@
+"""Calibration: representative data gives every stub its scale."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain
+from operator import length_hint
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from embedl_deploy.batches import batches_for, device_of, fitting, inferring, moved
+from embedl_deploy.errors import CalibrationError, QuantizationError
+from embedl_deploy.quantize.calibrating.faults import check_finite
+from embedl_deploy.quantize.observing.processes import observed_by_all
+from embedl_deploy.quantize.stubs import QuantStub, enabled_only, quantizers_of
+
+Data = Iterable[Any] | Callable[[fx.GraphModule], object]
+"""Batches, or a function that runs the model on them."""
+
+Progress = Callable[[int, int | None], None]
+"""Called with the number of batches done and their total, where it is known."""
+
+
+def calibrate(
+    model: fx.GraphModule, data: Data, *, progress: Progress | None = None
+) -> fx.GraphModule:
+    """Set the scale of every stub from representative data.
+
+    The model runs in eval mode with nothing quantized. Where calibration fails, scales and
+    modes are left as they were. Where `torch.distributed` is initialized, every process brings
+    data of its own, and all get the scales for all data.
+
+    Args:
+        model: A model from `insert_qdq`; changed in place and returned.
+        data: Batches: a tensor, a tuple or list of positional inputs, or a dict of inputs by
+            name. What a tuple has beyond the model's inputs, such as labels, is left out.
+            They are moved to the model's device. Or a function that takes the model and runs it.
+        progress: Called after every batch.
+
+    Raises:
+        CalibrationError: There is no data, a batch does not fit the model, or a stub saw no
+            data or values that are not finite.
+        QuantizationError: The model has no stubs.
+    """
+    stubs = stubs_of(model)
+    if not stubs:  # weights alone are quantized; their scales are set
+        return model
+    with _observing(model, stubs):
+        own = {path: one.observer for path, one in stubs.items() if one.observer is not None}
+        count, seen = observed_by_all(partial(_run, model, stubs, data, progress), own)
+        if not count:
+            raise CalibrationError("the calibration data is empty; give at least one batch")
+        for path, observer in seen.items():
+            stubs[path].observer = observer
+        ranges = {path: _range(group, stubs) for group in _groups(stubs) for path in group}
+    for path, (largest, signed) in ranges.items():
+        stubs[path].set_range(largest, signed=signed)
+    return model
+
+
+def stubs_of(model: fx.GraphModule) -> dict[str, QuantStub]:
+    """The stubs of a model by path, in the order in which they run.
+
+    Raises:
+        QuantizationError: It has none, nor quantized weights.
+    """
+    if not isinstance(model, fx.GraphModule):
+        raise QuantizationError(
+            f"a model from insert_qdq() is needed, not a {type(model).__name__}"
+        )
+    modules = dict(model.named_modules(remove_duplicate=False))
+    called = [str(node.target) for node in model.graph.nodes if node.op == "call_module"]
+    parts = chain.from_iterable(modules[path].named_modules(prefix=path) for path in called)
+    stubs = {path: one for path, one in parts if isinstance(one, QuantStub)}
+    if not stubs and not quantizers_of(model):
+        raise QuantizationError("the model has no stubs; put them in with insert_qdq()")
+    return stubs
+
+
+def check_calibrated(model: fx.GraphModule) -> None:
+    """Hold that every stub has a scale.
+
+    Raises:
+        QuantizationError: One has none, or the model has no stubs.
+    """
+    for path, stub in stubs_of(model).items():
+        if not stub.calibrated:
+            raise QuantizationError(
+                f"the stub '{path}' has no scale yet; calibrate the model first"
+            )
+
+
+@contextmanager
+def _observing(model: fx.GraphModule, stubs: Mapping[str, QuantStub]) -> Iterator[None]:
+    """Observers on, weights in floating point, eval mode; all as before afterwards."""
+    try:
+        for stub in stubs.values():
+            stub.observer = stub.config.observer()
+        with inferring(model), enabled_only(model):
+            yield
+    finally:
+        for stub in stubs.values():
+            stub.observer = None
+
+
+def _run(
+    model: fx.GraphModule, stubs: Mapping[str, QuantStub], data: Data, progress: Progress | None
+) -> int:
+    """Run the model on all data; returns the number of batches."""
+    if isinstance(data, Iterable) or not callable(data):
+        return _run_batches(model, stubs, data, progress)
+    return _run_loop(model, stubs, data, progress)
+
+
+def _run_loop(
+    model: fx.GraphModule,
+    stubs: Mapping[str, QuantStub],
+    loop: Callable[[fx.GraphModule], object],
+    progress: Progress | None,
+) -> int:
+    """Let a function run the model; returns how often it did."""
+    count = 0
+
+    def after(_: object, args: tuple[Any, ...], kwargs: dict[str, Any], __: object) -> None:
+        nonlocal count
+        check_finite(model, stubs, args, kwargs, f"calibration batch {count}")
+        count += 1
+        if progress is not None:
+            progress(count, None)
+
+    hook = model.register_forward_hook(after, with_kwargs=True)
+    try:
+        loop(model)
+    finally:
+        hook.remove()
+    return count
+
+
+def _run_batches(
+    model: fx.GraphModule,
+    stubs: Mapping[str, QuantStub],
+    data: Iterable[Any],
+    progress: Progress | None,
+) -> int:
+    """Run the model on batches; returns how many there were."""
+    total = length_hint(data) or None
+    count = 0
+    for inputs in batches_for(model, data):
+        what = f"calibration batch {count}"
+        with fitting(what, inputs):
+            args, kwargs = moved(inputs, device_of(model))
+            model(*args, **kwargs)
+        check_finite(model, stubs, args, kwargs, what)
+        count += 1
+        if progress is not None:
+            progress(count, total)
+    return count
+
+
+def _groups(stubs: Mapping[str, QuantStub]) -> list[list[str]]:
+    """Paths of the stubs that share a scale."""
+    members = defaultdict(list)
+    for path, stub in stubs.items():
+        members[stub.shares or path].append(path)
+    return [*members.values()]
+
+
+def _range(group: Sequence[str], stubs: Mapping[str, QuantStub]) -> tuple[Tensor, bool]:
+    """The largest magnitude for all stubs of a group, and whether one has negative values."""
+    signed = any(_is_signed(stubs[path]) for path in group)
+    ranges = [_largest(path, stubs[path], signed=signed).cpu() for path in group]
+    return torch.stack(ranges).max(), signed
+
+
+def _is_signed(stub: QuantStub) -> bool:
+    """Whether a stub has numbers with a sign; without, where its observer saw none below 0."""
+    lowest = stub.observer.lowest if stub.observer is not None else None
+    return stub.config.signed or lowest is None or bool(lowest < 0)
+
+
+def _largest(path: str, stub: QuantStub, *, signed: bool) -> Tensor:
+    grid = stub.config.grid(signed=signed)
+    largest = stub.observer.compute(grid) if stub.observer is not None else None
+    if largest is None:
+        raise CalibrationError(
+            f"the stub '{path}' saw no data: the calibration data never takes the branch it is in"
+        )
+    if not torch.isfinite(largest):
+        raise CalibrationError(
+            f"the observer at '{path}' ({', '.join(stub.points)}) gives a range that is not finite"
+        )
+    return largest

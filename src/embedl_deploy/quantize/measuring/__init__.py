@@ -1,0 +1,1 @@
+"""How much of the signal quantization costs."""

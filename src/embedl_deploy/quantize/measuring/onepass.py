@@ -1,0 +1,100 @@
+"""One pass in floating point in which every quantizer is tried beside it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
+
+from embedl_deploy.graph.interpreter import Interpreter
+from embedl_deploy.modules import FusedModule
+from embedl_deploy.quantize.measuring.noise import Noise
+from embedl_deploy.quantize.stubs import QuantStub, enabled_only, quantizers_of
+
+
+class OnePass(Interpreter):
+    """Runs a model whose quantizers are off, and measures what each alone would change.
+
+    A stub: its rounding. A fused module: its result from rounded inputs with rounded weights,
+    beside its result from the same inputs without.
+
+    Args:
+        model: The model.
+        stubs: Where to measure stubs, by path; those inside fused modules among them.
+        fused: Where to measure fused modules, by path.
+    """
+
+    def __init__(
+        self, model: fx.GraphModule, stubs: Mapping[str, Noise], fused: Mapping[str, Noise]
+    ) -> None:
+        super().__init__(model, garbage_collect_values=False)
+        self.objects = dict(model.named_modules())
+        self.stubs, self.fused = stubs, fused
+        self.rounded: dict[fx.Node, Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.op != "call_module":
+            return super().run_node(n)
+        path = str(n.target)
+        module = self.objects[path]
+        if isinstance(module, QuantStub):
+            value = super().run_node(n)
+            self.rounded[n] = _measured(module, value, self.stubs[path])
+            return value
+        if path not in self.fused:
+            return super().run_node(n)
+        return self._tried(n, path, module)
+
+    def _tried(self, n: fx.Node, path: str, module: nn.Module) -> Any:
+        inner = {
+            name: one
+            for name, one in module.named_modules(prefix=path)
+            if isinstance(one, QuantStub)
+        }
+        hooks = [one.register_forward_hook(self._measure(name)) for name, one in inner.items()]
+        try:
+            value = super().run_node(n)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        args, kwargs = map_arg((n.args, n.kwargs), self._rounded_or_not)
+        with enabled_only(module, quantizers_of(module)):
+            self.fused[path].add(value, module(*args, **kwargs))
+        return value
+
+    def _rounded_or_not(self, node: fx.Node) -> Any:
+        return self.rounded.get(node, self.env[node])
+
+    def _measure(self, path: str) -> Any:
+        def measure(stub: QuantStub, inputs: tuple[Tensor], _: Tensor) -> None:
+            _measured(stub, inputs[0], self.stubs[path])
+
+        return measure
+
+
+def measured_modules(model: fx.GraphModule) -> dict[str, FusedModule]:
+    """The fused modules that quantize something, by path, in the order in which they run."""
+    modules = dict(model.named_modules())
+    found = {}
+    for node in model.graph.nodes:
+        module = modules.get(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, FusedModule) and (
+            stubs_before(node, modules) or quantizers_of(module)
+        ):
+            found[str(node.target)] = module
+    return found
+
+
+def stubs_before(node: fx.Node, modules: Mapping[str, nn.Module]) -> list[QuantStub]:
+    """The stubs that a call reads."""
+    inputs = [modules.get(str(one.target)) for one in node.all_input_nodes]
+    return [one for one in inputs if isinstance(one, QuantStub)]
+
+
+def _measured(stub: QuantStub, value: Tensor, noise: Noise) -> Tensor:
+    rounded = stub.rounded(value)
+    noise.add(value, rounded)
+    low, high = ((limit * stub.scale).to(value) for limit in (stub.lowest, stub.highest))
+    half = stub.scale.to(value) / 2 if stub.config.format == "int" else 0
+    noise.clipped += int(((value < low - half) | (value > high + half)).sum())
+    return rounded

@@ -1,0 +1,160 @@
+"""Which tensors get a stub, and which declared points get none and why."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import fx, nn
+
+from embedl_deploy.modules import FusedModule, FusedScaledDotProductAttention, QDQPoint
+from embedl_deploy.modules.base import by_name
+from embedl_deploy.quantize.config import Attention
+from embedl_deploy.quantize.placing.copying import padded, sources
+from embedl_deploy.quantize.skip import Skipped
+
+_DROPOUT = nn.modules.dropout._DropoutNd  # noqa: SLF001 - the base of all dropouts
+
+
+@dataclass(frozen=True)
+class Use:
+    """A tensor at a Q/DQ point: an argument of a call by name, or the call's own result.
+
+    Where only padding lies between tensor and call, `padding` is what reads the stub.
+    """
+
+    tensor: fx.Node
+    call: fx.Node
+    point: QDQPoint
+    argument: str | None
+    padding: fx.Node | None = None
+
+
+@dataclass(frozen=True)
+class Site:
+    """A call of a fused module, the points to quantize there, and why the others are not."""
+
+    call: fx.Node
+    module: FusedModule
+    points: tuple[QDQPoint, ...]
+    left: tuple[QDQPoint, ...] = ()
+    reason: str = ""
+
+    @property
+    def path(self) -> str:
+        """The module's path."""
+        return str(self.call.target)
+
+
+def find_sites(
+    model: fx.GraphModule, attention: Attention, skipped: Mapping[str, Skipped]
+) -> list[Site]:
+    """All calls of fused modules that declare points, or say why not, in graph order."""
+    modules = dict(model.named_modules())
+    returned = _returned(model, modules)
+    sites = []
+    for node in model.graph.nodes:
+        module = modules.get(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, FusedModule) and (module.qdq_points or module.kept_float):
+            points = _points(module, attention)
+            site = Site(node, module, points or module.qdq_points)
+            reason = _why_not(site, attention, skipped[site.path], returned)
+            sites.append(
+                replace(site, points=(), left=site.points, reason=reason) if reason else site
+            )
+    return sites
+
+
+def _points(module: FusedModule, attention: Attention) -> tuple[QDQPoint, ...]:
+    if attention == "full" and isinstance(module, FusedScaledDotProductAttention):
+        more = (QDQPoint.PROBABILITIES, QDQPoint.OUTPUT)
+        return tuple(dict.fromkeys((*module.qdq_points, *more)))
+    return module.qdq_points
+
+
+def _why_not(site: Site, attention: Attention, skipped: Skipped, returned: set[fx.Node]) -> str:
+    """Why a call gets no stub; empty where it gets them.
+
+    A layer that declares its result has no weights: with int8 inputs it needs an int8 result,
+    and a result of the model is not rounded, so it gets neither.
+    """
+    if site.module.kept_float:
+        return site.module.kept_float
+    if skipped.activations:
+        return f"skipped by {skipped.activations}"
+    if attention == "none" and isinstance(site.module, FusedScaledDotProductAttention):
+        return "attention is not quantized"
+    if QDQPoint.OUTPUT in site.points and site.call in returned:
+        return "its result is one of the model"
+    return ""
+
+
+def _returned(model: fx.GraphModule, modules: Mapping[str, nn.Module]) -> set[fx.Node]:
+    """What the model returns, and what that only copies."""
+    (output,) = (node for node in model.graph.nodes if node.op == "output")
+    results = output.all_input_nodes
+    return {*results, *(source for one in results for source in sources(one, modules))}
+
+
+def uses_of(site: Site) -> Iterator[Use]:
+    """The tensors at the points of a call, without those inside the module."""
+    module, call = site.module, site.call
+    given = by_name(module, call.args, call.kwargs)
+    for point in site.points:
+        if point is QDQPoint.OUTPUT:
+            yield Use(call, call, point, None)
+        for name in module.quantized_arguments(point):
+            if isinstance(tensor := given.get(name), fx.Node):
+                yield Use(tensor, call, point, name)
+
+
+def without_repeats(uses: Sequence[Use], modules: Mapping[str, nn.Module]) -> list[Use]:
+    """Take a stub behind a result for the one of its readers behind a dropout as well.
+
+    A compiler sees no dropout: there would be two pairs in a row.
+    """
+    results = {use.tensor for use in uses if use.argument is None}
+    kept = []
+    for use in uses:
+        source = _before_dropout(use.tensor, modules)
+        repeated = source is not use.tensor and source in results
+        kept.append(replace(use, tensor=source, argument=None) if repeated else use)
+    return kept
+
+
+def before_padding(uses: Sequence[Use], modules: Mapping[str, nn.Module]) -> list[Use]:
+    """Round what is padded in place of the padded, where nobody reads that in floating point.
+
+    It has the same values, and a pair in between keeps a compiler from padding in the kernel.
+    """
+    calls: dict[fx.Node, set[fx.Node]] = {}
+    for use in uses:
+        calls.setdefault(use.tensor, set()).add(use.call)
+    return [
+        replace(use, tensor=inner, padding=use.tensor)
+        if (inner := padded(use.tensor, modules)) and set(use.tensor.users) == calls[use.tensor]
+        else use
+        for use in uses
+    ]
+
+
+def _before_dropout(tensor: fx.Node, modules: Mapping[str, nn.Module]) -> fx.Node:
+    while isinstance(modules.get(str(tensor.target)), _DROPOUT):
+        (tensor,) = tensor.all_input_nodes
+    return tensor
+
+
+def groups_of(
+    tensors: Sequence[fx.Node], modules: Mapping[str, nn.Module]
+) -> dict[fx.Node, fx.Node]:
+    """The first tensor of each tensor's group, which share one scale.
+
+    A tensor belongs with those of the others from which only copying operations lead to it.
+    """
+    order = {tensor: index for index, tensor in enumerate(tensors)}
+    first = {tensor: tensor for tensor in tensors}
+    for tensor in tensors:
+        for source in sources(tensor, modules):
+            if source in first:
+                heads = {first[tensor], first[source]}
+                head = min(heads, key=order.__getitem__)
+                first = {one: head if its in heads else its for one, its in first.items()}
+    return first
