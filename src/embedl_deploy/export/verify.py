@@ -82,23 +82,16 @@ class _Comparison:
 
     def __init__(self, model: nn.Module, path: Path, folder: Path, *, stubs: bool) -> None:
         file = load(path)
-        self.recipe = Recipe.read(file)
-        precision = None if self.recipe is None else self.recipe.precision
-        if not isinstance(model, fx.GraphModule):
-            if self.recipe is not None and stubs:
-                raise VerificationError(
-                    f"verify_onnx takes a transformed model, not a {type(model).__name__}; with "
-                    "stubs=False the outputs of any model are compared"
-                )
-            self.recipe = None
+        written = Recipe.read(file)
+        precision = None if written is None else written.precision
         self.model = model
-        self.half = self.recipe is not None and precision in {"float16", "bfloat16"}
-        self.referred = not self.half
-        self.compare_stubs = stubs and precision is not None
-        self.probe = Probe(file, folder) if self.compare_stubs or precision == "bfloat16" else None
-        native = self.probe is None or precision == "float16"
-        self.runtime = OnnxModel(path) if native or self.probe is None else self.probe.runtime
-        self.parity = Parity(foreign=precision is None)
+        self.recipe = _simulated(written, model, stubs=stubs)
+        self.referred = precision not in {"float16", "bfloat16"}
+        self.compare_stubs = stubs and self.recipe is not None
+        probe = Probe(file, folder) if self.compare_stubs or precision == "bfloat16" else None
+        self.probe = probe
+        self.runtime = OnnxModel(path) if probe is None or precision == "float16" else probe.runtime
+        self.parity = Parity(foreign=written is None)
         self.inputs = _input_names(model)
         self.device = next((one.device for one in model.parameters()), None)
 
@@ -196,6 +189,18 @@ class _Comparison:
             return (seen.numbers.to(steps) * stub.scale).to(output)
 
         return stub.register_forward_hook(follow)
+
+
+def _simulated(written: Recipe | None, model: nn.Module, *, stubs: bool) -> Recipe | None:
+    """The recipe of the file where the model can be simulated with it."""
+    if written is None or isinstance(model, fx.GraphModule):
+        return written
+    if not stubs:
+        return None
+    raise VerificationError(
+        f"verify_onnx takes a transformed model, not a {type(model).__name__}; with "
+        "stubs=False the outputs of any model are compared"
+    )
 
 
 def _as_stub(path: str, seen: Seen, before: Upstream) -> Seen:
