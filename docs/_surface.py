@@ -136,15 +136,9 @@ def _annotation(annotation: Any) -> str:
 
 
 def _default(value: Any) -> str:
-    if isinstance(value, tuple) and value and all(isinstance(one, type) for one in value):
-        return next(name for name, one in _tuples().items() if one is value)
     if isinstance(value, type) or inspect.isfunction(value):
         return value.__name__
     return "…" if repr(value) == "<factory>" else repr(value)
-
-
-def _tuples() -> dict[str, Any]:
-    return exports("embedl_deploy.tensorrt")
 
 
 def tree_text(tree: Part) -> str:

@@ -14,7 +14,7 @@ from embedl_deploy import get_transformation_plan, transform
 from embedl_deploy.errors import CaptureError, DeployError, PatternError, PlanError
 from tests.helpers import assert_same_eval, warm
 
-OPTIONS = "model, args, kwargs, *, patterns, method, dynamic_shapes, copy"
+OPTIONS = "model, args, kwargs, *, patterns, target, method, dynamic_shapes, copy"
 SIGNATURES = {
     "transform": OPTIONS,
     "get_transformation_plan": OPTIONS,
@@ -53,10 +53,10 @@ def test_results_have_what_the_contract_names() -> None:
     assert match.apply
 
 
-def test_the_default_patterns_are_tensorrts() -> None:
+def test_the_default_target_is_tensorrt() -> None:
     for function in (transform, get_transformation_plan):
-        default = inspect.signature(function).parameters["patterns"].default
-        assert default is embedl_deploy.tensorrt.TENSORRT_PATTERNS
+        default = inspect.signature(function).parameters["target"].default
+        assert default is embedl_deploy.tensorrt.TENSORRT
 
 
 @pytest.mark.parametrize("error", [CaptureError, PatternError, PlanError])

@@ -11,12 +11,15 @@ from embedl_deploy.rewrite import (
     Unfused,
     apply_transformation_plan,
 )
+from embedl_deploy.target import Lowering, Target
 
 __all__ = [
     "Coverage",
+    "Lowering",
     "Match",
     "Refusal",
     "Result",
+    "Target",
     "TransformationPlan",
     "Unfused",
     "apply_transformation_plan",

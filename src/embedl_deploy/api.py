@@ -1,20 +1,20 @@
-"""The entry points, with TensorRT as the default target."""
+"""The entry points."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
+from embedl_deploy.default import DEFAULT
 from embedl_deploy.graph import capture
 from embedl_deploy.graph.capture import Method
 from embedl_deploy.rewrite import (
-    Patterns,
     Result,
     TransformationPlan,
     apply_transformation_plan,
     find_plan,
 )
-from embedl_deploy.tensorrt import TENSORRT_PATTERNS
+from embedl_deploy.target import Patterns, Target
 
 
 def get_transformation_plan(
@@ -22,18 +22,22 @@ def get_transformation_plan(
     args: Sequence[Any] | None = None,
     kwargs: Mapping[str, Any] | None = None,
     *,
-    patterns: Patterns = TENSORRT_PATTERNS,
+    patterns: Patterns | None = None,
+    target: Target = DEFAULT,
     method: Method = "auto",
     dynamic_shapes: Any = None,
     copy: bool = True,
 ) -> TransformationPlan:
-    """Find what `patterns` would do to `model`, without doing it.
+    """Find what patterns would do to `model`, without doing it.
 
     Args:
         model: The source model; it is never changed.
         args: Example positional inputs. They give shapes, which some conversions need.
         kwargs: Example keyword inputs.
-        patterns: Pattern classes or instances; earlier ones take precedence.
+        patterns: Pattern classes or instances; earlier ones take precedence. By default those of
+            the target.
+        target: The compiler to prepare for. The result remembers it, and quantization and export
+            follow it.
         method: How to capture the model; see `capture`.
         dynamic_shapes: Which dimensions may vary, for capture by `torch.export`; see `capture`.
         copy: Whether the result gets tensors of its own or shares the model's.
@@ -44,6 +48,7 @@ def get_transformation_plan(
     """
     return find_plan(
         capture(model, args, kwargs, method=method, dynamic_shapes=dynamic_shapes, copy=copy),
+        target,
         patterns,
     )
 
@@ -53,12 +58,13 @@ def transform(
     args: Sequence[Any] | None = None,
     kwargs: Mapping[str, Any] | None = None,
     *,
-    patterns: Patterns = TENSORRT_PATTERNS,
+    patterns: Patterns | None = None,
+    target: Target = DEFAULT,
     method: Method = "auto",
     dynamic_shapes: Any = None,
     copy: bool = True,
 ) -> Result:
-    """Apply `patterns` to `model`: conversions until none fits, then fusions.
+    """Apply patterns to `model`: conversions until none fits, then fusions.
 
     The result computes what the model computes, and trains as it does. For the arguments and
     errors see `get_transformation_plan`.
@@ -68,6 +74,7 @@ def transform(
         args,
         kwargs,
         patterns=patterns,
+        target=target,
         method=method,
         dynamic_shapes=dynamic_shapes,
         copy=copy,

@@ -10,7 +10,7 @@ import typer
 from torch import Tensor
 
 from embedl_deploy import tensorrt
-from embedl_deploy.rewrite import Patterns
+from embedl_deploy.target import Patterns
 
 
 class PatternChoice(enum.StrEnum):

@@ -3,12 +3,15 @@
 import inspect
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from embedl_deploy.modules.points import QDQPoint
+
+if TYPE_CHECKING:
+    from embedl_deploy.target import Target
 
 
 class LeafModule(nn.Module):
@@ -28,6 +31,7 @@ class FusedModule(LeafModule):
             the child named by the point's value.
         qdq_points: Where its pattern declared quantization.
         kept_float: Why its pattern declared none here, where it does elsewhere; else empty.
+        target: The `Target` that it was fused for; `None` where none is known.
         weight_quantizers: One quantizer per quantized weight, by path with `_` for `.`.
     """
 
@@ -39,6 +43,7 @@ class FusedModule(LeafModule):
         super().__init__()
         self.qdq_points: tuple[QDQPoint, ...] = ()
         self.kept_float = ""
+        self.target: Target | None = None
         self.weight_quantizers = nn.ModuleDict()
 
     @classmethod

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, Literal, Self, get_args
 
+from torch import nn
+
 from embedl_deploy.errors import QuantizationError
 from embedl_deploy.modules import QDQPoint
 from embedl_deploy.quantize.observing.observers import FixedObserver, MinMaxObserver, Observer
@@ -17,6 +19,7 @@ from embedl_deploy.quantize.stored import (
     skip_from_dict,
     skip_to_dict,
 )
+from embedl_deploy.target import target_of
 
 Format = Literal["int", "float8_e4m3"]
 Attention = Literal["inputs", "full", "none"]
@@ -180,6 +183,15 @@ class QuantConfig:
         if activations is not None:
             given["activations"] = TensorQuantConfig.from_dict(activations)
         return cls(**{**given, "skip": tuple(map(skip_from_dict, given.get("skip", ())))})
+
+
+def config_of(model: nn.Module) -> QuantConfig:
+    """How a model is quantized where nothing else is said: as its target asks.
+
+    A model that `transform` did not make has no target; its config is `QuantConfig()`.
+    """
+    target = target_of(model)
+    return QuantConfig() if target is None else target.config
 
 
 def _check_choice(name: str, value: str, choices: Any) -> None:

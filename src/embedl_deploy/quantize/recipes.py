@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 from embedl_deploy.batches import check_batches, inferring
 from embedl_deploy.errors import QuantizationError
 from embedl_deploy.quantize.calibrating.calibrate import Data, Progress, calibrate
-from embedl_deploy.quantize.config import QuantConfig
+from embedl_deploy.quantize.config import QuantConfig, config_of
 from embedl_deploy.quantize.correcting.adaround import adaround
 from embedl_deploy.quantize.correcting.bias import correct_bias
 from embedl_deploy.quantize.correcting.equalize import equalize
@@ -97,7 +97,7 @@ def quantize(
         result: What `transform` returned, or its model; left as it is.
         data: Representative batches; see `calibrate`. The accurate recipe needs several passes:
             no function, and of an iterator up to 1024 samples are kept.
-        config: How to quantize; 8 bits, min-max by default.
+        config: How to quantize; by default as the target asks: 8 bits, min-max for TensorRT.
         recipe: `"fast"` calibrates. `"accurate"` tries `smooth`, `equalize`, ranges of the least
             squared error where the config leaves the observer of the activations at min-max,
             `adaround` for weights below 8 bits, and `correct_bias`, in this order, and keeps each
@@ -116,7 +116,7 @@ def quantize(
     if recipe not in get_args(Recipe):
         raise QuantizationError(f"recipe is one of {', '.join(get_args(Recipe))}, not {recipe!r}")
     if recipe == "accurate":
-        model = _accurate(result, _repeatable(data), config or QuantConfig(), progress)
+        model = _accurate(result, _repeatable(data), config, progress)
     else:
         model = calibrate(insert_qdq(result, config), data, progress=progress)
     if fine_tune is not None:
@@ -139,12 +139,12 @@ def recipe_report(model: fx.GraphModule) -> RecipeReport:
 def _accurate(
     result: Result | fx.GraphModule,
     data: Iterable[Any],
-    config: QuantConfig,
+    config: QuantConfig | None,
     progress: Progress | None,
 ) -> fx.GraphModule:
     """The accurate recipe: one step after the other, each kept where it is not worse."""
     source = result.model if isinstance(result, Result) else result
-    work = _Work(source, data, config)
+    work = _Work(source, data, config or config_of(source))
     steps = [work.smooth, work.equalize, work.clip, work.adaround, work.correct_bias]
     for count, step in enumerate(steps, 1):
         step()

@@ -3,7 +3,6 @@
 from embedl_deploy.rewrite.coverage import Coverage, Unfused, percent
 from embedl_deploy.rewrite.plan import Match, Refusal, Result, without_names
 from embedl_deploy.rewrite.transform import (
-    Patterns,
     TransformationPlan,
     apply_transformation_plan,
     find_plan,
@@ -12,7 +11,6 @@ from embedl_deploy.rewrite.transform import (
 __all__ = [
     "Coverage",
     "Match",
-    "Patterns",
     "Refusal",
     "Result",
     "TransformationPlan",

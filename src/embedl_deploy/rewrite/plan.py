@@ -12,6 +12,7 @@ from embedl_deploy.patterns import Pattern, Stage
 from embedl_deploy.rewrite.coverage import Coverage, Unfused, amount
 from embedl_deploy.rewrite.matcher import Binding
 from embedl_deploy.table import table
+from embedl_deploy.target import Target
 
 
 @dataclass
@@ -70,6 +71,7 @@ class Result:
         model: The graph, with fused modules in place of the operations they combine.
         matches: What was applied: conversions in the order of application, then fusions.
         refusals: What was declined, with reasons.
+        target: What it was transformed for.
         coverage: How much of the arithmetic is in fused modules; `None` without example inputs.
         unfused: Operations with parameters that are in no fused module, with the reason.
     """
@@ -77,6 +79,7 @@ class Result:
     model: fx.GraphModule
     matches: tuple[Match, ...]
     refusals: tuple[Refusal, ...]
+    target: Target
     coverage: Coverage | None = None
     unfused: tuple[Unfused, ...] = ()
 

@@ -15,8 +15,7 @@ from embedl_deploy.rewrite.draft import Draft
 from embedl_deploy.rewrite.find import Finder
 from embedl_deploy.rewrite.leftovers import leftovers
 from embedl_deploy.rewrite.plan import Match, Refusal, Result, summary
-
-Patterns = Sequence[Pattern | type[Pattern]]
+from embedl_deploy.target import Patterns, Target, remember
 
 
 @dataclass
@@ -26,10 +25,12 @@ class TransformationPlan:
     Attributes:
         matches: Conversions in the order of application, then fusions in graph order.
         refusals: What was declined, with reasons.
+        target: What it is for.
     """
 
     matches: tuple[Match, ...]
     refusals: tuple[Refusal, ...]
+    target: Target
     _captured: fx.GraphModule = field(repr=False)
     _patterns: tuple[Pattern, ...] = field(repr=False)
     _converted: Draft | None = field(repr=False)
@@ -38,13 +39,16 @@ class TransformationPlan:
         return summary(self.matches, self.refusals)
 
 
-def find_plan(captured: fx.GraphModule, patterns: Patterns) -> TransformationPlan:
-    """Find what `patterns` would do to a captured graph.
+def find_plan(
+    captured: fx.GraphModule, target: Target, patterns: Patterns | None = None
+) -> TransformationPlan:
+    """Find what `patterns`, by default those of the target, would do to a captured graph.
 
     Raises:
         PatternError: The list holds something else than patterns, or one that can not work.
     """
-    return _find(captured, _instances(patterns), frozenset())
+    chosen = target.patterns if patterns is None else patterns
+    return _find(captured, target, _instances(chosen), frozenset())
 
 
 def apply_transformation_plan(plan: TransformationPlan) -> Result:
@@ -61,7 +65,7 @@ def apply_transformation_plan(plan: TransformationPlan) -> Result:
         raise PlanError("this plan was applied before; get a new one for a second result")
     off = frozenset(key for key, match in _keyed(plan.matches) if not match.apply)
     if any(not match.apply and match.pattern.stage is Stage.CONVERSION for match in plan.matches):
-        plan_now = _find(plan._captured, plan._patterns, off)  # noqa: SLF001
+        plan_now = _find(plan._captured, plan.target, plan._patterns, off)  # noqa: SLF001
     else:
         plan_now = plan
     draft = plan_now._converted  # noqa: SLF001
@@ -81,7 +85,10 @@ def _instances(patterns: Patterns) -> tuple[Pattern, ...]:
 
 
 def _find(
-    captured: fx.GraphModule, patterns: tuple[Pattern, ...], off: frozenset[tuple[str, ...]]
+    captured: fx.GraphModule,
+    target: Target,
+    patterns: tuple[Pattern, ...],
+    off: frozenset[tuple[str, ...]],
 ) -> TransformationPlan:
     conversions = [pattern for pattern in patterns if pattern.stage is Stage.CONVERSION]
     fusions = [pattern for pattern in patterns if pattern.stage is Stage.FUSION]
@@ -90,7 +97,7 @@ def _find(
     finder = Finder(draft)
     found = finder.sweep(fusions)
     refusals = (*declined, *finder.refusals)
-    return TransformationPlan((*converted, *found), refusals, captured, patterns, draft)
+    return TransformationPlan((*converted, *found), refusals, target, captured, patterns, draft)
 
 
 def _keyed(matches: Sequence[Match]) -> Iterator[tuple[tuple[str, ...], Match]]:
@@ -116,7 +123,9 @@ def _fuse_all(draft: Draft, plan: TransformationPlan, off: frozenset[tuple[str, 
     for match, arguments in bound:
         fuse(draft, match, arguments, calls)
     unfused = tuple(one for one in left if one.weighted)
-    return Result(draft.finish(), applied, refusals, covered, unfused)
+    model = draft.finish()
+    remember(model, plan.target)
+    return Result(model, applied, refusals, plan.target, covered, unfused)
 
 
 def _switched_off(matches: Sequence[Match]) -> Iterator[Refusal]:

@@ -36,6 +36,8 @@ from embedl_deploy.conversions.projection import (
 from embedl_deploy.conversions.window import DecomposeShiftedWindowAttentionPattern
 from embedl_deploy.conversions.written_attention import WrittenAttentionPattern
 from embedl_deploy.patterns import Pattern
+from embedl_deploy.quantize import QuantConfig
+from embedl_deploy.target import Lowering, Target
 from embedl_deploy.tensorrt.engine import (
     Built,
     Comparison,
@@ -101,6 +103,7 @@ from embedl_deploy.tensorrt.prediction import Aside, Basis, Explanation, Kernel,
 from embedl_deploy.tensorrt.rules import Finding, Report, Severity, Unjudged, check_onnx
 
 __all__ = [
+    "TENSORRT",
     "TENSORRT_CONVERSION_PATTERNS",
     "TENSORRT_FP8_CONFIG",
     "TENSORRT_FUSION_PATTERNS",
@@ -242,3 +245,25 @@ TENSORRT_SMART_PATTERNS = TENSORRT_CONVERSION_PATTERNS + SMART + TENSORRT_FUSION
 
 # Nor at depthwise convolutions.
 TENSORRT_MIXED_PRECISION_PATTERNS = TENSORRT_CONVERSION_PATTERNS + MIXED + TENSORRT_FUSION_PATTERNS
+
+TENSORRT = Target(
+    name="TensorRT",
+    patterns=TENSORRT_PATTERNS,
+    lists={
+        "smart": TENSORRT_SMART_PATTERNS,
+        "mixed": TENSORRT_MIXED_PRECISION_PATTERNS,
+        "fusions": TENSORRT_FUSION_PATTERNS,
+    },
+    config=QuantConfig(),
+    lowering=Lowering(
+        whole_attention=False,
+        factor_first=True,
+        key_first=True,
+        plain_pooling=True,
+        normal_scales=True,
+    ),
+    numbers=frozenset({"int8", "float8_e4m3", "int4"}),
+    check=check_onnx,
+    explain=explain_onnx,
+    build=build_engine,
+)

@@ -13,7 +13,7 @@ from embedl_deploy.errors import QuantizationError
 from embedl_deploy.graph.paths import Paths, join, parent
 from embedl_deploy.modules import FusedModule, QDQPoint
 from embedl_deploy.modules.base import forward_arguments
-from embedl_deploy.quantize.config import QuantConfig, TensorQuantConfig
+from embedl_deploy.quantize.config import QuantConfig, TensorQuantConfig, config_of
 from embedl_deploy.quantize.placing.placement import LEFT, Left
 from embedl_deploy.quantize.placing.uses import (
     Site,
@@ -41,7 +41,7 @@ def insert_qdq(
 
     Args:
         result: What `transform` returned, or its model.
-        config: How to quantize; 8 bits, min-max by default.
+        config: How to quantize; by default as the target asks: 8 bits, min-max for TensorRT.
         copy: Whether to leave the given model as it is and work on a copy.
 
     Raises:
@@ -55,7 +55,7 @@ def insert_qdq(
         )
     if any(isinstance(module, QuantStub) for module in model.modules()):
         raise QuantizationError("the model has stubs already; start again from transform()")
-    config = config or QuantConfig()
+    config = config or config_of(model)
     chosen = skipped(model, config.skips)
     if config.activations is None:
         chosen = {path: one.without_activations() for path, one in chosen.items()}

@@ -23,7 +23,8 @@ def restore(
     Args:
         result: What `transform` returned for the model with the same patterns, or its model; its
             weights do not matter.
-        config: How the model was quantized, such as `QuantConfig.from_dict` gives it.
+        config: How the model was quantized, such as `QuantConfig.from_dict` gives it; by default as
+            the target asks.
         state: What `state_dict()` of the quantized model gave, calibrated or trained.
         copy: Whether to leave the given model as it is and work on a copy.
 
