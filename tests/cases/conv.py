@@ -1,5 +1,8 @@
 """Convolutions."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -160,12 +163,25 @@ CONV = (
         MAP,
         INPUT,
         "FusedConvBN",
+        becomes={"BatchNorm2d": 1},
     ),
 )
 
 
 def residual(forward: object, groups: int = 1) -> nn.Module:
     return net(forward, conv=conv(groups=groups), bn=nn.BatchNorm2d(4), act=nn.ReLU())  # type: ignore[arg-type]
+
+
+def added(add: Callable[..., Any]) -> nn.Module:
+    """What is added to a convolution with batch norm, before the activation."""
+    return net(
+        lambda m, x: m.act(m.bn(m.conv(x)) + add(m, x)),
+        conv=conv(),
+        bn=nn.BatchNorm2d(4),
+        act=nn.ReLU(),
+        place=nn.Parameter(torch.randn(1, 4, 6, 6)),
+        grid=torch.randn(4, 6, 6),
+    )
 
 
 BOTH = (QDQPoint.INPUT, QDQPoint.RESIDUAL_INPUT)
@@ -197,6 +213,28 @@ RESIDUAL = (
             Near(lambda: residual(lambda m, x: m.act(torch.add(m.bn(m.conv(x)), x, alpha=2)))),
             Near(lambda: residual(lambda m, x: m.bn(m.conv(x)) + x)),
             Near(lambda: residual(lambda m, x: m.bn(m.conv(x)) + m.act(x))),
+            *(
+                Near(lambda add=add: added(add), "no residual")  # type: ignore[misc]
+                for add in (
+                    lambda m, _: m.place,
+                    lambda m, _: m.grid,
+                    lambda m, _: m.bn.bias.view(-1, 1, 1),
+                    lambda m, _: m.act(m.place * 2),
+                    lambda _, x: torch.linspace(0, 1, x.shape[-1]).expand(x.shape),
+                    lambda _, x: x.shape[2],
+                )
+            ),
+            *(
+                Near(lambda add=add: added(add), "no kernel spreads a residual")  # type: ignore[misc]
+                for add in (
+                    lambda _, x: x.mean((2, 3), keepdim=True),
+                    lambda _, x: x[0].mean((1, 2), keepdim=True),
+                    lambda _, x: x[0],
+                    lambda _, x: x.mean(1, keepdim=True),
+                )
+            ),
+            Near(lambda: added(lambda _, x: (x > 0).long()), "of type torch.int64"),
+            Near(lambda: added(lambda m, _: m.place), "no residual", example=False),
         ),
     ),
     *(
@@ -205,7 +243,7 @@ RESIDUAL = (
             lambda: residual(lambda m, x: m.act(x + m.bn(m.conv(x)))),
             lambda: residual(lambda m, x: m.act(m.bn(m.conv(x)).add(x * 3))),
             lambda: residual(lambda m, x: m.act(m.bn(m.conv(x)).add_(x))),
-            lambda: residual(lambda m, x: m.act(torch.add(x.mean((2, 3), True), m.bn(m.conv(x))))),
+            lambda: residual(lambda m, x: m.act(torch.add(x[:1], m.bn(m.conv(x))))),
         )
     ),
 )

@@ -81,7 +81,7 @@ CONV = (
     ),
     Case(
         ConvNdBNPattern,
-        lambda: nn.Sequential(nn.Conv1d(4, 4, 1), nn.BatchNorm1d(4, track_running_stats=False)),
+        lambda: nn.Sequential(nn.Conv1d(4, 4, 1), nn.BatchNorm1d(4)),
         LINE,
         INPUT,
         "FusedConvBN",

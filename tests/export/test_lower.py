@@ -183,8 +183,8 @@ def test_lowering_leaves_the_model_and_what_it_shares() -> None:
 
 @pytest.mark.parametrize("quantized", [True, False])
 def test_a_batch_norm_without_statistics_can_not_be_folded(*, quantized: bool) -> None:
-    norm = nn.BatchNorm2d(4, track_running_stats=False)
-    model = transform(nn.Sequential(nn.Conv2d(3, 4, 1), norm).eval()).model
+    model = transform(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()).model
+    parts(model)[0].batch_norm = nn.BatchNorm2d(4, track_running_stats=False)
     model = quantize(model, [torch.randn(2, 3, 4, 4)]) if quantized else model
     with pytest.raises(ExportError, match=r"batch norm in '.*' keeps no running statistics"):
         fold(model)

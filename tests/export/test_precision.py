@@ -18,6 +18,7 @@ from embedl_deploy.export import OnnxModel, export_onnx, verify_onnx
 from embedl_deploy.export.lower import fold
 from embedl_deploy.export.operators import DequantizedWeight
 from embedl_deploy.export.precision import Keep, Precision, kept_nodes, round_values
+from embedl_deploy.modules import FusedModule
 from embedl_deploy.quantize import QuantConfig, QuantStub, quantize
 from embedl_deploy.tensorrt import check_onnx
 from tests.export import files
@@ -346,12 +347,26 @@ class Scaled(nn.Module):
         return nn.functional.scaled_dot_product_attention(q, k, v, scale=self.scale)
 
 
-@pytest.mark.parametrize("scale", [0.0, -0.5])
-def test_a_factor_that_can_not_move_is_refused(scale: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("scale", [0.0, -0.5, -2.0])
+def test_a_factor_that_can_not_move_stays_at_the_logits(
+    scale: float,
+    fused: bool,  # noqa: FBT001 - a parameter of the test
+    tmp_path: Path,
+) -> None:
+    """Attention is then not quantized; a pattern of one's own may do so all the same."""
     args = tuple(torch.randn(1, 2, 5, 8) for _ in range(3))
-    model = quantize(transform(Scaled(scale), args), [args])
-    with pytest.raises(ExportError, match=r"has the scale .*; it has to be above zero"):
-        export_onnx(model, args, tmp_path / "model.onnx")
+    result = transform(Scaled(scale), args)
+    (match,) = result.matches
+    assert "one above zero" in match.kept_float
+    (module,) = (one for one in result.model.modules() if isinstance(one, FusedModule))
+    assert module.qdq_points == ()
+    model = result.model
+    if fused:
+        module.qdq_points = match.pattern.qdq_points
+        model = quantize(result, [args])
+    path = export_onnx(model, args, tmp_path / "model.onnx")
+    assert verify_onnx(path, model, [args]).only_ties
 
 
 def test_a_head_size_that_was_not_known_is_found(tmp_path: Path) -> None:

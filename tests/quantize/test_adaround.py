@@ -244,9 +244,8 @@ def test_a_reference_with_the_model_s_own_tensors_is_copied_before_these_change(
 
 
 def test_a_model_in_half_precision_learns_too() -> None:
-    result = transform(ready(Residual, SHAPE).bfloat16(), (DATA[0].bfloat16(),))
     data = [one.bfloat16() for one in DATA]
-    model = quantize(result, data, COARSE)
+    model = quantize(transform(ready(Residual, SHAPE), (DATA[0],)), DATA, COARSE).bfloat16()
     learned = adaround(model, data, iterations=200)
     assert all(row.gain_db > 2 for row in learned.rows[:2])
     for path in ("stem", "conv"):

@@ -171,11 +171,6 @@ LEFT: dict[str, Callable[[], Any]] = {
     "neither a bias nor a batch norm": plain(
         lambda self, x: self.conv(x).relu(), conv=nn.Conv2d(3, 4, 3, bias=False)
     ),
-    "the mean of each batch": plain(
-        lambda self, x: self.norm(self.conv(x)),
-        conv=nn.Conv2d(3, 4, 3),
-        norm=nn.BatchNorm2d(4, track_running_stats=False),
-    ),
     "'conv.bias' belongs to other layers too": plain(
         lambda self, x: self.conv(self.conv(x)), conv=nn.Conv2d(3, 3, 3)
     ),

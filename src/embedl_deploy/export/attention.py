@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import fx, nn
 
-from embedl_deploy.errors import ExportError
 from embedl_deploy.export.operators import (
     MatMulAttention,
     QuantizeDequantizeKey,
@@ -26,20 +25,12 @@ def attention_of(module: nn.Module | None) -> ScaledDotProductAttention | None:
 
 
 def set_factors(model: fx.GraphModule, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Write out the factor on the logits wherever the size of a head implies it.
-
-    Raises:
-        ExportError: A factor is zero or negative: it can not move before a quantizer.
-    """
-    implied = []
-    for node, attention in attentions(model):
-        if attention.scale is None:
-            implied.append((_argument(node, 0, "query"), attention))
-        elif not attention.scale > 0:
-            raise ExportError(
-                f"the attention '{node.target}' has the scale {attention.scale}; it has to be "
-                "above zero, since it is applied before the query is quantized"
-            )
+    """Write out the factor on the logits wherever the size of a head implies it."""
+    implied = [
+        (_argument(node, 0, "query"), attention)
+        for node, attention in attentions(model)
+        if attention.scale is None
+    ]
     if any(shape(query) is None for query, _ in implied):
         propagate(model, tuple(args), kwargs)
     for query, attention in implied:
@@ -87,7 +78,7 @@ class Upstream:
 def upstream(model: fx.GraphModule, *, as_operator: bool = False) -> Upstream:
     """What moves before stubs: where a stub serves one attention alone."""
     calls = attentions(model, as_operator=as_operator)
-    served = _stubs_of_attention(model, [node for node, _ in calls])
+    served = _stubs_of_attention(model, calls)
     queries = [(served[node][0], one.scale) for node, one in calls]
     keys = [key for _, key in served.values()]
     return Upstream(
@@ -99,7 +90,7 @@ def upstream(model: fx.GraphModule, *, as_operator: bool = False) -> Upstream:
 def lower_attention(model: fx.GraphModule, *, as_operator: bool = False) -> None:
     """Write attention out, where each stub of a query or key serves it alone."""
     calls = attentions(model, as_operator=as_operator)
-    served = _stubs_of_attention(model, [node for node, _ in calls])
+    served = _stubs_of_attention(model, calls)
     lowered: dict[str, nn.Module] = {}
     for node, attention in calls:
         query, key = served[node]
@@ -127,9 +118,12 @@ def _get(model: fx.GraphModule, path: str) -> QuantStub:
 
 
 def _stubs_of_attention(
-    model: fx.GraphModule, attention: Sequence[fx.Node]
+    model: fx.GraphModule, attentions_: Sequence[tuple[fx.Node, ScaledDotProductAttention]]
 ) -> dict[fx.Node, tuple[str | None, str | None]]:
-    """The stubs of query and key, where nothing else reads them or is called by their names."""
+    """The stubs of query and key, where nothing else reads them or is called by their names.
+
+    A factor that is not above zero stays after the query's stub, since it can be none of a scale.
+    """
     modules = dict(model.named_modules(remove_duplicate=False))
     calls = Counter(str(one.target) for one in model.graph.nodes if one.op == "call_module")
 
@@ -141,9 +135,15 @@ def _stubs_of_attention(
         once = uses == 1 and calls[path] == 1 and calls[str(node.target)] == 1
         return path if once and isinstance(modules[path], QuantStub) else None
 
+    def moves(attention: ScaledDotProductAttention) -> bool:
+        return attention.scale is None or attention.scale > 0
+
     return {
-        node: (alone(node, _argument(node, 0, "query")), alone(node, _argument(node, 1, "key")))
-        for node in attention
+        node: (
+            alone(node, _argument(node, 0, "query")) if moves(attention) else None,
+            alone(node, _argument(node, 1, "key")),
+        )
+        for node, attention in attentions_
     }
 
 

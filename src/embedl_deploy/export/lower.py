@@ -143,6 +143,8 @@ def _take_in_norms(model: fx.GraphModule) -> None:
         source = node.args[0] if node.args else None
         if type(norm) not in _NORMS or not isinstance(source, fx.Node) or len(source.users) > 1:
             continue
+        if norm.running_mean is None:
+            continue
         conv = modules.get(str(source.target)) if source.op == "call_module" else None
         fused = _CONVOLUTIONS.get(type(conv))
         if fused is None or calls[str(node.target)] > 1 or calls[str(source.target)] > 1:
@@ -203,7 +205,7 @@ def _fold(path: str, module: Any) -> Tensor | None:
     if norm.running_mean is None or norm.running_var is None:
         raise ExportError(
             f"the batch norm in '{path}' keeps no running statistics "
-            "(track_running_stats=False), so it can not be folded"
+            "(track_running_stats=False), so it can not be folded; refuse it in the pattern"
         )
     mean, variance = norm.running_mean.double(), norm.running_var.double()
     factor = (variance + norm.eps).rsqrt()

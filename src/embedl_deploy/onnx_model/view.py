@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from embedl_deploy.onnx_model.dtypes import FLOATS, HALF
@@ -24,6 +25,8 @@ COPIES = frozenset(
 COMMUTING = COPIES | {"MaxPool"}
 """Operators that TensorRT moves Q/DQ across."""
 
+_SIZES = frozenset({"Constant", "Shape", "Size"})
+_ACTIVE = ("If", "Loop", "Scan", "Random", "Bernoulli", "Multinomial")
 POOLS = frozenset({"AveragePool", "GlobalAveragePool"})
 BINARY = frozenset({"Add", "Sub", "Mul", "Div"})
 
@@ -54,6 +57,20 @@ class View:
         for op in ops:
             yield from (node for node in self._by_op[op] if not node.domain)
 
+    def is_fixed(self, value: Value | None) -> bool:
+        """Whether a value is a constant, follows from constants and sizes, or is left out."""
+        return value is None or value.tensor is not None or id(value) in self._follow
+
+    @cached_property
+    def _follow(self) -> set[int]:
+        """The values that follow from constants and sizes."""
+        found: set[int] = set()
+        for node in self.graph:
+            known = (one is None or one.tensor or id(one) in found for one in node.inputs)
+            if _computes(node) and (node.op in _SIZES or (node.inputs and all(known))):
+                found.update(id(one) for one in node.outputs)
+        return found
+
     @property
     def pairs(self) -> Iterator[Node]:
         """All `QuantizeLinear` and `DequantizeLinear`."""
@@ -81,6 +98,11 @@ class View:
         if first.size != second.size:
             return False
         return bool((first.astype("float64").ravel() == second.astype("float64").ravel()).all())
+
+
+def _computes(node: Node) -> bool:
+    """Whether what a node gives follows from what it reads."""
+    return not node.domain and not node.op.startswith(_ACTIVE)
 
 
 # --- constants ----------------------------------------------------------------------------------

@@ -21,6 +21,9 @@ class Site(Protocol):
     def value(self, name: str) -> Value:
         """What an operation gives, or what stands in a hole: its shape and dtype where known."""
 
+    def is_constant(self, name: str) -> bool:
+        """Whether a value follows from the model's own tensors, numbers and sizes alone."""
+
     def is_unpacked(self, name: str) -> bool:
         """Whether an operation's value is only read item by item, as in `value[0]`."""
 

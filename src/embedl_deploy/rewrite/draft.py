@@ -9,6 +9,7 @@ from torch import fx, nn
 from embedl_deploy.graph.canonical import remove_dead
 from embedl_deploy.graph.facts import Facts
 from embedl_deploy.graph.paths import Paths, graph_module, parent
+from embedl_deploy.graph.proxies import is_size
 from embedl_deploy.graph.shapes import targets
 
 
@@ -29,6 +30,7 @@ class Draft:
         self.paths = Paths({str(node.target) for node in graph.nodes if node.op == "call_module"})
         self.facts = Facts(objects)
         self._uses: Counter[int] | None = None
+        self._constant: dict[fx.Node, bool] = {}
 
     @classmethod
     def of(cls, module: fx.GraphModule) -> Self:
@@ -57,6 +59,20 @@ class Draft:
                 id(tensor) for node in self.graph.nodes for tensor in self._read(node)
             )
         return any(self._uses[id(parameter)] > 1 for parameter in module.parameters())
+
+    def is_constant(self, node: fx.Node) -> bool:
+        """Whether a value follows from the model's own tensors, numbers and sizes alone."""
+        pending = [node]
+        while pending:
+            current = pending[-1]
+            sources = () if is_size(current) else current.all_input_nodes
+            unknown = next((one for one in sources if one not in self._constant), None)
+            if unknown is not None:
+                pending.append(unknown)
+                continue
+            fixed = current.op != "placeholder" and all(self._constant[one] for one in sources)
+            self._constant[pending.pop()] = fixed
+        return self._constant[node]
 
     def _read(self, node: fx.Node) -> Iterable[object]:
         match node.op:

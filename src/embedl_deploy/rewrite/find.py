@@ -174,12 +174,15 @@ class NodeSite:
 
     def value(self, name: str) -> Value:
         """See `Site.value`."""
-        slot = self._inputs.get(name)
-        node = slot.read() if isinstance(slot, Slot) else self._node(name)
+        node = self._read(name)
         known = seen(node)
         if isinstance(known, Value) and known.shape is None:
             return Value(self._draft.facts.of(node))
         return known if isinstance(known, Value) else Value(())
+
+    def is_constant(self, name: str) -> bool:
+        """See `Site.is_constant`."""
+        return self._draft.is_constant(self._read(name))
 
     def is_unpacked(self, name: str) -> bool:
         """See `Site.is_unpacked`."""
@@ -191,6 +194,12 @@ class NodeSite:
     def is_shared(self, name: str) -> bool:
         """See `Site.is_shared`."""
         return self._draft.is_shared(self._draft.module(self._node(name)))
+
+    def _read(self, name: str) -> fx.Node:
+        """What an operation gives, or what stands in a hole."""
+        slot = self._inputs.get(name)
+        found: fx.Node = slot.read() if isinstance(slot, Slot) else self._node(name)
+        return found
 
     def _node(self, name: str) -> fx.Node:
         found = self._nodes[name]

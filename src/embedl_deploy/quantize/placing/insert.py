@@ -45,8 +45,9 @@ def insert_qdq(
         copy: Whether to leave the given model as it is and work on a copy.
 
     Raises:
-        QuantizationError: The model has stubs already, no Q/DQ point to quantize, or a weight to
-            quantize that is not finite; or the config skips what is not there.
+        QuantizationError: The model has stubs already, no Q/DQ point to quantize, a weight to
+            quantize that is not finite, or computes in another type than float32; or the config
+            skips what is not there.
     """
     model = result.model if isinstance(result, Result) else result
     if not isinstance(model, fx.GraphModule):
@@ -55,6 +56,7 @@ def insert_qdq(
         )
     if any(isinstance(module, QuantStub) for module in model.modules()):
         raise QuantizationError("the model has stubs already; start again from transform()")
+    _check_type(model)
     config = config or config_of(model)
     chosen = skipped(model, config.skips)
     if config.activations is None:
@@ -71,6 +73,15 @@ def _nothing(model: fx.GraphModule) -> str:
     if left:
         return f"'{left[0].path}' is left as it is since {left[0].reason}"
     return "no match declares one; print the result of transform()"
+
+
+def _check_type(model: fx.GraphModule) -> None:
+    for name, one in model.named_parameters():
+        if one.is_floating_point() and one.dtype != torch.float32:
+            raise QuantizationError(
+                f"'{name}' is of type {one.dtype}; what is quantized is calibrated and exported "
+                "in float32, so call .float() on the model before transform()"
+            )
 
 
 def _check_weights(model: fx.GraphModule, chosen: Mapping[str, Skipped]) -> None:

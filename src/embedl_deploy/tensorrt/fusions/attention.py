@@ -36,5 +36,13 @@ class ScaledDotProductAttentionPattern(Pattern):
         QDQPoint.VALUE_INPUT,
     )
 
+    def keep_float(self, attention: ScaledDotProductAttention) -> str | None:
+        if attention.scale is None or attention.scale > 0:
+            return None
+        return (
+            f"its scale is {attention.scale:g}, and the kernel takes one above zero before the "
+            "query is quantized"
+        )
+
     def build(self, attention: ScaledDotProductAttention) -> FusedScaledDotProductAttention:
         return FusedScaledDotProductAttention(attention)

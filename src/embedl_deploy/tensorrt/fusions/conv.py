@@ -22,12 +22,14 @@ from embedl_deploy.patterns import (
     CONV2D,
     MAX_POOL2D,
     QDQPoint,
+    Site,
     chain,
     fork,
     hole,
     optional,
 )
-from embedl_deploy.tensorrt.fusions.groups import ConvolutionPattern
+from embedl_deploy.tensorrt.fusions.groups import ConvolutionPattern, no_statistics
+from embedl_deploy.tensorrt.fusions.residual import no_residual
 
 _STEM_CONV = CONV2D.where(lambda conv: conv.in_channels == 3 and conv.kernel_size == (7, 7))
 
@@ -53,6 +55,9 @@ class ConvBNAddReLUPattern(ConvolutionPattern):
 
     tree = chain(fork(ADD, chain(CONV2D, BATCH_NORM2D), hole("residual")), ACTIVATION)
     qdq_points: ClassVar[tuple[QDQPoint, ...]] = (QDQPoint.INPUT, QDQPoint.RESIDUAL_INPUT)
+
+    def refuse(self, batch_norm: nn.BatchNorm2d, site: Site) -> str | None:
+        return no_statistics(batch_norm) or no_residual(site)
 
     def build(
         self, conv: nn.Conv2d, batch_norm: nn.BatchNorm2d, activation: nn.Module

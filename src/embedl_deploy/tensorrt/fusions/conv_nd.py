@@ -26,7 +26,7 @@ from embedl_deploy.patterns import (
     chain,
     optional,
 )
-from embedl_deploy.tensorrt.fusions.groups import ConvolutionPattern
+from embedl_deploy.tensorrt.fusions.groups import ConvolutionPattern, no_statistics
 
 
 def _unbatched(
@@ -48,7 +48,7 @@ class ConvNdBNReLUPattern(ConvolutionPattern):
     qdq_points: ClassVar[tuple[QDQPoint, ...]] = (QDQPoint.INPUT,)
 
     def refuse(self, conv: Convolution, batch_norm: BatchNorm | None, site: Site) -> str | None:
-        return _unbatched(conv, batch_norm, site)
+        return no_statistics(batch_norm) or _unbatched(conv, batch_norm, site)
 
     def build(
         self, conv: Convolution, batch_norm: BatchNorm | None, activation: nn.Module
@@ -63,7 +63,7 @@ class ConvNdBNPattern(ConvolutionPattern):
     qdq_points: ClassVar[tuple[QDQPoint, ...]] = (QDQPoint.INPUT,)
 
     def refuse(self, conv: Convolution, batch_norm: BatchNorm | None, site: Site) -> str | None:
-        return _unbatched(conv, batch_norm, site)
+        return no_statistics(batch_norm) or _unbatched(conv, batch_norm, site)
 
     def build(self, conv: Convolution, batch_norm: BatchNorm | None) -> FusedConvBN:
         return FusedConvBN(conv, batch_norm)
@@ -87,7 +87,7 @@ class ConvTransposeBNReLUPattern(Pattern):
     def refuse(
         self, conv: TransposedConvolution, batch_norm: BatchNorm | None, site: Site
     ) -> str | None:
-        return _grouped(conv) or _unbatched(conv, batch_norm, site)
+        return _grouped(conv) or no_statistics(batch_norm) or _unbatched(conv, batch_norm, site)
 
     def build(
         self, conv: TransposedConvolution, batch_norm: BatchNorm | None, activation: nn.Module
@@ -104,7 +104,7 @@ class ConvTransposeBNPattern(Pattern):
     def refuse(
         self, conv: TransposedConvolution, batch_norm: BatchNorm | None, site: Site
     ) -> str | None:
-        return _grouped(conv) or _unbatched(conv, batch_norm, site)
+        return _grouped(conv) or no_statistics(batch_norm) or _unbatched(conv, batch_norm, site)
 
     def build(
         self, conv: TransposedConvolution, batch_norm: BatchNorm | None

@@ -1,9 +1,21 @@
-"""Grouped convolutions that have no INT8 kernel."""
+"""What patterns of convolutions refuse, and what they leave in floating point."""
+
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from embedl_deploy.modules.conv import Convolution
 from embedl_deploy.patterns import Pattern
 
 _MULTIPLE = 4
+
+
+def no_statistics(batch_norm: _BatchNorm | None) -> str | None:
+    """Why a batch norm can not be folded into the weight before it, if it can not."""
+    if batch_norm is None or batch_norm.running_mean is not None:
+        return None
+    return (
+        "its batch norm keeps no running statistics, so it can not be folded and is computed in "
+        "floating point; build it with track_running_stats=True"
+    )
 
 
 class ConvolutionPattern(Pattern):
@@ -13,6 +25,9 @@ class ConvolutionPattern(Pattern):
     (`IConvolutionLayer::setNbGroups` in NvInfer.h, 11.1). A depthwise convolution has one, and is
     reported to run in INT8 all the same; the mixed-precision list leaves it out.
     """
+
+    def refuse(self, batch_norm: _BatchNorm | None) -> str | None:
+        return no_statistics(batch_norm)
 
     def keep_float(self, conv: Convolution) -> str | None:
         inside = conv.in_channels // conv.groups, conv.out_channels // conv.groups

@@ -14,10 +14,13 @@ from embedl_deploy.patterns import (
     Site,
     chain,
 )
+from embedl_deploy.tensorrt.fusions.groups import no_statistics
 
 
 def _other_norm(linear: nn.Linear, batch_norm: nn.BatchNorm1d, site: Site) -> str | None:
     """`BatchNorm1d` is over the last dimension of two, and over the second of three."""
+    if reason := no_statistics(batch_norm):
+        return reason
     shape = site.input_shape("batch_norm")
     if shape is None:
         return "whether its input has two dimensions is not known; pass example inputs"
@@ -42,7 +45,7 @@ class LinearBNReLUPattern(Pattern):
 
 
 class LinearBNPattern(Pattern):
-    """Linear layer and batch norm; export folds the norm as behind a convolution."""
+    """Linear layer and batch norm; export folds the norm as after a convolution."""
 
     tree = chain(LINEAR, BATCH_NORM1D)
     qdq_points: ClassVar[tuple[QDQPoint, ...]] = (QDQPoint.INPUT,)

@@ -1,8 +1,10 @@
 """Convolutions and linear layers with the addition of a residual.
 
-A convolution and an addition are one kernel where the two tensors have one shape but for the
-batch; the residual is then quantized, the branch of the convolution is not. NVIDIA's tool treats
-it so for any addition, with an activation behind it or without.
+A convolution and an addition are one kernel where both tensors are computed and have one shape
+but for the batch. The residual is then quantized, the branch of the convolution is not. NVIDIA's
+tool treats it so for any addition, with an activation after it or without. Where shapes are not
+known, without example inputs, they are taken to be the same: a computed tensor that is added to
+a convolution nearly always is a residual, and `check_onnx` sees the shapes of the file.
 
 Where both tensors come from convolutions, one takes in the addition: the one that lies deeper
 in the graph, or the first where both lie equally deep.
@@ -10,7 +12,7 @@ in the graph, or the first where both lie equally deep.
 
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from embedl_deploy.modules import (
     FusedConvBNAdd,
@@ -39,20 +41,24 @@ from embedl_deploy.patterns import (
     optional,
     own,
 )
-from embedl_deploy.tensorrt.fusions.groups import ConvolutionPattern
+from embedl_deploy.tensorrt.fusions.groups import ConvolutionPattern, no_statistics
+from embedl_deploy.tensorrt.shapes import adds_in_place
 
 
-def no_residual(add: Call, site: Site) -> str | None:
-    """Why an addition is not that of a residual, if it is not."""
-    if any(isinstance(one, Tensor) for one in add.args):
-        return "what is added is a tensor of the model, not a residual"
+def no_residual(site: Site) -> str | None:
+    """Why an addition is not that of a residual, if it is not.
+
+    `check_onnx` and `explain_onnx` ask the same of a file (`embedl_deploy.tensorrt.rules.joins`).
+    """
+    if site.is_constant("residual"):
+        return "what is added is a tensor of the model, or follows from some, and no residual"
+    dtype = site.value("residual").dtype
+    if dtype is not None and not dtype.is_floating_point:
+        return f"what is added is of type {dtype}, which no stub quantizes"
     one, other = site.input_shape("add", 0), site.input_shape("add", 1)
-    if one is None or other is None:
+    if adds_in_place(one, other):
         return None
-    same = len(one) == len(other) and all(
-        None in sizes or sizes[0] == sizes[1] for sizes in zip(one[1:], other[1:], strict=True)
-    )
-    return None if same else f"shapes {one} and {other} are added: no kernel spreads a residual"
+    return f"shapes {one} and {other} are added: no kernel spreads a residual"
 
 
 def _to_numbers(reshape: Call) -> bool:
@@ -81,13 +87,14 @@ class ResidualPattern(ConvolutionPattern):
 
     def refuse(
         self,
-        add: Call,
         conv: Convolution,
+        batch_norm: BatchNorm | None,
         gamma: nn.Parameter | None,
         reshape: Call | None,
         site: Site,
     ) -> str | None:
-        return _no_layer_scale(gamma, reshape, conv) or no_residual(add, site)
+        scale = _no_layer_scale(gamma, reshape, conv)
+        return no_statistics(batch_norm) or scale or no_residual(site)
 
 
 def _no_layer_scale(
@@ -162,8 +169,8 @@ class ConvBNReLUAddPattern(ConvolutionPattern):
     )
     qdq_points: ClassVar[tuple[QDQPoint, ...]] = (QDQPoint.INPUT, QDQPoint.RESIDUAL_INPUT)
 
-    def refuse(self, add: Call, site: Site) -> str | None:
-        return no_residual(add, site)
+    def refuse(self, batch_norm: BatchNorm | None, site: Site) -> str | None:
+        return no_statistics(batch_norm) or no_residual(site)
 
     def build(
         self,
@@ -186,8 +193,8 @@ class LinearAddPattern(Pattern):
     tree = fork(ADD, LINEAR, hole("residual"))
     qdq_points: ClassVar[tuple[QDQPoint, ...]] = (QDQPoint.INPUT,)
 
-    def refuse(self, add: Call, site: Site) -> str | None:
-        return no_residual(add, site)
+    def refuse(self, site: Site) -> str | None:
+        return no_residual(site)
 
     def build(self, linear: nn.Linear) -> FusedLinearAdd:
         return FusedLinearAdd(linear)

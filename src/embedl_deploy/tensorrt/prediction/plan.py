@@ -14,7 +14,6 @@ POINTWISE = (
     | {"LessOrEqual", "Floor", "Ceil", "Round", "Sign", "Sin", "Cos", "Tan", "Sinh", "Cosh"}
     | {"Softsign", "ThresholdedRelu", "Mod", "IsNaN", "IsInf"}
 )  # fmt: skip
-_ACTIVE = frozenset({"If", "Loop", "Scan"})
 _STEPS = 12
 
 
@@ -33,10 +32,6 @@ class Plan:
         self.view = view
         self.groups: list[Group] = []
         self._taken: dict[int, Group] = {}
-        self._fixed: set[int] = set()
-        for node in view.graph:
-            if _is_fixed(node, self):
-                self._fixed.update(id(one) for one in node.outputs)
 
     def take(self, rule: Fusion, found: Found) -> None:
         """Give operators to a group of their own, or to one that takes them in."""
@@ -74,7 +69,7 @@ class Plan:
 
     def is_fixed(self, value: Value | None) -> bool:
         """Whether a value is a constant, follows from constants, or is left out."""
-        return value is None or value.tensor is not None or id(value) in self._fixed
+        return self.view.is_fixed(value)
 
     def operands(self, node: Node) -> list[Value]:
         """Inputs that are no constants."""
@@ -127,12 +122,3 @@ class Plan:
 
 def _only_read_by(value: Value, nodes: Container[int]) -> bool:
     return not value.is_output and all(id(one) in nodes for one in value.users)
-
-
-def _is_fixed(node: Node, plan: Plan) -> bool:
-    """Whether a node gives constants, or sizes of shapes."""
-    if node.domain or node.op in _ACTIVE or node.op.startswith(("Random", "Bernoulli", "Multin")):
-        return False
-    return node.op in {"Constant", "Shape", "Size"} or (
-        bool(node.inputs) and all(plan.is_fixed(one) for one in node.inputs)
-    )

@@ -16,6 +16,7 @@ from embedl_deploy.onnx_model.view import (
 from embedl_deploy.tensorrt.prediction.plan import Plan
 from embedl_deploy.tensorrt.prediction.rule import Basis, Found, Fusion
 from embedl_deploy.tensorrt.prediction.types import compute_type, only_quantized
+from embedl_deploy.tensorrt.rules.chains import adds_residual
 
 _JOINS = frozenset({"Add", "Min", "Max"})
 _GELU = frozenset({"Gelu", "Erf", "Tanh"})
@@ -54,13 +55,12 @@ def _epilogue(plan: Plan, head: Node, *, residual: bool) -> _Epilogue:
 def _joined(plan: Plan, value: Value) -> tuple[Node, Value] | None:
     """The addition that a value goes into, and what it is added to."""
     node = value.users[0] if value.single else None
-    if node is None or node.op not in _JOINS or plan.group(node) or len(node.inputs) != 2:
+    if node is None or node.op not in _JOINS or plan.group(node):
+        return None
+    if not adds_residual(plan.view, node):
         return None
     other = next((one for one in node.inputs if one is not value), None)
-    if other is None or plan.is_fixed(other):
-        return None
-    shapes = [one.shape[1:] if one.shape else None for one in (value, other)]
-    return None if None not in shapes and shapes[0] != shapes[1] else (node, other)
+    return None if other is None else (node, other)
 
 
 def _closed(head: Node, steps: list[tuple[Node, ...]]) -> tuple[tuple[Node, ...], ...]:

@@ -15,6 +15,7 @@ from embedl_deploy.onnx_model.view import (
     is_constant,
     made_by,
 )
+from embedl_deploy.tensorrt.shapes import adds_in_place
 
 PLAIN = frozenset({"Relu", "Clip"})
 SMOOTH = frozenset(
@@ -59,6 +60,17 @@ def conv_branch(value: Value | None) -> Node | None:
         else:
             value = fused_input(maker)
     return None
+
+
+def adds_residual(view: View, node: Node) -> bool:
+    """Whether what a node joins may be a branch and a residual: computed, and of one shape.
+
+    `embedl_deploy.tensorrt.fusions.residual` says the same of a graph of modules.
+    """
+    joined = [one for one in node.inputs if not view.is_fixed(one)]
+    return len(node.inputs) == len(joined) == 2 and adds_in_place(
+        *(None if one is None else one.shape for one in joined)
+    )
 
 
 def _gated(node: Node) -> Value | None:

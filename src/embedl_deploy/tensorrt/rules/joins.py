@@ -20,7 +20,7 @@ from embedl_deploy.onnx_model.view import (
     made_by,
     reached,
 )
-from embedl_deploy.tensorrt.rules.chains import PLAIN, SMOOTH, conv_branch
+from embedl_deploy.tensorrt.rules.chains import PLAIN, SMOOTH, adds_residual, conv_branch
 from embedl_deploy.tensorrt.rules.rule import Fault, Outcome, Rule, Severity
 
 _POINTWISE = PLAIN | SMOOTH
@@ -42,16 +42,12 @@ class Branch:
     conv: Node | None
 
 
-def branches(add: Node) -> list[Branch] | None:
+def branches(view: View, add: Node) -> list[Branch] | None:
     """Both inputs of a residual addition; None for other additions.
 
-    One of them is the branch of a quantized convolution, none is a constant, and they have one
-    shape.
+    One of them is the branch of a quantized convolution.
     """
-    if len(add.inputs) != 2 or any(is_constant(value) for value in add.inputs):
-        return None
-    shapes = [value.shape[1:] if value and value.shape else None for value in add.inputs]
-    if None not in shapes and shapes[0] != shapes[1]:
+    if not adds_residual(view, add):
         return None
     found = [_branch(value) for value in add.inputs]
     return found if any(one.conv for one in found) else None
@@ -66,7 +62,7 @@ def _branch(value: Value | None) -> Branch:
 
 def _residual(view: View) -> Iterator[Outcome]:
     for add in view.of("Add"):
-        found = branches(add)
+        found = branches(view, add)
         if found is None:
             continue
         quantized = [one.quantized for one in found]
@@ -167,7 +163,7 @@ def _joins(view: View) -> Iterator[Node]:
             continue
         if node.op == "Mul" and _scales_scores(node):
             continue
-        if node.op != "Add" or branches(node) is None:
+        if node.op != "Add" or branches(view, node) is None:
             yield node
 
 
