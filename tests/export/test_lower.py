@@ -184,7 +184,8 @@ def test_lowering_leaves_the_model_and_what_it_shares() -> None:
 @pytest.mark.parametrize("quantized", [True, False])
 def test_a_batch_norm_without_statistics_can_not_be_folded(*, quantized: bool) -> None:
     model = transform(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()).model
-    parts(model)[0].batch_norm = nn.BatchNorm2d(4, track_running_stats=False)
+    (fused,) = (one for one in model.modules() if isinstance(one, FusedConvBN))
+    fused.batch_norm = nn.BatchNorm2d(4, track_running_stats=False)
     model = quantize(model, [torch.randn(2, 3, 4, 4)]) if quantized else model
     with pytest.raises(ExportError, match=r"batch norm in '.*' keeps no running statistics"):
         fold(model)
@@ -205,8 +206,8 @@ def test_pooling_of_an_image_without_a_batch_stays_what_it_is() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_a_quantized_model_of_another_type_is_refused(dtype: torch.dtype) -> None:
-    model = transform(nn.Conv2d(3, 4, 1).to(dtype)).model
-    model = quantize(model, [torch.randn(2, 3, 4, 4).to(dtype)])
+    model = transform(nn.Conv2d(3, 4, 1)).model
+    model = quantize(model, [torch.randn(2, 3, 4, 4)]).to(dtype)
     with pytest.raises(ExportError, match=rf"is of type {dtype}; .* call \.float\(\) on it first"):
         fold(model)
     fold(model.float())

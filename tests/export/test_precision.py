@@ -363,7 +363,7 @@ def test_a_factor_that_can_not_move_stays_at_the_logits(
     assert module.qdq_points == ()
     model = result.model
     if fused:
-        module.qdq_points = match.pattern.qdq_points
+        module.qdq_points, module.kept_float = match.pattern.qdq_points, ""
         model = quantize(result, [args])
     path = export_onnx(model, args, tmp_path / "model.onnx")
     assert verify_onnx(path, model, [args]).only_ties
