@@ -18,7 +18,7 @@ setup: $(STAMP)  ## Create .venv and install the library with everything it can 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "Setting up .venv (the first time takes some minutes)"
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	@$(PIP) install --constraint constraints.txt --editable '.[all,dev]'
+	@$(PIP) install --constraint constraints.txt --editable '.[all,rtx,dev]'
 	@touch $@
 
 # One torch thread for each of the two workers: more threads than cores make the tests slower.

@@ -1,15 +1,19 @@
 """A stand-in for the Python package of TensorRT, with the names that are documented and no others.
 
-It checks what it is given, and notes it in `calls`. An engine is the JSON of its layers: one for
-each kernel that is predicted, unless `layers` says otherwise.
+`run` takes the place of `process.run`, and so the worker calls it in this process. It checks what
+it is given, and notes it in `calls`. An engine is the JSON of its layers: one for each kernel that
+is predicted, unless `layers` says otherwise.
 """
 
 import enum
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from embedl_deploy.tensorrt import Explanation, explain_onnx
+from embedl_deploy.tensorrt.engine.process import Events
+from embedl_deploy.tensorrt.engine.worker import work
 
 __version__ = "10.13.3.9"
 
@@ -24,6 +28,15 @@ def reset(version: str = "10.13.3.9") -> None:
     __version__, layers = version, None
     for one in (calls, errors, fails):
         one.clear()
+
+
+def run(job: Mapping[str, Any], timeout: float) -> Events:  # noqa: ARG001 - as the real one
+    """Do a job in this process."""
+    assert job["module"] == "tensorrt"
+    events = Events()
+    written: Any = json.loads(json.dumps(job))
+    work(sys.modules[__name__], written, lambda *event: events.take(*json.loads(json.dumps(event))))
+    return events
 
 
 class NetworkDefinitionCreationFlag(enum.IntEnum):
@@ -46,15 +59,31 @@ class LayerInformationFormat(enum.Enum):
     JSON = 1
 
 
-class Logger:
-    WARNING = "warning"
+class ILogger:
+    def log(self, severity: object, message: str) -> None:
+        raise NotImplementedError
 
-    def __init__(self, min_severity: str) -> None:
-        assert min_severity == self.WARNING
+
+class Input:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        raise NotImplementedError
+
+    @shape.setter
+    def shape(self, sizes: Sequence[int]) -> None:
+        calls.append(("shape", self.name, tuple(sizes)))
 
 
 class Network:
     path = ""
+    num_inputs = 1
+
+    def get_input(self, index: int) -> Input:
+        assert index == 0
+        return Input("x")
 
 
 class ParserError:
@@ -64,10 +93,13 @@ class ParserError:
     def desc(self) -> str:
         return self._text
 
+    def node_name(self) -> str:
+        return ""
+
 
 class OnnxParser:
-    def __init__(self, network: Network, logger: Logger) -> None:
-        assert isinstance(logger, Logger)
+    def __init__(self, network: Network, logger: ILogger) -> None:
+        assert isinstance(logger, ILogger)
         self._network = network
 
     def parse_from_file(self, model: str) -> bool:
@@ -125,8 +157,8 @@ class BuilderConfig:
 
 
 class Builder:
-    def __init__(self, logger: Logger) -> None:
-        assert isinstance(logger, Logger)
+    def __init__(self, logger: ILogger) -> None:
+        assert isinstance(logger, ILogger)
 
     def create_network(self, flags: int = 0) -> Network:
         calls.append(("create_network", flags))
@@ -166,8 +198,8 @@ class Engine:
 
 
 class Runtime:
-    def __init__(self, logger: Logger) -> None:
-        assert isinstance(logger, Logger)
+    def __init__(self, logger: ILogger) -> None:
+        assert isinstance(logger, ILogger)
 
     def deserialize_cuda_engine(self, serialized_engine: memoryview) -> Engine | None:
         return None if "runtime" in fails else Engine(bytes(serialized_engine))

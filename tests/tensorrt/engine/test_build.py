@@ -1,4 +1,4 @@
-"""An engine is built by the documented interface, which a stand-in holds us to.
+"""TensorRT is called by its documented interface, which a stand-in holds us to.
 
 TensorRT itself was not run.
 """
@@ -10,8 +10,16 @@ from pathlib import Path
 import pytest
 
 from embedl_deploy.errors import BuildError, CheckError
-from embedl_deploy.tensorrt import ShapeRange, build_engine, read_layers, trtexec_command
-from embedl_deploy.tensorrt.engine import builder
+from embedl_deploy.tensorrt import (
+    Fate,
+    ShapeRange,
+    compare_layers,
+    compile_onnx,
+    explain_onnx,
+    read_layers,
+    trtexec_command,
+)
+from embedl_deploy.tensorrt.engine import compilers, process
 from tests.tensorrt.engine import stand_in
 from tests.tensorrt.rules.format_cases import CONV
 from tests.tensorrt.rules.models import Text
@@ -24,23 +32,35 @@ RANGE = {"x": ShapeRange((1, 16, 8, 8), (4, 16, 8, 8), (8, 16, 8, 8))}
 def trt(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     stand_in.reset()
     monkeypatch.setitem(sys.modules, "tensorrt", stand_in)
+    monkeypatch.setattr(process, "run", stand_in.run)
+    monkeypatch.setattr(compilers, "_has_driver", lambda: True)
     yield
     stand_in.reset()
 
 
 @pytest.fixture
 def without(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    for name in ("tensorrt", "tensorrt_rtx_bindings"):
+        monkeypatch.setitem(sys.modules, name, None)
 
 
 @pytest.mark.usefixtures("trt")
 def test_the_engine_and_its_layers_are_written_and_compared(tmp_path: Path) -> None:
-    built = build_engine(Text(CONV).save(tmp_path), tmp_path / "model.plan")
-    assert built.version == "10.13"
-    assert built.path.read_bytes() == built.report.read_bytes()  # as the stand-in has it
-    assert built.report.name == "model.plan.layers.json"
-    assert read_layers(built.report) == built.layers
-    assert built.comparison.counts == {"as predicted": 2}
+    path = Text(CONV).save(tmp_path)
+    made = compile_onnx(path, output=tmp_path / "model.plan")
+    report = tmp_path / "model.plan.layers.json"
+    assert (made.compiler, made.gpu, made.engine) == (
+        "TensorRT 10.13.3.9",
+        "",
+        tmp_path / "model.plan",
+    )
+    assert made.engine is not None
+    assert made.engine.read_bytes() == report.read_bytes()  # as the stand-in has it
+    assert made.engine_bytes == report.stat().st_size
+    assert [one.name for one in read_layers(report)] == [one.name for one in made.layers]
+    assert compare_layers(explain_onnx(path), made.layers).counts == {"as predicted": 2}
+    assert [(one.fate, one.computed) for one in made.products] == [(Fate.KEPT, "INT8")]
+    assert made.estimate() is None
     assert stand_in.calls == [("create_network", 2), ("build_serialized_network", True)]
     assert {one.name for one in tmp_path.iterdir()} == {
         "model.onnx",
@@ -51,72 +71,77 @@ def test_the_engine_and_its_layers_are_written_and_compared(tmp_path: Path) -> N
 
 @pytest.mark.usefixtures("trt")
 def test_ranges_workspace_and_cache_are_handed_on(tmp_path: Path) -> None:
-    cache = tmp_path / "cache"
-    options = {"ranges": RANGE, "workspace": 3, "timing_cache": cache}
+    path, cache = OPEN.save(tmp_path), tmp_path / "cache"
     for content in (b"+", b"++"):
-        build_engine(OPEN.save(tmp_path), tmp_path / "model.plan", **options)  # type: ignore[arg-type]
+        compile_onnx(path, ranges=RANGE, workspace=3, timing_cache=cache)
         assert cache.read_bytes() == content
     shapes = (RANGE["x"].smallest, RANGE["x"].best, RANGE["x"].largest)
     assert stand_in.calls[1:5] == [
         ("set_memory_pool_limit", stand_in.MemoryPoolType.WORKSPACE, 3 * 2**20),
+        ("set_timing_cache", False),
         ("set_shape", "x", *shapes),
         ("add_optimization_profile",),
-        ("set_timing_cache", False),
     ]
+    compile_onnx(path, ranges={"": ShapeRange.exactly((2, 16, 8, 8))})
+    assert ("shape", "x", (2, 16, 8, 8)) in stand_in.calls
+    assert {one.name for one in tmp_path.iterdir()} == {"model.onnx", "cache"}
 
 
 @pytest.mark.usefixtures("trt")
-def test_what_goes_wrong_is_one_error_and_leaves_nothing(tmp_path: Path) -> None:
+def test_what_goes_wrong_is_said_and_leaves_nothing(tmp_path: Path) -> None:
     path, target = Text(CONV).save(tmp_path), tmp_path / "model.plan"
-    stand_in.errors.extend(["one thing", "another"])
-    with pytest.raises(BuildError, match=r"does not take .*: one thing; another; embedl-deploy"):
-        build_engine(path, target)
+    stand_in.errors.extend(["one thing", "another at Conv_c"])
+    refused = compile_onnx(path, output=target)
+    assert [(one.message, one.node) for one in refused.errors] == [
+        ("one thing", ""),
+        ("another at Conv_c", "Conv_c"),
+    ]
+    assert not refused.built
     stand_in.errors.clear()
-    for place, words in (("build", "built no engine"), ("runtime", "can not read the engine")):
-        stand_in.fails.add(place)
-        with pytest.raises(BuildError, match=words):
-            build_engine(path, target)
-        stand_in.fails.clear()
+    stand_in.fails.add("build")
+    (error,) = compile_onnx(path, output=target).errors
+    assert error.message == "the compiler built nothing and did not say why"
+    stand_in.fails.clear()
+    stand_in.fails.add("runtime")
+    with pytest.raises(BuildError, match="can not read the engine"):
+        compile_onnx(path, output=target)
     with pytest.raises(BuildError, match="can not write"):
-        build_engine(path, tmp_path / "no" / "model.plan")
+        compile_onnx(path, output=tmp_path / "no" / "model.plan")
     assert [one.name for one in tmp_path.iterdir()] == ["model.onnx"]
-
-
-@pytest.mark.usefixtures("trt")
-@pytest.mark.parametrize(("version", "said"), [("10.12.0.36", "10.12"), ("11.4.0", "11.4")])
-def test_the_version_is_that_of_the_module(version: str, said: str) -> None:
-    stand_in.reset(version)
-    assert builder.version_of(stand_in) == said
 
 
 @pytest.mark.usefixtures("trt")
 def test_an_old_tensorrt_is_refused(tmp_path: Path) -> None:
     stand_in.reset("10.3.0")
     with pytest.raises(BuildError, match=r"10\.3\.0 is installed; 10\.12 or newer is needed"):
-        build_engine(Text(CONV).save(tmp_path), tmp_path / "model.plan")
+        compile_onnx(Text(CONV).save(tmp_path))
+    assert stand_in.calls == []
+
+
+@pytest.mark.usefixtures("trt")
+def test_tensorrt_builds_for_the_gpu_at_hand_alone(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="builds for the GPU at hand: leave l4 out"):
+        compile_onnx(Text(CONV).save(tmp_path), "l4", compiler="tensorrt")
 
 
 @pytest.mark.usefixtures("without")
-@pytest.mark.parametrize("version", ["10.x", "11.x"])
-def test_without_tensorrt_the_error_has_the_line_to_run_elsewhere(
-    version: str, tmp_path: Path
+@pytest.mark.parametrize(
+    ("compiler", "ways"),
+    [
+        ("auto", ("pip install --upgrade tensorrt", r"pip install 'embedl_deploy\[rtx\]'")),
+        ("tensorrt", ("pip install --upgrade tensorrt",)),
+        ("rtx", (r"pip install 'embedl_deploy\[rtx\]'",)),
+    ],
+)
+def test_without_a_compiler_the_error_says_how_to_get_one(
+    compiler: str, ways: tuple[str, ...], tmp_path: Path
 ) -> None:
-    path, target = OPEN.save(tmp_path), tmp_path / "model.plan"
-    with pytest.raises(BuildError) as caught:
-        build_engine(path, target, version, ranges=RANGE)
-    assert trtexec_command(path, target, version, ranges=RANGE) in str(caught.value)
-    assert "pip install tensorrt" in str(caught.value)
-
-
-def test_a_tensorrt_that_does_not_load_is_said(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def fail(name: str) -> None:
-        raise OSError(f"lib{name}.so: cannot open shared object file")
-
-    monkeypatch.setattr(builder, "import_module", fail)
-    with pytest.raises(BuildError, match="TensorRT is installed and does not load: libtensorrt"):
-        build_engine(Text(CONV).save(tmp_path), tmp_path / "model.plan")
+    path = OPEN.save(tmp_path)
+    for way in ways:
+        with pytest.raises(BuildError, match=way) as caught:
+            compile_onnx(path, compiler=compiler, ranges=RANGE)
+    line = trtexec_command(path, path.with_suffix(".plan"), ranges=RANGE)
+    assert line in str(caught.value)
 
 
 # --- the line -----------------------------------------------------------------------------------
@@ -158,7 +183,7 @@ def test_ranges_have_to_fit_the_file(
     given: dict[str, ShapeRange], words: str, tmp_path: Path
 ) -> None:
     with pytest.raises(BuildError, match=words):
-        build_engine(OPEN.save(tmp_path), tmp_path / "model.plan", ranges=given)
+        compile_onnx(OPEN.save(tmp_path), ranges=given)
 
 
 def test_a_range_goes_from_small_to_large() -> None:

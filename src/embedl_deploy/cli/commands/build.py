@@ -1,9 +1,10 @@
-"""`embedl-deploy build`: a TensorRT engine, and whether it is what was predicted."""
+"""`embedl-deploy build`: an engine, what became of the products, and of what was predicted."""
 
-from collections.abc import Sequence
+import enum
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.text import Text
@@ -23,18 +24,28 @@ from embedl_deploy.cli.options import (
 from embedl_deploy.cli.output import Answer, Steps, answering
 from embedl_deploy.cli.spread import spread
 from embedl_deploy.onnx_model.loading import read_onnx
+from embedl_deploy.report.compilation import compilation_tables, gpu_table
 from embedl_deploy.report.engine import comparison_tables
 from embedl_deploy.report.tables import figures_table
 from embedl_deploy.tensorrt import (
     Comparison,
+    Compilation,
     ShapeRange,
-    build_engine,
     compare_layers,
+    compile_onnx,
     explain_onnx,
     read_layers,
     trtexec_command,
 )
 from embedl_deploy.tensorrt.engine.ranges import settled
+
+
+class CompilerChoice(enum.StrEnum):
+    """The compilers by name."""
+
+    AUTO = "auto"
+    TENSORRT = "tensorrt"
+    RTX = "rtx"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +65,24 @@ class Wish:
             show_default=False,
         ),
     ] = None
+    compiler: Annotated[
+        CompilerChoice,
+        typer.Option(
+            help="TensorRT for RTX needs no GPU; auto is TensorRT where it is, and no --gpu is "
+            "given."
+        ),
+    ] = CompilerChoice.AUTO
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[,NAME]",
+            help="What TensorRT for RTX compiles for, such as l4 or sm86; an RTX 4090 by default.",
+        ),
+    ] = None
+    timeout: Annotated[
+        float,
+        typer.Option(min=0, metavar="SECONDS", help="When the compiler is stopped."),
+    ] = 600.0
     version: VersionOption = "11.x"
     shape: InputShapesOption = None
     least: LeastShapesOption = None
@@ -84,7 +113,11 @@ class Wish:
         typer.Option("--trtexec", help="Build nothing; print the line that builds it elsewhere."),
     ] = False
     strict: Annotated[
-        bool, typer.Option("--strict", help="Fail where a documented prediction does not hold.")
+        bool,
+        typer.Option(
+            "--strict",
+            help="Fail where a product loses its type, or a documented prediction breaks.",
+        ),
     ] = False
     every: Annotated[bool, typer.Option("--all", help="List every kernel and layer.")] = False
 
@@ -104,6 +137,18 @@ class Wish:
         return self.output or self.file.with_suffix(".plan")
 
     @property
+    def gpus(self) -> Sequence[str | None]:
+        """Names, or None where none is given."""
+        return [one.strip() for one in self.gpu.split(",")] if self.gpu else [None]
+
+    @property
+    def targets(self) -> "Iterator[tuple[str | None, Path]]":
+        """The engine of each GPU; their names have its name where there are several."""
+        for gpu in self.gpus:
+            name = f"{self.target.stem}.{gpu}{self.target.suffix}"
+            yield gpu, self.target if len(self.gpus) == 1 else self.target.with_name(name)
+
+    @property
     def ranges(self) -> dict[str, ShapeRange]:
         """Shapes by input."""
         found = {name: ShapeRange.exactly(one) for name, one in input_shapes(self.shape).items()}
@@ -119,35 +164,59 @@ def _names(shapes: Sequence[InputShape] | None) -> set[str]:
 
 @spread
 def build(wish: Wish, *, as_json: JsonOption = False, debug: DebugOption = False) -> None:
-    """Build a TensorRT engine, and hold it against the prediction."""
-    comparison: Comparison | None = None
+    """Compile a file, and say what became of its products."""
+    fails = False
     with answering(as_json=as_json, debug=debug) as answer:
         if wish.trtexec:
             _say_line(wish, answer)
         elif wish.report is not None:
-            shapes = {name: one.best for name, one in wish.ranges.items()}
-            explanation = explain_onnx(wish.file, wish.version, shapes=shapes)
-            comparison = compare_layers(explanation, read_layers(wish.report))
-            _say(answer, comparison, wish, {"report": str(wish.report), "version": wish.version})
+            fails = bool(_say_report(wish, wish.report, answer).broken) and wish.strict
         else:
-            comparison = _built(wish, answer)
-    if wish.strict and comparison is not None and comparison.broken:
+            fails = _compile(wish, answer)
+    if fails:
         raise typer.Exit(1)
 
 
-def _built(wish: Wish, answer: Answer) -> Comparison:
-    with Steps() as steps, steps.step("Building"):
-        built = build_engine(
-            wish.file,
-            wish.target,
-            wish.version,
-            ranges=wish.ranges,
-            workspace=wish.workspace,
-            timing_cache=wish.timing_cache,
-        )
-    values = {"engine": str(built.path), "report": str(built.report), "version": built.version}
-    _say(answer, built.comparison, wish, values)
-    return built.comparison
+def _compile(wish: Wish, answer: Answer) -> bool:
+    """Compile for each GPU; gives whether the command fails."""
+    made = []
+    with Steps() as steps:
+        for gpu, target in wish.targets:
+            with steps.step(f"Compiling {gpu or ''}"):
+                made.append(_compiled(wish, gpu, target))
+    answer.values = {"file": str(wish.file), "compilations": [one.to_dict() for one in made]}
+    for one in made:
+        answer.tables += compilation_tables(one, every=wish.every)
+    if len(made) > 1:
+        answer.tables.append(gpu_table(made))
+    broken = (
+        not made[0].gpu and made[0].built and bool(_say_comparison(wish, made[0], answer).broken)
+    )
+    lost = any(one.lost for one in made)
+    return not all(one.built for one in made) or (wish.strict and (lost or broken))
+
+
+def _compiled(wish: Wish, gpu: str | None, target: Path) -> Compilation:
+    return compile_onnx(
+        wish.file,
+        gpu,
+        output=target,
+        compiler=wish.compiler.value,
+        ranges=wish.ranges,
+        workspace=wish.workspace,
+        timing_cache=wish.timing_cache,
+        timeout=wish.timeout,
+    )
+
+
+def _say_comparison(wish: Wish, made: Compilation, answer: Answer) -> Comparison:
+    """What TensorRT built against what is predicted for its version."""
+    shapes = {name: one.best for name, one in wish.ranges.items()}
+    version = made.compiler.split()[-1]
+    comparison = compare_layers(explain_onnx(wish.file, version, shapes=shapes), made.layers)
+    answer.values["comparison"] = comparison.to_dict()
+    answer.tables += [*comparison_tables(comparison, every=wish.every), Text(comparison.summary)]
+    return comparison
 
 
 def _say_line(wish: Wish, answer: Answer) -> None:
@@ -163,8 +232,13 @@ def _say_line(wish: Wish, answer: Answer) -> None:
     answer.tables = [line]
 
 
-def _say(answer: Answer, comparison: Comparison, wish: Wish, values: dict[str, Any]) -> None:
+def _say_report(wish: Wish, report: Path, answer: Answer) -> Comparison:
+    shapes = {name: one.best for name, one in wish.ranges.items()}
+    explanation = explain_onnx(wish.file, wish.version, shapes=shapes)
+    comparison = compare_layers(explanation, read_layers(report))
+    values = {"report": str(report), "version": wish.version}
     answer.values = {"file": str(wish.file), **values, **comparison.to_dict()}
-    figures = [(name.capitalize(), str(value)) for name, value in values.items()]
+    figures = [(name.capitalize(), value) for name, value in values.items()]
     tables = comparison_tables(comparison, every=wish.every)
     answer.tables = [*tables, figures_table(figures), Text(comparison.summary)]
+    return comparison

@@ -1,20 +1,32 @@
-"""Building an engine, and holding what TensorRT says of it against the prediction."""
+"""Compiling a file, and holding what the compiler says against the file and the prediction."""
 
-from embedl_deploy.tensorrt.engine.build import Built, build_engine
 from embedl_deploy.tensorrt.engine.compare import Comparison, Held, Outcome, compare_layers
-from embedl_deploy.tensorrt.engine.layers import Layer, read_layers
+from embedl_deploy.tensorrt.engine.compilation import Compilation, Remark
+from embedl_deploy.tensorrt.engine.compile import compile_onnx
+from embedl_deploy.tensorrt.engine.cost import Estimate
+from embedl_deploy.tensorrt.engine.gpus import GPUS, Gpu
+from embedl_deploy.tensorrt.engine.layers import Layer, LayerTensor, read_layers
+from embedl_deploy.tensorrt.engine.products import CompiledAttention, Fate, Product
 from embedl_deploy.tensorrt.engine.ranges import ShapeRange
 from embedl_deploy.tensorrt.engine.trtexec import trtexec_command
 
 __all__ = [
-    "Built",
+    "GPUS",
     "Comparison",
+    "Compilation",
+    "CompiledAttention",
+    "Estimate",
+    "Fate",
+    "Gpu",
     "Held",
     "Layer",
+    "LayerTensor",
     "Outcome",
+    "Product",
+    "Remark",
     "ShapeRange",
-    "build_engine",
     "compare_layers",
+    "compile_onnx",
     "read_layers",
     "trtexec_command",
 ]
