@@ -73,7 +73,7 @@ class Target:
         numbers: Kinds of quantized numbers that it takes.
         check: Judges a file, with arguments and result as `check_onnx`.
         explain: Predicts the kernels of a file, likewise as `explain_onnx`.
-        build: Builds an engine of a file, likewise as `build_engine`.
+        build: Builds an engine of a file, likewise as `compile_onnx`.
 
     Raises:
         ExportError: `opset` is not one of `opsets`.

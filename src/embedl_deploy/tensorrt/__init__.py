@@ -281,5 +281,5 @@ TENSORRT = Target(
     numbers=frozenset({"int8", "float8_e4m3", "int4"}),
     check=check_onnx,
     explain=explain_onnx,
-    build=build_engine,
+    build=compile_onnx,
 )
