@@ -202,27 +202,30 @@ def round_values(
         kept: Nodes that stay in float32.
         attention_op: Whether the factor on the logits stays inside attention.
     """
-    modules = dict(model.named_modules(remove_duplicate=False))
     for node, attention in attentions(model):
         if node.name not in kept and attention.scale is not None:
             attention.scale = _rounded_number(attention.scale, dtype)
     factors = upstream(model, as_operator=attention_op).factors
+    modules = dict(model.named_modules(remove_duplicate=False))
     for node in model.graph.nodes:
-        if node.name in kept:
-            continue
-        match node.op:
-            case "call_module":
-                path = str(node.target)
-                _round_module(modules[path], dtype, factors.get(path) or 1.0, path)
-            case "get_attr":
-                owner, _, name = str(node.target).rpartition(".")
-                _replace_rounded(modules[owner], name, dtype)
-            case "call_function" if node.target in _ARITHMETIC:
-                node.args = tuple(
-                    _rounded_number(one, dtype) if isinstance(one, float) else one
-                    for one in node.args
-                )
+        if node.name not in kept:
+            _round_node(node, modules, dtype, factors.get(str(node.target)) or 1.0)
     model.recompile()
+
+
+def _round_node(
+    node: fx.Node, modules: Mapping[str, nn.Module], dtype: torch.dtype, factor: float
+) -> None:
+    path = str(node.target)
+    if node.op == "call_module":
+        _round_module(modules[path], dtype, factor, path)
+    elif node.op == "get_attr":
+        owner, _, name = path.rpartition(".")
+        _replace_rounded(modules[owner], name, dtype)
+    elif node.op == "call_function" and node.target in _ARITHMETIC:
+        node.args = tuple(
+            _rounded_number(one, dtype) if isinstance(one, float) else one for one in node.args
+        )
 
 
 def _rounded_number(number: float, dtype: torch.dtype) -> float:

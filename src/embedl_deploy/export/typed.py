@@ -1,6 +1,6 @@
 """From a lowered model in float32 to one of another type: constants, and casts at the seams."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -31,33 +31,41 @@ def give_types(model: fx.GraphModule, dtype: torch.dtype, kept: Collection[str])
         kept: Names of nodes; with `placeholder` and `output` nodes among them the file's inputs and
             outputs stay float32.
     """
-    modules = dict(model.named_modules(remove_duplicate=False))
-    nodes = list(model.graph.nodes)
-    pairs = {
-        node for node in nodes if isinstance(modules.get(str(node.target)), QuantizeDequantize)
-    }
-    single = {node for node in nodes if node.name in kept and node not in pairs}
+    pairs = _pairs(model)
+    single = {node for node in model.graph.nodes if node.name in kept and node not in pairs}
     pairs |= _twins(model, pairs, single)
-    modules = dict(model.named_modules(remove_duplicate=False))
-    nodes = list(model.graph.nodes)
     single |= {
         node for node in pairs if node.name in kept or all(user in single for user in node.users)
     }
-    for node in nodes:
-        own = torch.float32 if node in single else dtype
+    types = {node: torch.float32 if node in single else dtype for node in model.graph.nodes}
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for node, own in types.items():
         if node in pairs:
             (source,) = node.all_input_nodes
-            _type_pair(modules[str(node.target)], torch.float32 if source in single else dtype, own)
-        elif node.op == "call_module":
-            _cast(modules[str(node.target)], own)
-            if f"{node.name}{SOFTMAX}" in kept:
-                _keep_softmax(modules[str(node.target)])
-        elif node.op == "get_attr":
-            owner, _, name = str(node.target).rpartition(".")
-            _cast_tensor(modules[owner], name, own)
+            _type_pair(modules[str(node.target)], types[source], own)
+        else:
+            _type_node(node, own, modules, kept)
         node.args, node.kwargs = _types((node.args, node.kwargs), own)
-    _insert_casts(model.graph, nodes, pairs, single, dtype)
+    _insert_casts(model.graph, types, pairs)
     model.recompile()
+
+
+def _pairs(model: fx.GraphModule) -> set[fx.Node]:
+    modules = dict(model.named_modules(remove_duplicate=False))
+    nodes = model.graph.nodes
+    return {node for node in nodes if isinstance(modules.get(str(node.target)), QuantizeDequantize)}
+
+
+def _type_node(
+    node: fx.Node, dtype: torch.dtype, modules: Mapping[str, nn.Module], kept: Collection[str]
+) -> None:
+    if node.op == "call_module":
+        _cast(modules[str(node.target)], dtype)
+        if f"{node.name}{SOFTMAX}" in kept:
+            _keep_softmax(modules[str(node.target)])
+    elif node.op == "get_attr":
+        owner, _, name = str(node.target).rpartition(".")
+        _cast_tensor(modules[owner], name, dtype)
 
 
 def _twins(
@@ -85,24 +93,18 @@ def _twins(
 
 
 def _insert_casts(
-    graph: fx.Graph,
-    nodes: list[fx.Node],
-    pairs: Collection[fx.Node],
-    single: Collection[fx.Node],
-    dtype: torch.dtype,
+    graph: fx.Graph, types: Mapping[fx.Node, torch.dtype], pairs: Collection[fx.Node]
 ) -> None:
     """Where a value of one type meets a node of the other; one cast for all of a kind."""
-    for node in nodes:
-        other = [user for user in node.users if user not in pairs]
-        other = [user for user in other if (user in single) != (node in single)]
+    for node, own in types.items():
+        other = [user for user in node.users if user not in pairs and types[user] != own]
         if not other:
             continue
         after = node.next
         while after.op == "placeholder":
             after = after.next
         with graph.inserting_before(after):
-            wanted = dtype if node in single else torch.float32
-            cast = graph.call_function(to_type, (node, wanted))
+            cast = graph.call_function(to_type, (node, types[other[0]]))
         for user in other:
             user.replace_input_with(node, cast)
 

@@ -181,29 +181,36 @@ def _bind(
     Raises:
         CaptureError: Too many, too few or unknown inputs.
     """
-    nodes = [node for node in graph.graph.nodes if node.op == "placeholder"]
-    if nodes and str(nodes[-1].target).startswith("*") and len(args) >= len(nodes):
-        args = (*args[: len(nodes) - 1], args[len(nodes) - 1 :])
-    if len(args) > len(nodes):
-        message = f"the model takes {len(nodes)} inputs, {len(args)} example inputs were given"
+    named = {str(node.target): node for node in graph.graph.nodes if node.op == "placeholder"}
+    args = _with_rest(list(named), args)
+    _check_given(list(named), len(args), kwargs)
+    values = dict(zip(named.values(), args, strict=False))
+    values |= {named[key]: value for key, value in kwargs.items()}
+    return {node: values[node] if node in values else _default(node) for node in named.values()}
+
+
+def _with_rest(names: list[str], args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """`args` where the model's `*args` is one of them."""
+    if not names or not names[-1].startswith("*") or len(args) < len(names):
+        return args
+    return (*args[: len(names) - 1], args[len(names) - 1 :])
+
+
+def _check_given(names: list[str], by_position: int, kwargs: Mapping[str, Any]) -> None:
+    if by_position > len(names):
+        message = f"the model takes {len(names)} inputs, {by_position} example inputs were given"
         raise CaptureError(message)
-    named = {str(node.target): node for node in nodes}
-    twice = [str(node.target) for node in nodes[: len(args)] if node.target in kwargs]
-    if twice:
+    if twice := [name for name in names[:by_position] if name in kwargs]:
         raise CaptureError(f"the input {twice[0]!r} is given by position and by name")
-    if unknown := sorted(set(kwargs) - set(named)):
-        message = f"the model has no input {unknown[0]!r}; it has {sorted(named)}"
-        raise CaptureError(message)
-    values = dict(zip(nodes, args, strict=False)) | {named[key]: kwargs[key] for key in kwargs}
-    for node in nodes:
-        if node in values:
-            continue
-        if not node.args:
-            every = ", ".join(str(one.target) for one in nodes)
-            message = (
-                f"no example was given for the model's input '{node.target}'; "
-                f"give one for each of its inputs ({every}), or none at all"
-            )
-            raise CaptureError(message)
-        values[node] = node.args[0]
-    return values
+    if unknown := sorted(kwargs.keys() - set(names)):
+        raise CaptureError(f"the model has no input {unknown[0]!r}; it has {sorted(names)}")
+
+
+def _default(node: fx.Node) -> Any:
+    if node.args:
+        return node.args[0]
+    every = ", ".join(str(one.target) for one in node.graph.nodes if one.op == "placeholder")
+    raise CaptureError(
+        f"no example was given for the model's input '{node.target}'; "
+        f"give one for each of its inputs ({every}), or none at all"
+    )

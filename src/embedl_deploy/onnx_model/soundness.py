@@ -1,6 +1,6 @@
 """What makes a graph one at all: names used once, values made before they are used."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def put_in_order(graph: "GraphProto", outer: frozenset[str] = frozenset()) -> None:
-    """Hold that a graph, and those inside it, are sound; nodes that are out of order are sorted.
+    """Raise unless a graph, and those inside it, are sound; sort nodes that are out of order.
 
     Args:
         graph: Is changed where nodes stand before those that they read.
@@ -20,35 +20,48 @@ def put_in_order(graph: "GraphProto", outer: frozenset[str] = frozenset()) -> No
     Raises:
         CheckError: A name has two values, a value is made nowhere, or there is a cycle.
     """
-    _hold_text(graph)
+    _check_text(graph)
     makers = _makers(graph)
-    constants = {one.name for one in graph.initializer}
-    constants.update(one.values.name for one in graph.sparse_initializer)
+    _check_once(graph, makers)
+    visible = outer.union(makers, _constants(graph), (one.name for one in graph.input))
+    reads = [_reads(node) for node in graph.node]
+    _check_made(graph, reads, visible)
+    before = [[makers[name] for name in names if name in makers] for names in reads]
+    if any(maker >= index for index, found in enumerate(before) for maker in found):
+        _sort(graph, before)
+    for node in graph.node:
+        for inner in subgraphs(node):
+            put_in_order(inner, visible)
+
+
+def _constants(graph: "GraphProto") -> list[str]:
+    dense = [one.name for one in graph.initializer]
+    return [*dense, *(one.values.name for one in graph.sparse_initializer)]
+
+
+def _check_once(graph: "GraphProto", makers: Container[str]) -> None:
+    """Raise where an input or a constant has the name of another value."""
     entries = [one.name for one in graph.input]
-    clash = next((name for name in (*constants, *entries) if name in makers), None)
+    clash = next((name for name in (*_constants(graph), *entries) if name in makers), None)
     clash = clash or _twice(entries) or _twice([one.name for one in graph.initializer])
     if clash is not None:
         raise CheckError(f"two values have the name '{clash}'; give each value a name of its own")
-    known = outer | constants | set(entries)
-    reads = [_reads(node) for node in graph.node]
+
+
+def _check_made(
+    graph: "GraphProto", reads: Sequence[Iterable[str]], visible: Container[str]
+) -> None:
+    """Raise where a node reads, or the graph gives, what nothing makes."""
     for node, names in zip(graph.node, reads, strict=True):
-        lost = next((name for name in names if name not in makers and name not in known), None)
+        lost = next((name for name in names if name not in visible), None)
         if lost is not None:
             raise CheckError(f"{title(node)} reads '{lost}', which nothing makes")
-    lost = next((one.name for one in graph.output if one.name not in {*makers, *known}), None)
+    lost = next((one.name for one in graph.output if one.name not in visible), None)
     if lost is not None:
         raise CheckError(f"the output '{lost}' of the graph is made by no node")
-    before = [[makers[name] for name in names if name in makers] for names in reads]
-    if any(maker >= index for index, makers_ in enumerate(before) for maker in makers_):
-        _sort(graph, before)
-    inner = [one for node in graph.node for one in subgraphs(node)]
-    if inner:
-        known_inside = known | set(makers)
-        for one in inner:
-            put_in_order(one, known_inside)
 
 
-def _hold_text(graph: "GraphProto") -> None:
+def _check_text(graph: "GraphProto") -> None:
     """Protobuf gives text that is not UTF-8 as bytes."""
     ends = (one.name for one in (*graph.input, *graph.output, *graph.initializer))
     texts = (

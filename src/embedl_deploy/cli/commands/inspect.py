@@ -1,5 +1,7 @@
 """`embedl-deploy inspect`: a dry run."""
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -52,37 +54,60 @@ def inspect(
     if no_example and shape is not None:
         raise typer.BadParameter("--no-example and --shape contradict each other")
     with answering(as_json=as_json, debug=debug) as answer:
-        with Steps() as steps:
-            with steps.step("Loading"):
-                source = load_model(model, weights=weights)
-            usual = None if no_example else example_shape(model, source)
-            inputs = example(shape or usual, batch)
-            with steps.step("Transforming"):
-                result = transform(source, inputs, patterns=patterns.patterns, copy=False)
-                summary = summarize(result)
-                tensors, stubbed = _quantized(result.model)
+        seen = _inspected(model, weights, patterns, shape, batch, no_example=no_example)
         answer.values = {
             "model": model,
             "weights": None if weights is None else str(weights),
-            "input_shape": None if inputs is None else list(inputs[0].shape),
+            "input_shape": None if seen.shape is None else list(seen.shape),
             "patterns": patterns.value,
-            "quantized_tensors": tensors,
-            "quantized_weights": stubbed,
-            **summary.as_dict(),
+            "quantized_tensors": seen.tensors,
+            "quantized_weights": seen.weights,
+            **seen.summary.as_dict(),
         }
         head = (
             ("Model", origin(model, weights)),
-            ("Input", str(Shape(inputs[0].shape)) if inputs else _NO_EXAMPLE),
+            ("Input", _NO_EXAMPLE if seen.shape is None else str(seen.shape)),
             ("Patterns", patterns.value),
         )
-        tables = summary_tables(summary, every=every)
-        tail = figures_table(_tail(summary, tensors, stubbed))
+        tables = summary_tables(seen.summary, every=every)
+        tail = figures_table((("In all", _in_all(seen)), ("Coverage", _coverage(seen.summary))))
         answer.tables = [figures_table(head), *tables, Text(), tail]
 
 
-def _tail(summary: Summary, tensors: int, weights: int) -> tuple[tuple[str, str], ...]:
-    covered = str(summary.coverage or "not known without an example input")
-    return ("In all", _in_all(summary, tensors, weights)), ("Coverage", covered)
+@dataclass(frozen=True)
+class _Inspected:
+    """What would come out; `tensors` and `weights` are how many would be quantized."""
+
+    shape: Shape | None
+    summary: Summary
+    tensors: int
+    weights: int
+
+
+def _inspected(
+    model: str,
+    weights: Path | None,
+    patterns: PatternChoice,
+    shape: Shape | None,
+    batch: int,
+    *,
+    no_example: bool,
+) -> _Inspected:
+    with Steps() as steps:
+        with steps.step("Loading"):
+            source = load_model(model, weights=weights)
+        usual = None if no_example else example_shape(model, source)
+        inputs = example(shape or usual, batch)
+        with steps.step("Transforming"):
+            result = transform(source, inputs, patterns=patterns.patterns, copy=False)
+            summary = summarize(result)
+            tensors, stubbed = _quantized(result.model)
+    given = None if inputs is None else Shape(inputs[0].shape)
+    return _Inspected(given, summary, tensors, stubbed)
+
+
+def _coverage(summary: Summary) -> str:
+    return str(summary.coverage or "not known without an example input")
 
 
 def _quantized(model: fx.GraphModule) -> tuple[int, int]:
@@ -93,12 +118,12 @@ def _quantized(model: fx.GraphModule) -> tuple[int, int]:
         return 0, 0
 
 
-def _in_all(summary: Summary, tensors: int, weights: int) -> str:
-    left = summary.weighted
-    covered = summary.coverage
+def _in_all(seen: _Inspected) -> str:
+    left = seen.summary.weighted
+    covered = seen.summary.coverage
     arithmetic = "" if covered is None else f" ({covered.share:.1%} of the arithmetic)"
     outside = f"{left} operations with weights are in none" if left else "all weights are in them"
     return (
-        f"{len(summary.fusions)} fused modules{arithmetic}, {outside}; quantization would put "
-        f"{tensors} tensors and {weights} weights into INT8"
+        f"{len(seen.summary.fusions)} fused modules{arithmetic}, {outside}; quantization would put "
+        f"{seen.tensors} tensors and {seen.weights} weights into INT8"
     )

@@ -9,10 +9,10 @@ import typer
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from embedl_deploy.cli.commands.prepare import Order, prepared
-from embedl_deploy.cli.data import Batches, first_batches
+from embedl_deploy.cli.commands.prepare import Order, Prepared, prepared
+from embedl_deploy.cli.data import first_batches
 from embedl_deploy.cli.options import RecipeChoice
-from embedl_deploy.cli.output import StepProgress, Steps
+from embedl_deploy.cli.output import Steps
 from embedl_deploy.errors import VerificationError
 from embedl_deploy.export import Parity, export_onnx, verify_onnx
 from embedl_deploy.export.files import written_beside
@@ -147,38 +147,23 @@ def travel(job: Job, steps: Steps) -> Deployed:
     """
     with written_beside(job.output) as draft:
         made = prepared(job, steps, job.batch)
-        model, examples = made.model, made.examples
         with steps.step("Exporting"):
-            export_onnx(
-                model,
-                examples,
-                draft,
-                precision=job.precision.value,
-                keep_float32=job.keep_float32 or (),
-                float32_io=job.float32_io,
-                attention_op=job.attention_op,
-                opset=ATTENTION_OPSET if job.attention_op else None,
-                dynamic_batch=job.dynamic_batch,
-            )
-        parity = None
-        if not job.no_verify:
-            with steps.step("Verifying") as progress:
-                parity = _verify(job, draft, model, made.data, progress)
+            _export(job, made, draft)
+        parity = None if job.no_verify else _verify(job, made, draft, steps)
         with steps.step("Checking"):
             report = check_onnx(draft, keep_float32=job.kept)
             expected = explain_onnx(draft)
         file_bytes = sum(file.stat().st_size for file in draft.parent.iterdir())
-    tensors, weights = quantizers(model)
+    tensors, weights = quantizers(made.model)
+    shaped = (one for one in pytree.tree_leaves(made.examples) if isinstance(one, Tensor))
     return Deployed(
         job=job,
         summary=summarize(made.result),
-        input_shapes=tuple(
-            tuple(one.shape) for one in pytree.tree_leaves(examples) if isinstance(one, Tensor)
-        ),
+        input_shapes=tuple(tuple(one.shape) for one in shaped),
         quantized_tensors=tensors,
         quantized_weights=weights,
         batches=made.batches,
-        steps_kept=_kept(job, model),
+        steps_kept=_kept(job, made.model),
         model_bytes=made.source_bytes,
         file_bytes=file_bytes,
         parity=parity,
@@ -193,14 +178,27 @@ def _kept(job: Job, model: fx.GraphModule) -> tuple[str, ...]:
     return tuple(step.name for step in recipe_report(model).steps if step.kept)
 
 
-def _verify(
-    job: Job, draft: Path, model: fx.GraphModule, data: Batches, progress: StepProgress
-) -> Parity:
-    some = first_batches(data, _VERIFIED_BATCHES)
-    parity = verify_onnx(draft, model, some, progress=progress)
-    if parity.only_ties:
-        return parity
-    raise VerificationError(
-        f"'{job.output}' was not written: it does not compute what was simulated ({parity}); "
-        "--no-verify writes it all the same"
+def _export(job: Job, made: Prepared, draft: Path) -> None:
+    export_onnx(
+        made.model,
+        made.examples,
+        draft,
+        precision=job.precision.value,
+        keep_float32=job.keep_float32 or (),
+        float32_io=job.float32_io,
+        attention_op=job.attention_op,
+        opset=ATTENTION_OPSET if job.attention_op else None,
+        dynamic_batch=job.dynamic_batch,
     )
+
+
+def _verify(job: Job, made: Prepared, draft: Path, steps: Steps) -> Parity:
+    some = first_batches(made.data, _VERIFIED_BATCHES)
+    with steps.step("Verifying") as progress:
+        parity = verify_onnx(draft, made.model, some, progress=progress)
+        if parity.only_ties:
+            return parity
+        raise VerificationError(
+            f"'{job.output}' was not written: it does not compute what was simulated ({parity}); "
+            "--no-verify writes it all the same"
+        )

@@ -36,24 +36,27 @@ def function(channels: Channels, node: fx.Node) -> Value:
         return next((one for one in values if isinstance(one, str)), "it follows from nothing")
     if name in PASSING or (name == "to" and _stays_float(node)):
         return channels.of(node.all_input_nodes[0])
-    if name in SUMS:
-        return channels.added(node, *(channels.of(one) for one in node.args))
-    if name in PRODUCTS:
-        return _product(channels, node)
-    if name in REDUCTIONS:
-        return _reduced(channels, node)
-    if name in RESAMPLINGS:
-        rank = channels.rank(node)
-        return channels.stopped(node) if rank is None else spatial(channels, node, rank - 2)
-    if copied_inputs(node, channels.modules):
-        return copied(channels, node)
-    return channels.stopped(node)
+    return next((rule for names, rule in _RULES if name in names), _other)(channels, node)
 
 
 def _stays_float(cast_node: fx.Node) -> bool:
     """Whether a cast is to a floating-point type: one to integers rounds."""
     types = [one for one in cast_node.args if isinstance(one, torch.dtype)]
     return bool(types) and all(one.is_floating_point for one in types)
+
+
+def _added(channels: Channels, node: fx.Node) -> Value:
+    return channels.added(node, *(channels.of(one) for one in node.args))
+
+
+def _resampled(channels: Channels, node: fx.Node) -> Value:
+    rank = channels.rank(node)
+    return channels.stopped(node) if rank is None else spatial(channels, node, rank - 2)
+
+
+def _other(channels: Channels, node: fx.Node) -> Value:
+    known = copied_inputs(node, channels.modules)
+    return copied(channels, node) if known else channels.stopped(node)
 
 
 def spatial(channels: Channels, node: fx.Node, dimensions: int) -> Value:
@@ -126,3 +129,12 @@ def copied(channels: Channels, node: fx.Node, module: nn.Module | None = None) -
 def _spread(labels: Value, shape: Sequence[int]) -> Tensor:
     fixed = torch.tensor(float(FIXED), dtype=torch.float64)
     return (labels if isinstance(labels, Tensor) else fixed).expand(*shape)
+
+
+_RULES = (
+    (SUMS, _added),
+    (PRODUCTS, _product),
+    (REDUCTIONS, _reduced),
+    (RESAMPLINGS, _resampled),
+)
+"""By name of the operation; where two have it, the first counts."""
