@@ -129,8 +129,9 @@ def test_the_gradient_is_that_of_the_clamp() -> None:
     torch.testing.assert_close(values.grad, slope, rtol=0, atol=1e-6)
 
 
-def test_the_gradient_of_a_weight_reaches_all_channels() -> None:
-    weight = torch.randn(4, 3, 2, 2).requires_grad_()
+def test_the_gradient_of_a_weight_reaches_the_largest_of_each_channel() -> None:
+    """`largest / (largest / 127)` is beyond 127 in float32 for one in seven."""
+    weight = torch.randn(1000, 3, 2, 2).requires_grad_()
     WeightFakeQuantize(TensorQuantConfig(), weight)(weight).sum().backward()
     torch.testing.assert_close(weight.grad, torch.ones_like(weight))
 

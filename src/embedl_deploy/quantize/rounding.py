@@ -12,6 +12,9 @@ from torch import Tensor
 
 _FLOAT8 = torch.float8_e4m3fn
 
+_ROUNDED_UP = 1 + 2.0**-22
+"""By how much `largest / (largest / highest)` can be beyond `highest` in float32."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -31,6 +34,10 @@ class Grid:
     def symmetric(self) -> "Grid":
         """Those of them whose negatives are there too."""
         return Grid(-self.highest, self.highest, self.float8)
+
+    def clamp(self, steps: Tensor) -> Tensor:
+        """Steps clamped to the range, where a quotient that was rounded up is not outside yet."""
+        return steps.clamp(self.lowest * _ROUNDED_UP, self.highest * _ROUNDED_UP)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -77,7 +84,7 @@ class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, scale: Tensor, grid: Grid, sharing: int) -> Tensor:
         steps = in_steps(tensor, scale)
-        clamped = steps.clamp(grid.lowest, grid.highest)
+        clamped = grid.clamp(steps)
         ctx.grid, ctx.sharing = grid, sharing
         learned = ctx.needs_input_grad[1]
         ctx.save_for_backward(*((tensor, scale) if learned else (clamped == steps,)))
@@ -90,7 +97,7 @@ class _FakeQuantize(torch.autograd.Function):
             return gradient * saved[0], None, None, None
         tensor, scale = saved
         steps = in_steps(tensor, scale)
-        clamped = steps.clamp(grid.lowest, grid.highest)
+        clamped = grid.clamp(steps)
         inside = clamped == steps
         errors = grid.round(clamped).sub_(clamped.mul_(inside))
         summed = errors.mul_(gradient).sum_to_size(scale.shape)
