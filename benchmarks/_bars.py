@@ -1,19 +1,43 @@
 """What the benchmarks share: a figure with its bar, tables of them, and fresh processes."""
 
+import argparse
 import gc
 import json
+import math
 import multiprocessing
 import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+
+
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """The options that all benchmarks have."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here too")
+    parser.add_argument("--full", action="store_true", help="all sizes and runs, however long")
+    return parser
+
+
+def rounds(most: int, seconds: float) -> Iterator[int]:
+    """Count to `most`, but begin none after so many seconds; the first is always done."""
+    end = time.monotonic() + seconds
+    for index in range(most):
+        if index and time.monotonic() > end:
+            return
+        yield index
+
+
+def within(seconds: float, *, full: bool) -> float:
+    """The time for runs: what is given, or any with `--full`."""
+    return math.inf if full else seconds
 
 
 @dataclass(frozen=True)
@@ -56,6 +80,7 @@ def show(title: str, figures: Sequence[Figure]) -> None:
     for row in rows:
         cells = zip(row, widths, strict=True)
         print("  ".join(cell.ljust(width) for cell, width in cells).rstrip())
+    sys.stdout.flush()
 
 
 def finish(figures: Sequence[Figure], path: Path | None) -> int:
@@ -71,8 +96,8 @@ def finish(figures: Sequence[Figure], path: Path | None) -> int:
 
 
 def say(text: str) -> None:
-    """Tell on stderr what is being measured."""
-    print(f"… {text}", file=sys.stderr, flush=True)
+    """Tell what is being measured, at once."""
+    print(f"… {text}", flush=True)
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,25 @@
 Run it on a machine with nothing else to do: python benchmarks/calibration.py
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
-from _bars import Figure, finish, in_fresh_process, median, resident, say, show, spread, timed
+from _bars import (
+    Figure,
+    finish,
+    in_fresh_process,
+    median,
+    parser_of,
+    resident,
+    rounds,
+    say,
+    show,
+    spread,
+    timed,
+    within,
+)
 from torch import Tensor, fx
 
 from embedl_deploy import transform
@@ -50,28 +61,29 @@ _SHAPE = (3, 224, 224)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and write; gives 1 where a bar is missed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here too")
+    parser = parser_of(__doc__)
     parser.add_argument("--models", nargs="+", default=MODELS, help="models of torchvision")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each (default: 5)")
-    parser.add_argument("--batches", type=int, default=3, help="batches in a run (default: 3)")
+    parser.add_argument("--batches", type=int, default=2, help="batches in a run (default: 2)")
     parser.add_argument("--batch-size", type=int, default=4)
     options = parser.parse_args(arguments)
-    figures = []
+    figures: list[Figure] = []
+    sizes = (options.rounds, options.batches, options.batch_size)
     for name in options.models:
         say(f"{name}, calibration beside the plain forward")
-        sizes = (options.rounds, options.batches, options.batch_size)
-        figures += in_fresh_process(throughput, name, *sizes)
-    show("Throughput of calibration, plain forward of the fused model = 1", figures)
+        found = in_fresh_process(throughput, name, *sizes, within(10, full=options.full))
+        show("Throughput of calibration, plain forward of the fused model = 1", found)
+        figures += found
     grown = []
+    batches = 30 if options.full else 12
     for observer in OBSERVERS:
         say(f"{MEMORY_MODEL}, memory with {observer}")
-        grown.append(in_fresh_process(growth, observer, 30, options.batch_size))
+        grown.append(in_fresh_process(growth, observer, batches, options.batch_size))
     show(f"Memory that {MEMORY_MODEL} gathers while it is calibrated", grown)
     return finish([*figures, *grown], options.json)
 
 
-def throughput(name: str, rounds: int, batches: int, batch_size: int) -> list[Figure]:
+def throughput(name: str, most: int, batches: int, batch_size: int, seconds: float) -> list[Figure]:
     """How many samples a second, over those of the plain forward, by observer."""
     fused, data = _fused(name), list(_data(batches, batch_size))
     models = {observer: _with_stubs(fused, observer) for observer in OBSERVERS}
@@ -80,7 +92,7 @@ def throughput(name: str, rounds: int, batches: int, batch_size: int) -> list[Fi
         calibrate(model, data[:1])
     plain: list[float] = []
     taken: dict[str, list[float]] = {observer: [] for observer in OBSERVERS}
-    for _ in range(rounds):  # interleaved, so that a slow minute of the machine slows all
+    for _ in rounds(most, seconds):  # interleaved, so that a slow minute of the machine slows all
         plain.append(timed(lambda: _forward(fused, data)).wall)
         for observer, model in models.items():
             taken[observer].append(timed(partial(calibrate, model, data)).wall)

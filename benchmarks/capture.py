@@ -3,15 +3,25 @@
 Run it on a machine with nothing else to do: python benchmarks/capture.py
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from _bars import Figure, finish, in_fresh_process, median, say, show, spread, timed
+from _bars import (
+    Figure,
+    finish,
+    in_fresh_process,
+    median,
+    parser_of,
+    rounds,
+    say,
+    show,
+    spread,
+    timed,
+    within,
+)
 from _chains import Functional
 from torch import fx, nn
 
@@ -32,19 +42,21 @@ _ANY_BATCH = ({0: torch.export.Dim.AUTO},)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and write; gives 1 where a bar is missed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here too")
+    parser = parser_of(__doc__)
     parser.add_argument("--runs", type=int, default=5, help="runs of each model")
     options = parser.parse_args(arguments)
-    shares = [in_fresh_process(share, name, options.runs) for name in MODELS]
+    seconds = within(30, full=options.full)
     title = "Processor time of transform by export over that of torch.export for any batch size"
-    show(title, shares)
+    shares = []
+    for name in MODELS:
+        shares.append(in_fresh_process(share, name, options.runs, seconds))
+        show(title, shares[-1:])
     raising = in_fresh_process(raise_chains, SIZES)
     show("Processor time of raising an exported graph", raising)
     return finish([*shares, *raising], options.json)
 
 
-def share(name: str, runs: int) -> Figure:
+def share(name: str, runs: int, seconds: float) -> Figure:
     """How much longer `transform` takes than `torch.export` for a batch of any size."""
     say(f"{name} by torch.export and by transform")
     model, example = load_model(f"torchvision:{name}").eval(), torch.zeros(_EXAMPLE)
@@ -54,13 +66,14 @@ def share(name: str, runs: int) -> Figure:
         "transform": lambda: transform(model, (example,), method="export"),
     }
     taken: dict[str, list[float]] = {way: [] for way in ways}
-    for run in range(runs + 1):  # interleaved; the first run does not count
+    for function in ways.values():
+        function()
+    for _ in rounds(runs, seconds):  # interleaved
         for way, function in ways.items():
-            seconds = timed(function).processor
-            taken[way] += [seconds] if run else []
-    seconds = {way: median(each) for way, each in taken.items()}
-    details = ", ".join(f"{way} {value:.2f} s" for way, value in seconds.items())
-    return Figure(name, seconds["transform"] / seconds["export"], "×", RATIO, details=details)
+            taken[way].append(timed(function).processor)
+    medians = {way: median(each) for way, each in taken.items()}
+    details = ", ".join(f"{way} {value:.2f} s" for way, value in medians.items())
+    return Figure(name, medians["transform"] / medians["export"], "×", RATIO, details=details)
 
 
 def raise_chains(sizes: Sequence[int]) -> list[Figure]:

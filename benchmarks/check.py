@@ -3,7 +3,6 @@
 Run it on a machine with nothing else to do: python benchmarks/check.py
 """
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -17,11 +16,14 @@ from _bars import (
     finish,
     in_fresh_process,
     median,
+    parser_of,
     resident,
+    rounds,
     say,
     show,
     spread,
     timed,
+    within,
 )
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
@@ -41,15 +43,14 @@ _LINEAR_FROM = 10_000
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and write; gives 1 where a bar is missed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here too")
+    parser = parser_of(__doc__)
     parser.add_argument("--runs", type=int, default=5, help="runs of each size (default: 5)")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="nodes of a file")
     parser.add_argument("--gigabytes", type=float, default=2.0, help="size of the large file")
     options = parser.parse_args(arguments)
     figures = []
     for reads in (check_onnx, explain_onnx):
-        found = times(reads, options.sizes, options.runs)
+        found = times(reads, options.sizes, options.runs, within(10, full=options.full))
         name = reads.__name__
         show(f"{name} on chains of quantized convolutions and residual additions", found)
         figures.extend(found)
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return finish([*figures, *found], options.json)
 
 
-def times(reads: Reads, sizes: Sequence[int], runs: int) -> list[Figure]:
+def times(reads: Reads, sizes: Sequence[int], runs: int, seconds: float) -> list[Figure]:
     """Seconds by size, and microseconds per node at the most and the least."""
     found, each = [], []
     with tempfile.TemporaryDirectory() as folder:
@@ -66,7 +67,7 @@ def times(reads: Reads, sizes: Sequence[int], runs: int) -> list[Figure]:
             say(f"{size:,} nodes")
             path = Path(folder) / f"{size}.onnx"
             onnx.save(chain(size), path)
-            taken: list[Taken] = in_fresh_process(timed_runs, reads, path, runs)
+            taken: list[Taken] = in_fresh_process(timed_runs, reads, path, runs, seconds)
             wall = [one.wall for one in taken]
             processor = median([one.processor for one in taken])
             if size >= _LINEAR_FROM:
@@ -82,10 +83,10 @@ def times(reads: Reads, sizes: Sequence[int], runs: int) -> list[Figure]:
     return [*found, Figure(what, max(each) / min(each), "×", RATIO)]
 
 
-def timed_runs(reads: Reads, path: Path, runs: int) -> list[Taken]:
+def timed_runs(reads: Reads, path: Path, runs: int, seconds: float) -> list[Taken]:
     """How long each run takes, after one that does not count."""
     reads(path)
-    return [timed(lambda: reads(path)) for _ in range(runs)]
+    return [timed(lambda: reads(path)) for _ in rounds(runs, seconds)]
 
 
 def chain(size: int) -> ModelProto:

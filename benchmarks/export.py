@@ -3,7 +3,6 @@
 Run it on a machine with nothing else to do: python benchmarks/export.py
 """
 
-import argparse
 import sys
 import tempfile
 import warnings
@@ -12,7 +11,20 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from _bars import Figure, finish, in_fresh_process, median, resident, say, show, spread, timed
+from _bars import (
+    Figure,
+    finish,
+    in_fresh_process,
+    median,
+    parser_of,
+    resident,
+    rounds,
+    say,
+    show,
+    spread,
+    timed,
+    within,
+)
 from torch import fx
 
 from embedl_deploy import transform
@@ -26,21 +38,23 @@ _EXAMPLE = (torch.zeros(1, 3, 224, 224),)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and write; gives 1 where a bar is missed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here too")
+    parser = parser_of(__doc__)
     parser.add_argument("--model", default="resnet50", help="model of torchvision")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each (default: 3)")
     options = parser.parse_args(arguments)
     say(f"{options.model}, time")
-    figures = in_fresh_process(duration, options.model, options.rounds)
+    seconds = within(30, full=options.full)
+    figures = in_fresh_process(duration, options.model, options.rounds, seconds)
+    show(f"Export of {options.model}", figures)
     for precision in PRECISIONS:
         say(f"{options.model}, memory and size in {precision}")
-        figures += in_fresh_process(memory, options.model, precision)
-    show(f"Export of {options.model}", figures)
+        found = in_fresh_process(memory, options.model, precision)
+        show(f"Export of {options.model}", found)
+        figures += found
     return finish(figures, options.json)
 
 
-def duration(name: str, rounds: int) -> list[Figure]:
+def duration(name: str, most: int, seconds: float) -> list[Figure]:
     """Processor time of the export over that of `torch.onnx.export` of the float model."""
     source, model = load_model(f"torchvision:{name}").eval(), _quantized(name)
     plain: list[float] = []
@@ -50,7 +64,9 @@ def duration(name: str, rounds: int) -> list[Figure]:
         calls = {one: partial(export_onnx, model, _EXAMPLE, path, precision=one) for one in ours}
         export_plain = partial(_plain, source, path)
         export_plain()
-        for _ in range(rounds):  # interleaved, so that a slow minute of the machine slows all
+        for _ in rounds(
+            most, seconds
+        ):  # interleaved, so that a slow minute of the machine slows all
             plain.append(timed(export_plain).processor)
             for precision, call in calls.items():
                 ours[precision].append(timed(call).processor)

@@ -5,15 +5,25 @@ other programs do not lengthen. Run it on a machine with nothing else to do:
 python benchmarks/training.py
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from _bars import Figure, finish, in_fresh_process, median, say, show, spread, timed
+from _bars import (
+    Figure,
+    finish,
+    in_fresh_process,
+    median,
+    parser_of,
+    rounds,
+    say,
+    show,
+    spread,
+    timed,
+    within,
+)
 from torch import nn
 
 from embedl_deploy import transform
@@ -30,23 +40,25 @@ BARS = {"eager": 1.6, "compiled": 1.3}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and write; gives 1 where a bar is missed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here too")
+    parser = parser_of(__doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=[*MODELS])
-    parser.add_argument("--ways", nargs="+", choices=BARS, default=[*BARS])
+    parser.add_argument("--ways", nargs="+", choices=BARS, help="eager, or with --full both")
     parser.add_argument("--rounds", type=int, default=7, help="steps of each (default: 7)")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(arguments)
-    figures = []
-    for way in options.ways:
+    seconds = within(45, full=options.full)
+    figures: list[Figure] = []
+    for way in options.ways or (BARS if options.full else ["eager"]):
         for name in options.models:
             say(f"{name}, {way}")
-            figures += in_fresh_process(steps, name, way, options.rounds, options.device)
-    show("A training step, the source model's = 1", figures)
+            sizes = (options.rounds, seconds, options.device)
+            found = in_fresh_process(steps, name, way, *sizes)
+            show("A training step, the source model's = 1", found)
+            figures += found
     return finish(figures, options.json)
 
 
-def steps(name: str, way: str, rounds: int, device: str) -> list[Figure]:
+def steps(name: str, way: str, most: int, seconds: float, device: str) -> list[Figure]:
     """The time of a quantized model's step over that of the source model's, by kind of scales."""
     torch.set_num_threads(1)
     source = _source(name)
@@ -60,7 +72,7 @@ def steps(name: str, way: str, rounds: int, device: str) -> list[Figure]:
             step()
     shares: dict[str, list[float]] = {scale: [] for scale in SCALES}
     taken = []
-    for _ in range(rounds):  # interleaved, so that a slow minute of the machine slows all
+    for _ in rounds(most, seconds):  # interleaved, so that a slow minute of the machine slows all
         taken.append(_time(plain, device))
         for scale, step in quantized.items():
             shares[scale].append(_time(step, device) / taken[-1])

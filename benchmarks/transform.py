@@ -3,11 +3,9 @@
 Run it on a machine with nothing else to do: python benchmarks/transform.py
 """
 
-import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from _bars import (
@@ -16,11 +14,14 @@ from _bars import (
     finish,
     in_fresh_process,
     median,
+    parser_of,
     resident,
+    rounds,
     say,
     show,
     spread,
     timed,
+    within,
 )
 from _chains import CHAINS
 from torch import nn
@@ -31,7 +32,8 @@ from embedl_deploy.cli.torchvision_ops import import_torchvision
 from embedl_deploy.tensorrt import TENSORRT_PATTERNS
 
 SECONDS = {"resnet50": 0.5, "convnext_base": 1.5}
-SIZES = (1_000, 10_000, 100_000)
+SIZES = (1_000, 10_000)
+FULL_SIZES = (*SIZES, 100_000)
 RATIO = 1.3
 MEMORY_MODEL = "convnext_base"
 ALLOWANCE = 200.0
@@ -41,8 +43,7 @@ _EXAMPLE = (1, 3, 224, 224)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and write; gives 1 where a bar is missed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here too")
+    parser = parser_of(__doc__)
     parser.add_argument("--runs", type=int, default=7, help="runs of each model (default: 7)")
     parser.add_argument(
         "--rounds", type=int, default=3, help="runs of each chain, interleaved (default: 3)"
@@ -50,15 +51,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--chains", nargs="+", choices=CHAINS, default=tuple(CHAINS), help="which chains"
     )
-    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="operators in a chain")
+    parser.add_argument("--sizes", type=int, nargs="+", help="operators in a chain")
     parser.add_argument("--only", choices=("time", "linearity", "memory"), help="measure only this")
     options = parser.parse_args(arguments)
+    sizes = options.sizes or (FULL_SIZES if options.full else SIZES)
+    seconds = within(10, full=options.full)
     figures: list[Figure] = []
     if options.only in {None, "time"}:
-        figures += _shown("Seconds of transform(model, (x,))", times(options.runs))
+        figures += times(options.runs, seconds)
     if options.only in {None, "linearity"}:
-        title = "Processor time per operator of transform(model, patterns=TENSORRT_PATTERNS)"
-        figures += _shown(title, linearity(options.chains, options.sizes, options.rounds))
+        figures += linearity(options.chains, sizes, options.rounds, seconds)
     if options.only in {None, "memory"}:
         title = f"Peak memory of transform({MEMORY_MODEL}, (x,)) above that before the model"
         figures += _shown(title, memory())
@@ -73,15 +75,16 @@ def _shown(title: str, figures: list[Figure]) -> list[Figure]:
 # --- time --------------------------------------------------------------------------------------
 
 
-def times(runs: int) -> list[Figure]:
+def times(runs: int, seconds: float) -> list[Figure]:
     """Medians of every model, warm and cold."""
     found = []
     for name, bar in SECONDS.items():
         say(f"{name}, warm and cold")
-        warm = in_fresh_process(warm_runs, name, runs)
-        cold = [in_fresh_process(cold_run, name) for _ in range(max(1, runs // 2))]
-        found.append(_time(f"{name}, warm", bar, warm))
-        found.append(_time(f"{name}, first in its process", bar, cold))
+        warm = in_fresh_process(warm_runs, name, runs, seconds)
+        cold = [in_fresh_process(cold_run, name) for _ in rounds(max(1, runs // 2), seconds)]
+        figures = [_time(f"{name}, warm", bar, warm)]
+        figures.append(_time(f"{name}, first in its process", bar, cold))
+        found += _shown("Seconds of transform(model, (x,))", figures)
     return found
 
 
@@ -92,11 +95,11 @@ def _time(what: str, bar: float, runs: Sequence[Taken]) -> Figure:
     return Figure(what, median(wall), "s", bar, details=details)
 
 
-def warm_runs(name: str, runs: int) -> list[Taken]:
+def warm_runs(name: str, runs: int, seconds: float) -> list[Taken]:
     """How long each of several runs takes, after one that does not count."""
     model, example = load_model(f"torchvision:{name}"), torch.zeros(_EXAMPLE)
     transform(model, (example,))
-    return [timed(lambda: transform(model, (example,))) for _ in range(runs)]
+    return [timed(lambda: transform(model, (example,))) for _ in rounds(runs, seconds)]
 
 
 def cold_run(name: str) -> Taken:
@@ -108,27 +111,35 @@ def cold_run(name: str) -> Taken:
 # --- linearity ---------------------------------------------------------------------------------
 
 
-def linearity(chains: Sequence[str], sizes: Sequence[int], rounds: int) -> list[Figure]:
+def linearity(
+    chains: Sequence[str], sizes: Sequence[int], runs: int, seconds: float
+) -> list[Figure]:
     """Microseconds per operator by size, and the ratio of the most to the least."""
-    return [figure for kind in chains for figure in in_fresh_process(_chain, kind, sizes, rounds)]
+    title = "Processor time per operator of transform(model, patterns=TENSORRT_PATTERNS)"
+    found = []
+    for kind in chains:
+        found += _shown(title, in_fresh_process(_chain, kind, sizes, runs, seconds))
+    return found
 
 
-def _chain(kind: str, sizes: Sequence[int], rounds: int) -> list[Figure]:
+def _chain(kind: str, sizes: Sequence[int], runs: int, seconds: float) -> list[Figure]:
     say(f"chain '{kind}' of {', '.join(f'{size:,}' for size in sizes)} operators")
     models = {size: CHAINS[kind](size).eval() for size in sizes}
     nodes = {size: _operators(model) for size, model in models.items()}
     _once(models[min(sizes)])
     taken: dict[int, list[float]] = defaultdict(list)
-    for _ in range(rounds):  # interleaved, so that a slow minute of the machine slows all sizes
+    for _ in rounds(
+        runs, seconds
+    ):  # interleaved, so that a slow minute of the machine slows all sizes
         for size, model in models.items():
             for _ in range(_repeats(size, max(sizes))):
                 taken[size].append(_once(model) / nodes[size] * 1e6)
     figures = [
-        Figure(f"{kind}, {nodes[size]:,} operators", median(runs), "µs", details=spread(runs))
-        for size, runs in taken.items()
+        Figure(f"{kind}, {nodes[size]:,} operators", median(each), "µs", details=spread(each))
+        for size, each in taken.items()
     ]
-    each = [figure.value for figure in figures]
-    return [*figures, Figure(f"{kind}, most / least", max(each) / min(each), "×", RATIO)]
+    values = [figure.value for figure in figures]
+    return [*figures, Figure(f"{kind}, most / least", max(values) / min(values), "×", RATIO)]
 
 
 def _repeats(size: int, largest: int) -> int:
