@@ -35,10 +35,6 @@ class Grid:
         """Those of them whose negatives are there too."""
         return Grid(-self.highest, self.highest, self.float8)
 
-    def clamp(self, steps: Tensor) -> Tensor:
-        """Steps clamped to the range, where a quotient that was rounded up is not outside yet."""
-        return steps.clamp(self.lowest * _ROUNDED_UP, self.highest * _ROUNDED_UP)
-
     @property
     def dtype(self) -> torch.dtype:
         """What they are stored as."""
@@ -84,7 +80,7 @@ class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, scale: Tensor, grid: Grid, sharing: int) -> Tensor:
         steps = in_steps(tensor, scale)
-        clamped = grid.clamp(steps)
+        clamped = _clamped(steps, grid)
         ctx.grid, ctx.sharing = grid, sharing
         learned = ctx.needs_input_grad[1]
         ctx.save_for_backward(*((tensor, scale) if learned else (clamped == steps,)))
@@ -97,12 +93,17 @@ class _FakeQuantize(torch.autograd.Function):
             return gradient * saved[0], None, None, None
         tensor, scale = saved
         steps = in_steps(tensor, scale)
-        clamped = grid.clamp(steps)
+        clamped = _clamped(steps, grid)
         inside = clamped == steps
         errors = grid.round(clamped).sub_(clamped.mul_(inside))
         summed = errors.mul_(gradient).sum_to_size(scale.shape)
         factor = (ctx.sharing * grid.highest) ** -0.5
         return gradient * inside, summed.to(scale.dtype) * factor, None, None
+
+
+def _clamped(steps: Tensor, grid: Grid) -> Tensor:
+    """Steps in the range, to which one belongs that is beyond it by rounding alone."""
+    return steps.clamp(grid.lowest * _ROUNDED_UP, grid.highest * _ROUNDED_UP)
 
 
 def _multiples(steps: Tensor, scale: Tensor, grid: Grid) -> Tensor:
