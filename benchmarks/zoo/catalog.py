@@ -4,7 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.zoo import timm_models, torchvision_models, transformers_models
+from benchmarks.zoo import (
+    timm_models,
+    torchvision_models,
+    transformers_models,
+    ultralytics_models,
+)
 from benchmarks.zoo.entry import Built, Entry
 
 
@@ -19,6 +24,7 @@ SOURCES = {
     "transformers": Source(transformers_models.entries, transformers_models.build),
     "timm": Source(timm_models.entries, timm_models.build),
     "torchvision": Source(torchvision_models.entries, torchvision_models.build),
+    "ultralytics": Source(ultralytics_models.entries, ultralytics_models.build),
 }
 
 

@@ -10,20 +10,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from embedl_deploy.graph import nodes
 from embedl_deploy.graph.aliases import Aliases
 from embedl_deploy.graph.constants import Constants
 from embedl_deploy.graph.facts import Facts
 from embedl_deploy.graph.items import item_steps
+from embedl_deploy.graph.known import NUMBERS
 from embedl_deploy.graph.ops import TABLE
 from embedl_deploy.graph.paths import Paths, graph_module, join
 from embedl_deploy.graph.proxies import is_rank
 from embedl_deploy.graph.rows import FunctionRow, ModuleRow, Row
 from embedl_deploy.graph.shapes import shape
 from embedl_deploy.graph.tracer import is_hooked, plain_base
-from embedl_deploy.graph.writes import without_write
+from embedl_deploy.graph.writes import called, without_write
 
 _WRITE_NOTHING = frozenset({"torch", "_operator", "builtins", "math"})
 """Packages whose functions, in the forms that the canonical graph has, write to no argument."""
@@ -68,7 +69,7 @@ class _Writer:
         self.current: dict[fx.Node, Any] = {}
         self.items: dict[tuple[Any, ...], fx.Node] = {}
         self.facts = Facts(self.objects)
-        self.constants = Constants(self.objects)
+        self.constants = Constants(self.objects, training=root.training)
         self.aliases = Aliases(root, traced)
         called, read = (
             {str(node.target) for node in traced.nodes if node.op == op}
@@ -148,6 +149,17 @@ class _Writer:
             self._written(node, next(iter(vars(bound).values())), written)
         return written
 
+    def _item_of(self, node: fx.Node) -> Any:
+        """What `item()` gives, where it is known."""
+        value = fx.map_arg(node.args[0], self.current.__getitem__)
+        number = self._number(value)
+        return None if number is value else number
+
+    def _number(self, value: Any) -> Any:
+        """The number in place of a constant of one value."""
+        known = self.constants.number(value)
+        return known.item() if isinstance(known, Tensor) and known.numel() == 1 else value
+
     def _write_item(self, node: fx.Node) -> Any:
         """Write an index, one item for each dimension: `x[:, 1:, 0]` as `x[:, 1:][:, :, 0]`."""
         source, index = node.args
@@ -177,6 +189,8 @@ class _Writer:
 
     def _write_other(self, node: fx.Node) -> Any:
         """An operation that the table does not have; it keeps its spelling, but never writes."""
+        if called(node) == "item" and (number := self._item_of(node)) is not None:
+            return number
         plain = without_write(node)
         copied = self._copy(node)
         if plain is not None:
@@ -184,6 +198,9 @@ class _Writer:
             copied.target = target
             copied.args, copied.kwargs = fx.map_arg((args, kwargs), self.current.__getitem__)
             self._written(node, node.args[0] if node.args else node.kwargs["input"], copied)
+        if (at := NUMBERS.get(called(node))) is not None:
+            copied.args = (*copied.args[:at], *map(self._number, copied.args[at:]))
+            copied.kwargs = {key: self._number(one) for key, one in copied.kwargs.items()}
         return copied
 
     def _write_row(self, node: fx.Node, row: Row, bound: SimpleNamespace) -> fx.Node | None:

@@ -3,7 +3,7 @@
 import copy
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from torch import Tensor, fx, nn
@@ -13,6 +13,7 @@ from embedl_deploy.graph.canonical import canonicalize
 from embedl_deploy.graph.exported import Inputs, export
 from embedl_deploy.graph.paths import keep_name
 from embedl_deploy.graph.shapes import propagate
+from embedl_deploy.graph.state import State, check_calls_are_alike, no_state
 from embedl_deploy.graph.stops import no_way
 from embedl_deploy.graph.tracer import trace
 
@@ -79,7 +80,7 @@ def _captured(model: nn.Module, inputs: Inputs | None, method: Method) -> fx.Gra
         return _exported(model, inputs)
     omitted = _omitted(model, inputs.args, inputs.kwargs) if inputs else ()
     try:
-        return canonicalize(model, trace(model, omitted))
+        return _traced(model, inputs, omitted)
     except CaptureError as error:
         if method == "trace" or inputs is None:
             raise
@@ -94,7 +95,44 @@ def _captured(model: nn.Module, inputs: Inputs | None, method: Method) -> fx.Gra
 def _exported(model: nn.Module, inputs: Inputs | None) -> fx.GraphModule:
     if inputs is None:
         raise CaptureError("capture by torch.export needs example inputs; pass args or kwargs")
-    return canonicalize(model, export(model, inputs))
+    graph, written = export(model, _copied(model, share=True), inputs)
+    _check_state(model, inputs, written)
+    return canonicalize(model, graph)
+
+
+def _traced(model: nn.Module, inputs: Inputs | None, omitted: Collection[str]) -> fx.GraphModule:
+    """The canonical graph of `model`; its code runs on a copy, which keeps what it writes there."""
+    if isinstance(model, fx.GraphModule):
+        return canonicalize(model, model.graph)
+    stage = _copied(model, share=True)
+    state = State(stage)
+    graph = trace(stage, omitted)
+    made = _adopt(model, stage, graph)
+    if changed := state.changed():
+        raise CaptureError(
+            f"the model writes to its own tensor '{changed[0]}' in forward(); keep such state "
+            "outside the captured part"
+        )
+    canonical = canonicalize(model, graph)
+    _check_state(model, inputs, [path for path in state.written(stage) if path not in made])
+    return canonical
+
+
+def _adopt(model: nn.Module, stage: nn.Module, graph: fx.Graph) -> set[str]:
+    """Give `model` the constants that its code made on the stage; their paths."""
+    read = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
+    made = read & (vars(stage).keys() - vars(model).keys())
+    for path in made:
+        setattr(model, path, getattr(stage, path))
+    return made
+
+
+def _check_state(model: nn.Module, inputs: Inputs | None, written: list[str]) -> None:
+    if not written:
+        return
+    if inputs is None:
+        raise no_state(model, written)
+    check_calls_are_alike(model, inputs.args, inputs.kwargs, written)
 
 
 def _omitted(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> frozenset[str]:

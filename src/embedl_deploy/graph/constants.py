@@ -1,10 +1,12 @@
 """Values of a canonical graph that follow from parameters alone, whatever the inputs are."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
+
+from embedl_deploy.graph.known import known_by
 
 
 class Constants:
@@ -12,10 +14,12 @@ class Constants:
 
     Args:
         objects: The parameters, buffers and modules that the graph's nodes name.
+        training: Whether what trains may get other values.
     """
 
-    def __init__(self, objects: Mapping[str, Any]) -> None:
+    def __init__(self, objects: Mapping[str, Any], *, training: bool) -> None:
         self.objects = objects
+        self._training = training
         self._parameters: dict[fx.Node, nn.Parameter | None] = {}
         self._constant: dict[fx.Node, bool] = {}
 
@@ -25,10 +29,10 @@ class Constants:
         It trains if something that it is computed from does.
         """
         if node not in self._parameters:
-            self._parameters[node] = self._computed(node) if self._depends(node) else None
+            self._parameters[node] = self._computed(node) if self.depends(node) else None
         return self._parameters[node]
 
-    def _depends(self, node: fx.Node) -> bool:
+    def depends(self, node: fx.Node) -> bool:
         """Whether a node depends on parameters and buffers alone."""
         pending = [node]
         while pending:
@@ -45,13 +49,20 @@ class Constants:
             pending.pop()
         return self._constant[node]
 
-    def _computed(self, node: fx.Node) -> nn.Parameter | None:
-        chance = torch.get_rng_state()
-        with torch.no_grad():
-            value = self._value(node, {})
-        if not torch.equal(torch.get_rng_state(), chance):
-            torch.set_rng_state(chance)
+    def number(self, node: object) -> Any:
+        """The value of a node that is known now, and stays: `None` where it may be another one.
+
+        A parameter that trains may be; one in a model that infers is as constant as a buffer.
+        """
+        if not isinstance(node, fx.Node) or not self.depends(node):
             return None
+        if self._training and self._trains(node):
+            return None
+        value = known_by(partial(self._value, node, {}))
+        return value.detach() if isinstance(value, Tensor) else value
+
+    def _computed(self, node: fx.Node) -> nn.Parameter | None:
+        value = known_by(partial(self._value, node, {}))
         if not isinstance(value, Tensor) or not value.is_floating_point():
             return None
         return nn.Parameter(value.detach().clone(), requires_grad=self._trains(node))
@@ -76,6 +87,12 @@ class Constants:
         return node.target(*args, **kwargs)
 
     def _trains(self, node: fx.Node) -> bool:
-        if node.op == "get_attr":
-            return bool(self.objects[str(node.target)].requires_grad)
-        return any(self._trains(one) for one in node.all_input_nodes)
+        pending, seen = [node], {node}
+        while pending:
+            one = pending.pop()
+            if one.op == "get_attr" and self.objects[str(one.target)].requires_grad:
+                return True
+            new = [source for source in one.all_input_nodes if source not in seen]
+            pending += new
+            seen.update(new)
+        return False

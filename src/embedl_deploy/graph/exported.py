@@ -2,8 +2,10 @@
 
 import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from operator import attrgetter
 from typing import Any
 
@@ -14,9 +16,11 @@ from torch.fx.experimental.symbolic_shapes import is_concrete_int
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from embedl_deploy.graph.known import KnownValues
 from embedl_deploy.graph.leaves import Leaves
 from embedl_deploy.graph.reader import SAME_VALUE, Reader
 from embedl_deploy.graph.respell import spelling_of
+from embedl_deploy.graph.state import State
 from embedl_deploy.graph.stops import stopped
 from embedl_deploy.graph.tracer import Tracer
 
@@ -40,18 +44,24 @@ class Inputs:
     dynamic_shapes: Any = None
 
 
-def export(model: nn.Module, inputs: Inputs) -> fx.Graph:
+def export(model: nn.Module, stage: nn.Module, inputs: Inputs) -> tuple[fx.Graph, list[str]]:
     """The graph of `model`, as `torch.export` sees it, with modules kept whole.
 
-    Constants that the model's code makes become buffers of `model`.
+    Args:
+        model: The model; constants that its code makes become buffers of it.
+        stage: A copy of it, whose code runs.
+        inputs: Example inputs.
+
+    Returns:
+        The graph, and the paths of what the code writes to the model besides its tensors.
 
     Raises:
         CaptureError: `torch.export` can not take the model.
     """
     leaves = Leaves()
-    with leaves.kept(_leaf_modules(model)):
-        program = _functional(_program(model, inputs))
-    return raised(model, program, leaves)
+    with leaves.kept(_leaf_modules(stage)), _watched(stage) as written:
+        program = _program(stage, inputs)
+    return raised(model, program, leaves), written
 
 
 def raised(model: nn.Module, program: torch.export.ExportedProgram, leaves: Leaves) -> fx.Graph:
@@ -71,7 +81,7 @@ def _program(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     if inputs.dynamic_shapes is None and (program := _any_batch(model, inputs)) is not None:
         return program
     try:
-        return _export(model, inputs)
+        return _functional(_export(model, inputs))
     except Exception as error:  # torch raises what it likes
         how = f"torch.export can not take {type(model).__name__}"
         advice = (
@@ -99,10 +109,38 @@ def _writes(node: fx.Node) -> bool:
 
 def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     args, kwargs, dynamic_shapes = inputs.args, inputs.kwargs, inputs.dynamic_shapes
-    with warnings.catch_warnings(), _SeparateDropouts():
-        # A recurrent layer sets up its list of weights again (torch 2.13); torch takes that back.
-        warnings.filterwarnings("ignore", "The tensor attributes .* were assigned during export")
+    with warnings.catch_warnings():
+        # What the code writes to the model is looked at in _watched(), and torch takes it back.
+        warnings.filterwarnings("ignore", "The tensor attributes? .* assigned during export")
         return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+
+
+@contextmanager
+def _watched(model: nn.Module) -> Iterator[list[str]]:
+    """The modes of an export around the model's own code alone, since they see each call of torch.
+
+    Gives a list, which after a run has the paths of what the code wrote to the model.
+    """
+    own, forward = vars(model).get("forward"), model.forward
+    known = KnownValues(model)
+    written: list[str] = []
+
+    @wraps(forward)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        known.start(model)
+        state = State(model)
+        with _SeparateDropouts(), known:
+            result = forward(*args, **kwargs)
+        written[:] = state.written(model)
+        return result
+
+    model.forward = run
+    try:
+        yield written
+    finally:
+        del model.forward
+        if own is not None:
+            model.forward = own
 
 
 class _SeparateDropouts(TorchFunctionMode):
@@ -151,7 +189,7 @@ def _any_batch(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram
     shapes = pytree.tree_map(lambda leaf: _first_varies if isinstance(leaf, Tensor) else None, tree)
     dynamic = (*shapes[0],) if not kwargs else _named(model, shapes)
     try:
-        program = _export(model, Inputs(args, kwargs, dynamic))
+        program = _functional(_export(model, Inputs(args, kwargs, dynamic)))
     except Exception:  # noqa: BLE001 - torch raises what it likes; the export with the sizes given says why
         return None
     return program if sizes != {1} or _varies(program) else None

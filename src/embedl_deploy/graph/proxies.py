@@ -16,7 +16,42 @@ _SIZE_ATTRIBUTES = frozenset({"dtype", "device", "itemsize", "nbytes", "ndim", "
 
 
 class ValueProxy(fx.Proxy):
-    """A value of the graph; an augmented assignment to a tensor is one in-place operation."""
+    """A value of the graph; an augmented assignment to a tensor is one in-place operation.
+
+    What Python reads of a value that follows from the model's own tensors alone is known.
+    """
+
+    def item(self) -> Any:
+        """See `torch.Tensor.item`."""
+        known = self._known()
+        return self._call("item") if known is None else known.item()
+
+    def tolist(self) -> Any:
+        """See `torch.Tensor.tolist`."""
+        known = self._known()
+        return self._call("tolist") if known is None else known.tolist()
+
+    def __float__(self) -> float:
+        return float(self._must_be_known("float"))
+
+    def __int__(self) -> int:
+        return int(self._must_be_known("int"))
+
+    def __bool__(self) -> bool:
+        known = self._known()
+        return super().__bool__() if known is None else bool(known)
+
+    def _known(self) -> Any:
+        return self.tracer.known(self.node)  # type: ignore[attr-defined]
+
+    def _call(self, method: str) -> Any:
+        return self.tracer.create_proxy("call_method", method, (self,), {})
+
+    def _must_be_known(self, kind: str) -> Any:
+        known = self._known()
+        if known is None:
+            raise TypeError(f"{kind}() of '{self.node}', which depends on the input")
+        return known
 
 
 class TensorProxy(ValueProxy):

@@ -7,12 +7,23 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from embedl_deploy.errors import CaptureError
+from embedl_deploy.graph.constants import Constants
 from embedl_deploy.graph.proxies import TensorProxy, ValueProxy
 from embedl_deploy.graph.stops import stopped
+from embedl_deploy.graph.writes import called, is_write
 from embedl_deploy.modules import LeafModule
 
 RANDOM_DEPTH = ("StochasticDepth", "DropPath")
 """Classes that drop residual branches in training (torchvision, timm); they stay modules."""
+
+
+class _Own(dict[str, Any]):
+    """Modules and tensors of a model by path, as they were when a node first named them."""
+
+    def __init__(self, root: nn.Module) -> None:
+        super().__init__(root.named_modules(remove_duplicate=False))
+        self.update(root.named_parameters(remove_duplicate=False))
+        self.update(root.named_buffers(remove_duplicate=False))
 
 
 class Tracer(fx.Tracer):
@@ -36,6 +47,8 @@ class Tracer(fx.Tracer):
         module = root if isinstance(root, nn.Module) else nn.Module()
         named = (*module.named_buffers(), *module.named_parameters())
         self._names = {id(tensor): name for name, tensor in named}
+        self._own = _Own(module)
+        self._constants = Constants(self._own, training=module.training)
         return super().trace(root, concrete_args)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -64,7 +77,21 @@ class Tracer(fx.Tracer):
         """A node argument for `a`; a parameter or buffer becomes a get-attribute node."""
         if isinstance(a, Tensor) and (name := self._names.get(id(a))):
             return self.create_node("get_attr", name, (), {})
-        return super().create_arg(a)
+        made: Any = super().create_arg(a)
+        if isinstance(a, Tensor):
+            self._own[str(made.target)] = a
+        return made
+
+    def known(self, node: fx.Node) -> Any:
+        """The value of a node that follows from the model's own tensors alone, else `None`."""
+        written = (
+            one.args[0]
+            for one in self.graph.nodes
+            if one.args and is_write(called(one), one.kwargs)
+        )
+        if any(isinstance(one, fx.Node) and self._constants.depends(one) for one in written):
+            return None
+        return self._constants.number(node)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """The stand-in for a value while the model's code runs."""

@@ -2,6 +2,7 @@
 
 import inspect
 import operator
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -12,7 +13,12 @@ from torch import Tensor, fx
 from embedl_deploy.errors import CaptureError
 from embedl_deploy.graph.proxies import OUT_OF_PLACE
 
-_HARMLESS = frozenset({"requires_grad_"})
+_HARMLESS = frozenset({"and_", "not_", "or_", "requires_grad_"})
+_OPERATORS = frozenset(
+    {"setitem", "__setitem__"}
+    | {one.__name__ for one in OUT_OF_PLACE}
+    | {f"__{one.__name__}__" for one in OUT_OF_PLACE}
+)
 
 
 def without_write(node: fx.Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]] | None:
@@ -30,6 +36,19 @@ def without_write(node: fx.Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]] 
     return target, args, kwargs
 
 
+def called(node: fx.Node) -> str:
+    """The name of the function or method that a node calls: `item` of `aten.item.default` too."""
+    target = getattr(node.target, "overloadpacket", node.target)
+    return str(getattr(target, "__name__", target))
+
+
+def is_write(name: str, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a function or method of this name writes to its first argument."""
+    if kwargs.get("out") is not None or kwargs.get("inplace") is True or name in _OPERATORS:
+        return True
+    return name.endswith("_") and not name.endswith("__") and name not in _HARMLESS
+
+
 def _form(node: fx.Node) -> Any:
     """`clamp_` as `clamp`: torch's in-place forms end in an underscore."""
     if node.op == "call_function" and node.target in OUT_OF_PLACE:
@@ -42,18 +61,11 @@ def _form(node: fx.Node) -> Any:
     for home in (torch, F):
         if node.target is getattr(home, name, None) and hasattr(home, name[:-1]):
             return _member(home, name[:-1])
-    if node.op == "call_function" and _is_operator_of_python(node.target):
-        return node.target
     raise _no_other_form(node)
 
 
 def _member(home: ModuleType, name: str) -> Any:
     return getattr(home, name)
-
-
-def _is_operator_of_python(target: Any) -> bool:
-    """`operator.and_` and `operator.or_` have the underscore for another reason."""
-    return getattr(target, "__module__", "") == "_operator"
 
 
 def _without_option(node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
