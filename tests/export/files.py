@@ -51,8 +51,9 @@ def quantizers_of(model: fx.GraphModule) -> dict[str, WeightFakeQuantize]:
     """By the paths of the weights, which their operators are named by."""
     found = {}
     for path, one in model.named_modules():
-        for key, quantizer in getattr(one, "weight_quantizers", nn.ModuleDict()).items():
-            (weight,) = (w for w in type(one).weights if w.replace(".", "_") == key)
+        for weight in one.weights() if isinstance(one, FusedModule) else ():
+            if (quantizer := one.quantizer(weight)) is None:
+                continue
             assert isinstance(quantizer, WeightFakeQuantize)
             found[f"{path}.{weight}"] = quantizer
     return found
@@ -166,7 +167,7 @@ def quantized_weights(model: fx.GraphModule) -> list[Tensor]:
         one.get_parameter(path)
         for one in fused
         for path in one.quantizable_weights()
-        if path.replace(".", "_") in one.weight_quantizers
+        if one.quantizer(path) is not None
     ]
 
 

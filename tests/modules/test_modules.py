@@ -98,7 +98,7 @@ def test_a_weight_quantizer_sees_each_weight_and_nothing_else(
     assert len(paths) == count
     weights = [module.weight(path).detach() for path in paths]
     for path in paths:
-        module.weight_quantizers[path.replace(".", "_")] = Rounded()
+        module.set_quantizer(path, Rounded())
     rounded = module(*args)
     assert all((weight * 4 % 1).any() for weight in weights)
     module.weight_quantizers.clear()

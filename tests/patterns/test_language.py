@@ -44,12 +44,12 @@ RELU = op("relu", nn.ReLU)
 class Line(FusedModule):
     """Operations one after the other; the last takes what else the module is called with."""
 
-    def __init__(self, *steps: nn.Module) -> None:
+    def __init__(self, *line: nn.Module) -> None:
         super().__init__()
-        self.steps = nn.ModuleList(steps)
+        self.line = nn.ModuleList(line)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
-        for step in self.steps:
+        for step in self.line:
             input = step(input)  # noqa: A001
         return input
 
@@ -76,7 +76,7 @@ def line(tree_: Tree, refuse_: Callable[..., str | None] | None = None) -> type[
 def lines(result: Result) -> list[list[str]]:
     """What each `Line` of the model holds."""
     return [
-        [type(step).__name__ for step in module.steps]
+        [type(step).__name__ for step in module.line]
         for module in result.model.modules()
         if isinstance(module, Line)
     ]

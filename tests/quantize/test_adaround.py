@@ -24,8 +24,7 @@ from embedl_deploy.quantize import (
     insert_qdq,
     quantize,
 )
-from embedl_deploy.quantize.correcting.adaround.regression import matrices, regressions, weights_of
-from embedl_deploy.quantize.correcting.products import channels_last
+from embedl_deploy.quantize.correcting.adaround.regression import assembled, matrix, regressions
 from embedl_deploy.quantize.measuring.noise import Noise
 from embedl_deploy.quantize.measuring.sidebyside import rounded_weights, side_by_side
 from tests.helpers import net, run
@@ -139,24 +138,24 @@ def test_the_regression_computes_what_the_layer_computes(name: str) -> None:
     model = quantize(result, [data], COARSE)
     with torch.no_grad():
         found = next(side_by_side(model, result.model, [[data]]))
-        pairs = [*rounded_weights(found.module).values()]
-        weights = [quantizer(weight) for weight, quantizer in pairs]
-        parts = matrices(found.module, weights)
-        back = weights_of(found.module, parts, weights)
-        assert all(torch.equal(*pair) for pair in zip(back, weights, strict=True))
-        got, want = found.module(**found.given[0]), found.reference(**found.wanted[0])
-        if isinstance(found.module, FusedMHAInProjection):
+        module = found.module
+        weights = {path: by(weight) for path, (weight, by) in rounded_weights(module).items()}
+        parts = [matrix(module, part, weights[part.weight]) for part in module.products]
+        for path, weight in weights.items():
+            assert torch.equal(assembled(module, path, parts, weight), weight)
+        got, want = module(**found.given[0]), found.reference(**found.wanted[0])
+        if isinstance(module, FusedMHAInProjection):
             differences = [
                 (one - other).transpose(-3, -2).flatten(-2)
                 for one, other in zip(got, want, strict=True)
             ]
         else:
-            differences = [channels_last(found.module, got - want)]
+            differences = [module.products[0].channels_last(module, got - want)]
         draw = torch.Generator().manual_seed(0)
-        for one, matrix, difference in zip(
+        for one, weight, difference in zip(
             regressions(found, 10**6, draw), parts, differences, strict=True
         ):
-            errors = one.errors(matrix, slice(None))
+            errors = one.errors(weight, slice(None))
             assert errors.abs().max() > 1e-3
             torch.testing.assert_close(errors, difference.flatten(0, -2), rtol=1e-4, atol=1e-5)
 

@@ -13,14 +13,13 @@ from embedl_deploy.export.operators import (
     QuantizeDequantizeQuery,
 )
 from embedl_deploy.graph.shapes import propagate, shape
-from embedl_deploy.modules import FusedScaledDotProductAttention, ScaledDotProductAttention
+from embedl_deploy.modules import FusedModule, QDQPoint, ScaledDotProductAttention
 from embedl_deploy.quantize import QuantStub
 
 
 def attention_of(module: nn.Module | None) -> ScaledDotProductAttention | None:
     """The attention that a module is or holds."""
-    if isinstance(module, FusedScaledDotProductAttention):
-        return module.attention
+    module = module.attends if isinstance(module, FusedModule) else module
     return module if isinstance(module, ScaledDotProductAttention) else None
 
 
@@ -59,7 +58,10 @@ def attentions(
 
 
 def _probabilities(module: nn.Module) -> nn.Module | None:
-    return module.probabilities if isinstance(module, FusedScaledDotProductAttention) else None
+    inner = module.inner_points if isinstance(module, FusedModule) else ()
+    return (
+        getattr(module, QDQPoint.PROBABILITIES.value) if QDQPoint.PROBABILITIES in inner else None
+    )
 
 
 @dataclass(frozen=True)

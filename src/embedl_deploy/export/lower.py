@@ -9,8 +9,7 @@ numbers written, and only scale and bias change.
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -25,21 +24,13 @@ from embedl_deploy.export.operators import (
     QuantizedWeight,
 )
 from embedl_deploy.modules import FusedModule
-from embedl_deploy.modules.conv import ConvKernel, FusedConvBN, FusedConvTransposeBN
-from embedl_deploy.modules.linear import FusedLinearBN
+from embedl_deploy.modules.conv import with_norm
 from embedl_deploy.quantize import QuantStub, WeightFakeQuantize
 from embedl_deploy.quantize.rounding import per_channel
 from embedl_deploy.quantize.stubs import quantizers_of
 from embedl_deploy.quantize.training.freezing import FROZEN
 
-_WITH_NORM = (ConvKernel, FusedConvTransposeBN, FusedLinearBN)
 _NORMS = {*FROZEN, *FROZEN.values()}
-_CONVOLUTIONS: Mapping[type, Callable[..., FusedModule]] = {
-    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), FusedConvBN),
-    **dict.fromkeys(
-        (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), FusedConvTransposeBN
-    ),
-}
 
 
 def fold(model: fx.GraphModule) -> fx.GraphModule:
@@ -146,10 +137,10 @@ def _take_in_norms(model: fx.GraphModule) -> None:
         if norm.running_mean is None:
             continue
         conv = modules.get(str(source.target)) if source.op == "call_module" else None
-        fused = _CONVOLUTIONS.get(type(conv))
+        fused = with_norm(conv, norm)
         if fused is None or calls[str(node.target)] > 1 or calls[str(source.target)] > 1:
             continue
-        model.set_submodule(str(source.target), fused(conv, norm))
+        model.set_submodule(str(source.target), fused)
         node.replace_all_uses_with(source)
         model.graph.erase_node(node)
     model.recompile()
@@ -157,30 +148,17 @@ def _take_in_norms(model: fx.GraphModule) -> None:
 
 def _fold_weights(path: str, module: FusedModule) -> None:
     factor = _fold(path, module)
-    for weight_path in FusedModule.quantizable_weights(module):
-        key = weight_path.replace(".", "_")
+    for weight_path in module.weights():
         owner, _, name = weight_path.rpartition(".")
-        holder = module.get_submodule(owner)
-        weight: Tensor = getattr(holder, name)
-        if key in module.weight_quantizers:
-            quantizer = cast("WeightFakeQuantize", module.weight_quantizers[key])
-            module.weight_quantizers[key] = _stored(quantizer, weight, factor)
+        weight, quantizer = module.unrounded(weight_path), module.quantizer(weight_path)
+        if isinstance(quantizer, WeightFakeQuantize):
+            module.set_quantizer(weight_path, _stored(quantizer, weight, factor))
         elif factor is not None:
-            scaled = weight.double() * _spread(factor, weight, module)
-            setattr(holder, name, nn.Parameter(scaled.to(weight.dtype), requires_grad=False))
-
-
-def _spread(factor: Tensor, weight: Tensor, module: FusedModule) -> Tensor:
-    """One factor per output channel, shaped to broadcast against the weight.
-
-    A transposed convolution has the channels of a group along its second dimension, and groups
-    along its first.
-    """
-    groups = getattr(getattr(module, "conv", None), "groups", 1)
-    if module.channel_axis == 0 or groups == 1:
-        return per_channel(factor, weight, module.channel_axis)
-    rows = factor.view(groups, -1).repeat_interleave(weight.shape[0] // groups, 0)
-    return rows.view(*rows.shape, *[1] * (weight.dim() - 2))
+            scaled = weight.detach().double()
+            matrix = module.products[0].matrix(module, scaled)
+            matrix.mul_(factor.view(*matrix.shape[:2], *[1] * (matrix.dim() - 2)))
+            parameter = nn.Parameter(scaled.to(weight.dtype), requires_grad=False)
+            setattr(module.get_submodule(owner), name, parameter)
 
 
 def _stored(
@@ -199,26 +177,26 @@ def _stored(
 
 def _fold(path: str, module: Any) -> Tensor | None:
     """Take the batch norm out; its shift goes to the bias, its factor per channel is returned."""
-    norm = module.batch_norm if isinstance(module, _WITH_NORM) else None
+    norm = module.norm
     if norm is None:
         return None
     if norm.running_mean is None or norm.running_var is None:
         raise ExportError(
             f"the batch norm in '{path}' keeps no running statistics "
-            "(track_running_stats=False), so it can not be folded; refuse it in the pattern"
+            "(track_running_stats=False), so it cannot be folded; refuse it in the pattern"
         )
+    (part,) = module.products
     mean, variance = norm.running_mean.double(), norm.running_var.double()
     factor = (variance + norm.eps).rsqrt()
     if norm.weight is not None:
         factor = factor * norm.weight.detach().double()
-    name = module.weights[0].partition(".")[0]
-    layer = getattr(module, name)
-    shift = -mean if layer.bias is None else layer.bias.detach().double() - mean
-    bias = shift * factor
+    layer, bias = part.of(module), part.bias_of(module)
+    shift = -mean if bias is None else bias.detach().double() - mean
+    folded = shift * factor
     if norm.bias is not None:
-        bias = bias + norm.bias.detach().double()
-    dtype = layer.weight.dtype
-    setattr(module, name, _own(layer, nn.Parameter(bias.to(dtype), requires_grad=False)))
+        folded = folded + norm.bias.detach().double()
+    own = _own(layer, nn.Parameter(folded.to(layer.weight.dtype), requires_grad=False))
+    setattr(module, part.layer, own)
     module.batch_norm = None
     return factor
 

@@ -8,6 +8,7 @@ from torch import Tensor, fx
 
 from embedl_deploy.errors import ExportError
 from embedl_deploy.modules import FusedModule
+from embedl_deploy.modules.base import quantizer_key
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -103,10 +104,10 @@ def name_nodes(model: "onnx_ir.Model", weights: Mapping[str, str]) -> None:
 def weight_paths(model: fx.GraphModule) -> dict[str, str]:
     """The paths of a lowered model's quantized weights, by those of their quantizers."""
     return {
-        f"{path}.weight_quantizers.{weight.replace('.', '_')}": f"{path}.{weight}"
+        f"{path}.weight_quantizers.{quantizer_key(weight)}": f"{path}.{weight}"
         for path, module in model.named_modules()
         if isinstance(module, FusedModule)
-        for weight in FusedModule.quantizable_weights(module)
+        for weight in module.weights()
     }
 
 

@@ -260,9 +260,9 @@ def floating_tensors(module: nn.Module) -> Iterator[tuple[nn.Module, str]]:
     stored: set[tuple[int, str]] = set()
     for fused in module.modules():
         if isinstance(fused, FusedModule):
-            for path in fused.quantizable_weights():
+            for path in fused.weights():
                 owner, _, name = path.rpartition(".")
-                if path.replace(".", "_") in fused.weight_quantizers:
+                if fused.quantizer(path) is not None:
                     stored.add((id(fused.get_submodule(owner)), name))
     for owner_module in module.modules():
         for name, tensor in (*owner_module._parameters.items(), *owner_module._buffers.items()):  # noqa: SLF001 - there is no public way

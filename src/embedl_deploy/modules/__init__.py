@@ -18,6 +18,7 @@ from embedl_deploy.modules.conv import (
     FusedConvTransposeBN,
     FusedConvTransposeBNReLU,
 )
+from embedl_deploy.modules.kernel import Kernel, ResidualKernel
 from embedl_deploy.modules.linear import (
     FusedLinear,
     FusedLinearAdd,
@@ -25,6 +26,7 @@ from embedl_deploy.modules.linear import (
     FusedLinearBNReLU,
     FusedLinearReLU,
 )
+from embedl_deploy.modules.parts import ConvPart, ConvTransposePart, LinearPart, Part
 from embedl_deploy.modules.points import QDQPoint
 from embedl_deploy.modules.simple import (
     FusedAdaptiveAvgPool2d,
@@ -36,6 +38,8 @@ from embedl_deploy.modules.simple import (
 
 __all__ = [
     "AttentionMask",
+    "ConvPart",
+    "ConvTransposePart",
     "FusedAdaptiveAvgPool2d",
     "FusedConvBN",
     "FusedConvBNAdd",
@@ -57,8 +61,12 @@ __all__ = [
     "FusedModule",
     "FusedRMSNorm",
     "FusedScaledDotProductAttention",
+    "Kernel",
     "LeafModule",
+    "LinearPart",
     "MHAInProjection",
+    "Part",
     "QDQPoint",
+    "ResidualKernel",
     "ScaledDotProductAttention",
 ]

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from embedl_deploy.modules.base import FusedModule, LeafModule
+from embedl_deploy.modules.parts import ProjectionPart
 from embedl_deploy.modules.points import QDQPoint
 
 
@@ -202,18 +203,24 @@ def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class FusedMHAInProjection(FusedModule):
-    """The input projections of multi-head attention as one kernel."""
+    """The input projections of multi-head attention as one kernel: a part for each of the three."""
 
-    weights = (
-        "projection.in_proj_weight",
-        "projection.q_proj_weight",
-        "projection.k_proj_weight",
-        "projection.v_proj_weight",
-    )
+    steps: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, projection: MHAInProjection) -> None:
         super().__init__()
         self.projection = projection
+        packed = projection.in_proj_weight is not None
+        self.parts = tuple(
+            ProjectionPart(
+                "projection",
+                "in_proj_weight" if packed else f"{name[0]}_proj_weight",
+                argument=name,
+                third=third,
+                packed=packed,
+            )
+            for third, name in enumerate(("query", "key", "value"))
+        )
 
     @classmethod
     def quantized_arguments(cls, point: QDQPoint) -> tuple[str, ...]:
@@ -225,7 +232,7 @@ class FusedMHAInProjection(FusedModule):
         if not self.weight_quantizers:
             result: tuple[Tensor, Tensor, Tensor] = self.projection(query, key, value)
             return result
-        weights = tuple(self.weight(path) for path in self.quantizable_weights())
+        weights = tuple(self.weight(path) for path in self.weights())
         packed = weights[0] if len(weights) == 1 else weights
         return self.projection.project((query, key, value), packed)  # type: ignore[arg-type]
 
@@ -244,6 +251,11 @@ class FusedScaledDotProductAttention(FusedModule):
         super().__init__()
         self.attention = attention
         self.register_module("probabilities", None)
+
+    @property
+    def attends(self) -> ScaledDotProductAttention:
+        """The attention."""
+        return self.attention
 
     def operations(self) -> Sequence[nn.Module]:
         """The attention alone."""

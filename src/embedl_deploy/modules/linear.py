@@ -1,88 +1,44 @@
-"""Linear layers with what a compiler runs in the same kernel."""
+"""Linear layers with what a compiler runs in the same kernel.
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+Shapes: (…, in_features) to (…, out_features). The batch norm is over the features of (N, features).
+"""
 
-from embedl_deploy.modules.base import FusedModule
+from typing import ClassVar
+
+from torch import nn
+
+from embedl_deploy.modules.base import RESIDUAL
+from embedl_deploy.modules.kernel import Kernel, ResidualKernel
+from embedl_deploy.modules.parts import LinearPart
 
 
-class FusedLinear(FusedModule):
+class FusedLinear(Kernel):
     """A linear layer."""
 
-    weights = ("linear.weight",)
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.linear = linear
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
-        """Apply. Shapes: (…, in_features) to (…, out_features)."""
-        return self.finish(self.product(input))
-
-    def product(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
-        """The linear layer alone, with its weight rounded where it is quantized."""
-        if not self.weight_quantizers:
-            output: Tensor = self.linear(input)
-            return output
-        return F.linear(input, self.weight("linear.weight"), self.linear.bias)
-
-    def finish(self, product: Tensor) -> Tensor:
-        """What comes after the linear layer, row by row: here nothing."""
-        return product
+    linear: nn.Linear
+    layer = "linear"
+    parts = (LinearPart("linear"),)
 
 
 class FusedLinearReLU(FusedLinear):
     """A linear layer and an activation."""
 
-    def __init__(self, linear: nn.Linear, activation: nn.Module) -> None:
-        super().__init__(linear)
-        self.activation = activation
-
-    def finish(self, product: Tensor) -> Tensor:
-        """The activation."""
-        output: Tensor = self.activation(super().finish(product))
-        return output
+    steps: ClassVar[tuple[str, ...]] = ("activation",)
 
 
-class FusedLinearAdd(FusedLinear):
+class FusedLinearAdd(ResidualKernel, FusedLinear):
     """A linear layer and the addition of a residual."""
 
-    def forward(self, input: Tensor, residual: Tensor) -> Tensor:  # type: ignore[override]  # noqa: A002 - torch's name for it
-        """Apply. Shapes: input (…, in_features), residual and result (…, out_features)."""
-        return self.finish(self.product(input), residual)
-
-    def finish(self, product: Tensor, residual: Tensor) -> Tensor:  # type: ignore[override]
-        """The addition."""
-        return product + residual
+    steps: ClassVar[tuple[str, ...]] = (RESIDUAL,)
 
 
 class FusedLinearBN(FusedLinear):
-    """A linear layer and a batch norm over its features.
+    """A linear layer and a batch norm, which stays live in training."""
 
-    Args:
-        linear: The linear layer.
-        batch_norm: The batch norm after it; stays live in training.
-    """
-
-    def __init__(self, linear: nn.Linear, batch_norm: nn.BatchNorm1d) -> None:
-        super().__init__(linear)
-        self.batch_norm: nn.BatchNorm1d | None = batch_norm
-
-    def finish(self, product: Tensor) -> Tensor:
-        """The batch norm."""
-        return product if self.batch_norm is None else self.batch_norm(product)
+    steps: ClassVar[tuple[str, ...]] = ("batch_norm",)
 
 
-class FusedLinearBNReLU(FusedLinearBN):
-    """A linear layer, a batch norm over its features and an activation."""
+class FusedLinearBNReLU(FusedLinear):
+    """A linear layer, a batch norm and an activation."""
 
-    def __init__(
-        self, linear: nn.Linear, batch_norm: nn.BatchNorm1d, activation: nn.Module
-    ) -> None:
-        super().__init__(linear, batch_norm)
-        self.activation = activation
-
-    def finish(self, product: Tensor) -> Tensor:
-        """The batch norm and the activation."""
-        output: Tensor = self.activation(super().finish(product))
-        return output
+    steps: ClassVar[tuple[str, ...]] = ("batch_norm", "activation")

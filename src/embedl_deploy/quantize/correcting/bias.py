@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from operator import attrgetter, length_hint
+from operator import length_hint
 from typing import Any
 
 import torch
@@ -13,13 +13,13 @@ from torch import Tensor, fx
 
 from embedl_deploy.batches import batches_for, device_of, fitting, inferring, moved
 from embedl_deploy.errors import CalibrationError
-from embedl_deploy.modules import FusedMHAInProjection
+from embedl_deploy.modules import FusedModule
 from embedl_deploy.quantize.calibrating.calibrate import Progress, check_calibrated
 from embedl_deploy.quantize.calibrating.faults import in_order
-from embedl_deploy.quantize.correcting.products import products
 from embedl_deploy.quantize.measuring.sidebyside import (
+    UNKNOWN,
     Given,
-    Layer,
+    LayerPair,
     Reference,
     fused_calls,
     in_floating_point,
@@ -106,9 +106,10 @@ def correct_bias(
     count, total = 0, length_hint(data) or None
     with inferring(model), in_floating_point(model, reference) as other:
         for index, inputs in enumerate(batches_for(model, data)):
-            with fitting(f"batch {index}", inputs), _put_back(places):
+            with fitting(f"batch {index}", inputs):
                 given = in_order(model, *moved(inputs, device_of(model)))
-                for layer in side_by_side(model, other, [given]):
+            with _put_back(places):
+                for layer in side_by_side(model, other, [given], index):
                     places[layer.path].correct(layer)
             count = index + 1
             if progress is not None:
@@ -139,7 +140,7 @@ class _Place:
     shift: Tensor | float = 0.0
     positions: int = 0
 
-    def correct(self, layer: Layer) -> None:
+    def correct(self, layer: LayerPair) -> None:
         """Shift the means of a batch to what they are in floating point."""
         if self.tensor is None:
             return
@@ -189,18 +190,24 @@ def _places(model: fx.GraphModule) -> dict[str, _Place]:
 
 def _place(module: Any) -> tuple[str, Tensor | None, str]:
     """The path of the tensor that takes a shift, the tensor, and why where there is none."""
-    norm = getattr(module, "batch_norm", None)
-    if norm is not None:
+    if not module.products:
+        return "", None, UNKNOWN
+    if module.norm is not None:
         reason = "its batch norm takes the mean of each batch, which undoes any shift"
-        return _RUNNING_MEAN, norm.running_mean, reason
-    name = module.weights[0].replace("weight", "bias")
-    return name, attrgetter(name)(module), "it has neither a bias nor a batch norm"
+        return _RUNNING_MEAN, module.norm.running_mean, reason
+    paths = [part.bias_path for part in module.products]
+    if len({*paths}) > 1:
+        return "", None, "its products have a bias each"
+    owner, _, name = paths[0].rpartition(".")
+    bias = getattr(module.get_submodule(owner), name)
+    return paths[0], bias, "it has neither a bias nor a batch norm"
 
 
-def _means(module: Any, given: Given) -> tuple[Tensor, int]:
+def _means(module: FusedModule, given: Given) -> tuple[Tensor, int]:
     """The mean of each channel of a module's products, and over how many positions."""
-    rows = [product.flatten(0, -2) for product in products(module, given)]
-    means = [one.mean(0, dtype=torch.float64) for one in rows]
-    if isinstance(module, FusedMHAInProjection) and not module.projection.key_bias:
-        means[1].zero_()  # nothing is added to the keys
-    return torch.cat(means), len(rows[0])
+    means, positions = [], 0
+    for part in module.products:
+        rows = part.product(module, given).flatten(0, -2)
+        mean, positions = rows.mean(0, dtype=torch.float64), len(rows)
+        means.append(mean if module.norm is not None or part.shifts(module) else 0 * mean)
+    return torch.cat(means), positions

@@ -4,7 +4,6 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -21,12 +20,15 @@ from embedl_deploy.rewrite import Result
 Given = Mapping[str, Any]
 """The arguments of a fused module's `forward`, by name."""
 
+UNKNOWN = "its parts do not say how its weights are multiplied"
+"""Why a fused module with rounded weights is left as it is."""
+
 Reference = Result | fx.GraphModule
 """What a quantized model was made of."""
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerPair:
     """A fused module with rounded weights, at the moment before it runs.
 
     Attributes:
@@ -45,8 +47,11 @@ class Layer:
 
 
 def side_by_side(
-    model: fx.GraphModule, reference: fx.GraphModule, batches: Sequence[Sequence[Any]]
-) -> Iterator[Layer]:
+    model: fx.GraphModule,
+    reference: fx.GraphModule,
+    batches: Sequence[Sequence[Any]],
+    first: int = 0,
+) -> Iterator[LayerPair]:
     """The layers in the order in which they run, each with its inputs in both models.
 
     All batches come to a layer before any goes on. So what is changed there reaches all layers
@@ -57,12 +62,17 @@ def side_by_side(
         model: The quantized model.
         reference: The same in floating point.
         batches: Inputs by position.
+        first: The number of the first of them, for messages.
+
+    Raises:
+        CalibrationError: A batch does not fit a model.
     """
     mine, its = dict(_modules(model)), dict(_modules(reference))
-    calls = zip(_reached(model, batches), _reached(reference, batches), strict=True)
-    for (path, given), (_, wanted) in calls:
+    wanted_calls = _reached(reference, batches, first, ran=True)  # finds batches that do not fit
+    calls = zip(wanted_calls, _reached(model, batches, first), strict=True)
+    for (_, wanted), (path, given) in calls:
         if rounded_weights(mine[path]):
-            yield Layer(path, mine[path], its[path], given, wanted)
+            yield LayerPair(path, mine[path], its[path], given, wanted)
 
 
 def first_inputs(model: fx.GraphModule, data: Iterable[Any], samples: int) -> list[list[Any]]:
@@ -91,10 +101,10 @@ def rounded_weights(module: Any) -> dict[str, tuple[Tensor, WeightFakeQuantize]]
     found: dict[str, tuple[Tensor, WeightFakeQuantize]] = {}
     if not isinstance(module, FusedModule):
         return found
-    for path in module.quantizable_weights():
-        quantizer = dict(module.weight_quantizers.items()).get(path.replace(".", "_"))
+    for path in module.weights():
+        quantizer = module.quantizer(path)
         if isinstance(quantizer, WeightFakeQuantize):
-            found[path] = (attrgetter(path)(module), quantizer)
+            found[path] = (module.unrounded(path), quantizer)
     return found
 
 
@@ -135,19 +145,31 @@ def _in_common(model: nn.Module, other: nn.Module) -> bool:
 
 
 def _reached(
-    model: fx.GraphModule, batches: Sequence[Sequence[Any]]
+    model: fx.GraphModule, batches: Sequence[Sequence[Any]], first: int, *, ran: bool = False
 ) -> Iterator[tuple[str, list[Given]]]:
-    """Runs a model; comes to each call of a fused module with its arguments, before it runs."""
+    """Runs a model; comes to each call of a fused module with its arguments.
+
+    Args:
+        model: The model.
+        batches: Inputs by position.
+        first: The number of the first of them.
+        ran: Whether to come to a call after it ran, and not before.
+    """
     modules = dict(_modules(model))
     runs = [Interpreter(model) for _ in batches]
     for run, inputs in zip(runs, batches, strict=True):
         run.args_iter = iter(inputs)
     for node in model.graph.nodes:
         path = str(node.target)
-        if node.op == "call_module" and isinstance(modules[path], FusedModule):
-            yield path, [_given(run, node, modules[path]) for run in runs]
-        for run in runs:
-            _step(run, node)
+        fused = node.op == "call_module" and isinstance(modules[path], FusedModule)
+        given = [_given(run, node, modules[path]) for run in runs] if fused else []
+        if fused and not ran:
+            yield path, given
+        for number, run in enumerate(runs):
+            with fitting(f"batch {first + number}", (tuple(batches[number]), {})):
+                _step(run, node)
+        if fused and ran:
+            yield path, given
 
 
 def _given(run: Interpreter, node: fx.Node, module: FusedModule) -> Given:

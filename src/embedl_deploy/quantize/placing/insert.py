@@ -4,7 +4,6 @@ import copy as copying
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from operator import attrgetter
 
 import torch
 from torch import fx
@@ -89,7 +88,7 @@ def _check_weights(model: fx.GraphModule, chosen: Mapping[str, Skipped]) -> None
         if not isinstance(module, FusedModule):
             continue
         for weight in _weights(module, chosen[path]):
-            if not torch.isfinite(attrgetter(weight)(module)).all():
+            if not torch.isfinite(module.unrounded(weight)).all():
                 raise QuantizationError(
                     f"the weight '{path}.{weight}' has values that are not finite (NaN or "
                     "infinite); no scale fits it"
@@ -124,9 +123,8 @@ def _quantize_module(model: fx.GraphModule, site: Site, config: QuantConfig, ski
     module = site.module
     weights = [path for path in _weights(module, skip) if not _unfit(module, path, config)]
     for path in weights:
-        weight = attrgetter(path)(module)
-        quantizer = WeightFakeQuantize(config.weights, weight, module.channel_axis)
-        module.weight_quantizers[path.replace(".", "_")] = quantizer.train(module.training)
+        quantizer = WeightFakeQuantize(config.weights, module.unrounded(path), module.axis(path))
+        module.set_quantizer(path, quantizer.train(module.training))
     inner = [point for point in site.points if point in module.inner_points]
     for point in inner:
         stub = _new_stub(model, config.at(point), [f"{site.path} {point.name}"])
@@ -136,7 +134,7 @@ def _quantize_module(model: fx.GraphModule, site: Site, config: QuantConfig, ski
 
 def _unfit(module: FusedModule, path: str, config: QuantConfig) -> str:
     """Why a weight has no blocks of the size that is wanted; empty where it has, or none are."""
-    shape, size = attrgetter(path)(module).shape, config.weights.block_size
+    shape, size = module.unrounded(path).shape, config.weights.block_size
     if size is None or (len(shape) == 2 and shape[1] % size == 0):
         return ""
     return f"its weight of shape {tuple(shape)} has no rows of a multiple of {size} values"

@@ -104,7 +104,7 @@ def _weights(model: fx.GraphModule) -> Iterator[PlacementRow]:
         if not isinstance(module, FusedModule):
             continue
         for weight in module.quantizable_weights():
-            quantizer = module.weight_quantizers._modules.get(weight.replace(".", "_"))  # noqa: SLF001 - it has no get
+            quantizer = module.quantizer(weight)
             if isinstance(quantizer, WeightFakeQuantize):
                 bits, size = quantizer.config.bits, quantizer.config.block_size
                 why = "one scale a channel" if size is None else f"one scale for {size} in a row"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from torch import fx, nn
 
-from embedl_deploy.modules import FusedModule, FusedScaledDotProductAttention, QDQPoint
+from embedl_deploy.modules import FusedModule, QDQPoint
 from embedl_deploy.modules.base import by_name
 from embedl_deploy.quantize.config import Attention
 from embedl_deploy.quantize.placing.copying import padded, sources
@@ -64,8 +64,8 @@ def find_sites(
 
 
 def _points(module: FusedModule, attention: Attention) -> tuple[QDQPoint, ...]:
-    if attention == "full" and isinstance(module, FusedScaledDotProductAttention):
-        more = (QDQPoint.PROBABILITIES, QDQPoint.OUTPUT)
+    if attention == "full" and module.attends is not None:
+        more = (*module.inner_points, QDQPoint.OUTPUT)
         return tuple(dict.fromkeys((*module.qdq_points, *more)))
     return module.qdq_points
 
@@ -80,7 +80,7 @@ def _why_not(site: Site, attention: Attention, skipped: Skipped, returned: set[f
         return site.module.kept_float
     if skipped.activations:
         return f"skipped by {skipped.activations}"
-    if attention == "none" and isinstance(site.module, FusedScaledDotProductAttention):
+    if attention == "none" and site.module.attends is not None:
         return "attention is not quantized"
     if QDQPoint.OUTPUT in site.points and site.call in returned:
         return "its result is one of the model"

@@ -134,7 +134,9 @@ class ConvAddReLUPattern(ResidualPattern):
         activation: nn.Module,
     ) -> FusedConvBNAddReLU:
         scale = _layer_scale(gamma, reshape)
-        return FusedConvBNAddReLU(conv, batch_norm, activation, noise, scale, depth)
+        return FusedConvBNAddReLU(
+            conv, batch_norm, activation, noise=noise, scale=scale, depth=depth
+        )
 
 
 class ConvBNAddPattern(ResidualPattern):
@@ -153,7 +155,9 @@ class ConvBNAddPattern(ResidualPattern):
         noise: nn.Module | None,
         depth: nn.Module | None,
     ) -> FusedConvBNAdd:
-        return FusedConvBNAdd(conv, batch_norm, noise, _layer_scale(gamma, reshape), depth)
+        return FusedConvBNAdd(
+            conv, batch_norm, noise=noise, scale=_layer_scale(gamma, reshape), depth=depth
+        )
 
 
 class ConvBNReLUAddPattern(ConvolutionPattern):
@@ -179,7 +183,7 @@ class ConvBNReLUAddPattern(ConvolutionPattern):
         activation: nn.Module,
         noise: nn.Module | None,
     ) -> FusedConvBNReLUAdd:
-        return FusedConvBNReLUAdd(conv, batch_norm, activation, noise)
+        return FusedConvBNReLUAdd(conv, batch_norm, activation, noise=noise)
 
 
 class LinearAddPattern(Pattern):

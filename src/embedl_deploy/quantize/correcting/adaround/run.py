@@ -3,7 +3,7 @@
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,12 +12,14 @@ import torch
 from torch import Generator, Tensor, fx
 
 from embedl_deploy.batches import inferring
+from embedl_deploy.modules import FusedModule, LinearPart
 from embedl_deploy.quantize.calibrating.calibrate import Progress, check_calibrated
 from embedl_deploy.quantize.correcting.adaround.checkpoint import Checkpoint, identity_of
 from embedl_deploy.quantize.correcting.adaround.learn import Choice, Learned, Settings, learned
-from embedl_deploy.quantize.correcting.adaround.regression import matrices, regressions, weights_of
+from embedl_deploy.quantize.correcting.adaround.regression import assembled, matrix, regressions
 from embedl_deploy.quantize.measuring.sidebyside import (
-    Layer,
+    UNKNOWN,
+    LayerPair,
     Reference,
     first_inputs,
     fused_calls,
@@ -156,7 +158,7 @@ class _Work:
         self.before: list[tuple[Tensor, Tensor]] = []
         self.rows: list[RoundingRow] = []
 
-    def round(self, layer: Layer) -> None:
+    def round(self, layer: LayerPair) -> None:
         """Write the weights of a layer, and its row."""
         index = len(self.rows)
         done = self.store.load(index) if self.store else None
@@ -171,27 +173,35 @@ class _Work:
             weight.copy_(integers * quantizer.scale_for(weight))
         self.rows.append(RoundingRow(layer.path, **done["row"]))
 
-    def _learned(self, layer: Layer, index: int) -> dict[str, Any]:
+    def _learned(self, layer: LayerPair, index: int) -> dict[str, Any]:
         """The integers of a layer's weights by path, and what its row says."""
         pairs = rounded_weights(layer.module)
-        if reason := self._why_not(pairs.values()):
+        if reason := self._why_not(layer.module, pairs.values()):
             return {"integers": {}, "row": _row(reason=reason)}
         draw = Generator().manual_seed(self.seed + index)
         found = regressions(layer, _POSITIONS, draw)
-        choices = _choices(layer.module, [*pairs.values()])
+        choices = [_choice(layer.module, one.part, *pairs[one.part.weight]) for one in found]
         parts = [
             learned(one, choice, self.settings, draw)
             for one, choice in zip(found, choices, strict=True)
         ]
         if not any(part.better for part in parts):
             return {"integers": {}, "row": _row(reason=_NEAREST)}
-        weights = [weight for weight, _ in pairs.values()]
-        made = weights_of(layer.module, [part.integers for part in parts], weights)
-        integers = {path: one.to(torch.int8) for path, one in zip(pairs, made, strict=True)}
+        made = [part.integers for part in parts]
+        integers = {
+            path: assembled(layer.module, path, made, weight).to(torch.int8)
+            for path, (weight, _) in pairs.items()
+        }
         return {"integers": integers, "row": _figures(parts, choices)}
 
-    def _why_not(self, pairs: Iterable[tuple[Tensor, WeightFakeQuantize]]) -> str:
+    def _why_not(
+        self, module: FusedModule, pairs: Collection[tuple[Tensor, WeightFakeQuantize]]
+    ) -> str:
         """Why a layer is left as it is; empty where it is not."""
+        if not module.products:
+            return UNKNOWN
+        if len(pairs) < len(module.weights()):
+            return "not all of its weights are quantized"
         for weight, quantizer in pairs:
             if quantizer.config.format != "int":
                 return f"its weights are {quantizer.config.format} numbers, not integers"
@@ -210,12 +220,12 @@ class _Work:
             raise
 
 
-def _choices(module: Any, pairs: Sequence[tuple[Tensor, WeightFakeQuantize]]) -> list[Choice]:
-    scales = [quantizer.scale_for(weight).expand_as(weight) for weight, quantizer in pairs]
-    steps = [in_steps(weight, scale) for (weight, _), scale in zip(pairs, scales, strict=True)]
-    highest = pairs[0][1].highest
-    matched = zip(matrices(module, steps), matrices(module, scales), strict=True)
-    return [Choice.of(one, scale, highest) for one, scale in matched]
+def _choice(
+    module: FusedModule, part: LinearPart, weight: Tensor, quantizer: WeightFakeQuantize
+) -> Choice:
+    scale = quantizer.scale_for(weight).expand_as(weight)
+    steps = matrix(module, part, in_steps(weight, scale))
+    return Choice.of(steps, matrix(module, part, scale), quantizer.highest)
 
 
 def _figures(parts: Sequence[Learned], choices: Sequence[Choice]) -> dict[str, Any]:

@@ -3,12 +3,6 @@
 from torch import nn
 
 from embedl_deploy.graph.tracer import RANDOM_DEPTH
-from embedl_deploy.modules import (
-    FusedAdaptiveAvgPool2d,
-    FusedGroupNorm,
-    FusedLayerNorm,
-    FusedRMSNorm,
-)
 
 _DROPOUT = nn.modules.dropout._DropoutNd  # noqa: SLF001 - the base of all dropouts
 
@@ -16,9 +10,9 @@ HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Identity)
 """Activations for which f(a·x) = a·f(x) for every positive a."""
 
 NORMS = (
-    FusedLayerNorm,
-    FusedGroupNorm,
-    FusedRMSNorm,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
     nn.BatchNorm1d,
     nn.BatchNorm2d,
     nn.BatchNorm3d,
@@ -32,7 +26,7 @@ SPATIAL: dict[type[nn.Module], int] = {
         *("ReflectionPad", "ReplicationPad", "CircularPad", "ZeroPad"),
     )
     for dimensions in (1, 2, 3)
-} | {FusedAdaptiveAvgPool2d: 2}
+}
 """What computes each channel of its own, homogeneously, over so many last dimensions."""
 
 REDUCTIONS = frozenset({"mean", "sum", "amax", "amin"})

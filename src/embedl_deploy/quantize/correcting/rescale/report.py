@@ -64,7 +64,7 @@ def rescaling(channels: Channels, factors: Tensor) -> Rescaling:
 
 def _rows(channels: Channels, factors: Tensor) -> Iterator[RescalingRow]:
     for one in channels.readings:
-        if not one.quantized or not (one.matrices or one.ranged):
+        if not one.quantized or not (one.weighted or one.ranged):
             continue
         labels, reason = one.labels, one.reason
         if labels is not None:

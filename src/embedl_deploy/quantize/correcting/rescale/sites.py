@@ -1,23 +1,13 @@
 """Parameters that take the factors of channels: of a layer's results, or of what it reads."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from embedl_deploy.modules import (
-    FusedAdaptiveAvgPool2d,
-    FusedConvTransposeBN,
-    FusedLinear,
-    FusedMHAInProjection,
-    FusedModule,
-    FusedScaledDotProductAttention,
-)
-from embedl_deploy.modules.conv import ConvKernel
-
-Kernel = ConvKernel | FusedConvTransposeBN | FusedLinear
-"""A fused module with one weight."""
+from embedl_deploy.modules import FusedModule, LinearPart
+from embedl_deploy.quantize.correcting.rescale.operations import SPATIAL
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,10 +135,14 @@ class Reading:
         return not quantized_arguments(self.module).isdisjoint(self.arguments)
 
     @property
+    def weighted(self) -> bool:
+        """Whether a weight is multiplied with the tensor."""
+        return any(part.argument in self.arguments for part in self.module.parts)
+
+    @property
     def ranged(self) -> bool:
         """Whether the tensor that it is multiplied with has one range too: in attention."""
-        attends = isinstance(self.module, FusedScaledDotProductAttention)
-        return attends and self.arguments[0] != "value"
+        return self.module.attends is not None and self.arguments[0] != "value"
 
     def scale(self, factors: Tensor) -> None:
         """Divide the weights of every channel in place."""
@@ -156,28 +150,9 @@ class Reading:
             matrix.scale_columns(1 / factors)
 
 
-def matrix_of(module: Kernel) -> Matrix:
-    """The weight of a fused layer."""
-    if isinstance(module, FusedLinear):
-        return Matrix(module.linear.weight.detach()[None])
-    conv = module.conv
-    groups = conv.weight.detach().unflatten(0, (conv.groups, -1))
-    return Matrix(groups.transpose(1, 2) if isinstance(module, FusedConvTransposeBN) else groups)
-
-
-def matrices_of(module: FusedMHAInProjection) -> list[Matrix]:
-    """The weights for query, key and value."""
-    projection = module.projection
-    separate = (projection.q_proj_weight, projection.k_proj_weight, projection.v_proj_weight)
-    packed = projection.in_proj_weight
-    parts = separate if packed is None else packed.chunk(3)
-    return [Matrix(part.detach()[None]) for part in parts if part is not None]
-
-
-def biases_of(module: FusedMHAInProjection) -> Sequence[Tensor | None]:
-    """The biases for query, key and value."""
-    bias = module.projection.in_proj_bias
-    return (None, None, None) if bias is None else bias.detach().chunk(3)
+def matrix_of(module: FusedModule, part: LinearPart) -> Matrix:
+    """The weight of a part."""
+    return Matrix(part.matrix(module, part.tensor(module).detach()))
 
 
 def quantized_arguments(module: FusedModule) -> set[str]:
@@ -185,25 +160,21 @@ def quantized_arguments(module: FusedModule) -> set[str]:
     return {name for one in module.qdq_points for name in module.quantized_arguments(one)}
 
 
-def axes_of(module: nn.Module, rank: int) -> tuple[int, ...]:
+def axes_of(module: Any, rank: int) -> tuple[int, ...]:
     """The dimensions of a fused module's inputs that hold the channels, counted from the last.
 
-    None where the module is of no kind that is known here.
+    None where the module does not say what it computes.
 
     Args:
         module: A fused module.
         rank: How many dimensions the input has.
     """
-    match module:
-        case FusedScaledDotProductAttention():
-            return (-3, -1) if rank > 3 else (-1,)
-        case FusedLinear() | FusedMHAInProjection():
-            return (-1,)
-        case ConvKernel() | FusedConvTransposeBN():
-            return (-1 - len(module.conv.kernel_size),)
-        case FusedAdaptiveAvgPool2d():
-            return (-3,)
-    return ()
+    if module.attends is not None:
+        return (-3, -1) if rank > 3 else (-1,)
+    if module.products:
+        return (-1 - module.products[0].spatial(module),)
+    first = getattr(module, module.steps[0]) if module.described and module.steps else None
+    return () if first is None or type(first) not in SPATIAL else (-1 - SPATIAL[type(first)],)
 
 
 def storages(one: object) -> list[int]:
