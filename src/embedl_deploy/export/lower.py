@@ -130,7 +130,7 @@ def _take_in_norms(model: fx.GraphModule) -> None:
     modules = dict(model.named_modules(remove_duplicate=False))
     calls = Counter(str(node.target) for node in model.graph.nodes if node.op == "call_module")
     for node in list(model.graph.nodes):
-        norm = modules.get(str(node.target)) if node.op == "call_module" else None
+        norm: Any = modules.get(str(node.target)) if node.op == "call_module" else None
         source = node.args[0] if node.args else None
         if type(norm) not in _NORMS or not isinstance(source, fx.Node) or len(source.users) > 1:
             continue

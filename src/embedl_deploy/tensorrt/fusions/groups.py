@@ -1,5 +1,8 @@
 """What patterns of convolutions refuse, and what they leave in floating point."""
 
+from collections.abc import Callable
+from typing import ClassVar
+
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from embedl_deploy.modules.conv import Convolution
@@ -26,8 +29,9 @@ class ConvolutionPattern(Pattern):
     reported to run in INT8 all the same; the mixed-precision list leaves it out.
     """
 
-    def refuse(self, batch_norm: _BatchNorm | None) -> str | None:
-        return no_statistics(batch_norm)
+    refuse: ClassVar[Callable[..., str | None]] = lambda self, batch_norm: (  # noqa: ARG005
+        no_statistics(batch_norm)
+    )
 
     def keep_float(self, conv: Convolution) -> str | None:
         inside = conv.in_channels // conv.groups, conv.out_channels // conv.groups
