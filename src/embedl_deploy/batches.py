@@ -90,7 +90,7 @@ def _shapes(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
 
 
 def check_batches(data: Iterable[Any]) -> None:
-    """Hold that data is several batches, not one: iterating a tensor would give its rows.
+    """Raise unless data is several batches: iterating over a tensor would give its rows.
 
     Raises:
         CalibrationError: It is a tensor or a dict, or nothing to iterate.

@@ -103,7 +103,7 @@ _UNSHIFTED = op("norm", nn.LayerNorm).where(
 
 
 class NormWeightPattern(ConversionPattern):
-    """A product with a parameter behind a norm without weight, then a sum, become its own."""
+    """A product with a parameter after a norm without weight, then a sum, become its own."""
 
     tree = either(fork(MUL, _BARE, own("weight")), fork(ADD, _UNSHIFTED, own("bias")))
 

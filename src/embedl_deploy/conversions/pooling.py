@@ -54,7 +54,7 @@ _FLAT = either(
 
 
 class FlattenLinearToConv1x1Pattern(ConversionPattern):
-    """A linear layer behind the flattening of a 1×1 map becomes a 1×1 convolution before it."""
+    """A linear layer after the flattening of a 1×1 map becomes a 1×1 convolution before it."""
 
     tree = chain(_FLAT, wildcard("between", DROPOUT, ACTIVATION), LINEAR)
 

@@ -72,7 +72,7 @@ _ITEMS = (
 class SplitProjectionPattern(ConversionPattern):
     """A linear layer cut in query, key and value, each split into heads, becomes an in-projection.
 
-    The attention behind it stays.
+    The attention after it stays.
     """
 
     tree = either(

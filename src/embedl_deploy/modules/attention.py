@@ -95,7 +95,7 @@ class MHAInProjection(LeafModule):
         in_proj_weight: Packed weight (3E, E), or `None`.
         in_proj_bias: Packed bias (3E), or `None`.
         separate_weights: Query, key and value weights where nothing is packed.
-        key_bias: Whether the bias is added to the keys too; zeros stand for it otherwise.
+        key_bias: Whether the bias is added to the keys too; otherwise it is zero there.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ class LeafModule(nn.Module):
 
 
 class FusedModule(LeafModule):
-    """A sequence of operations that stands for one hardware kernel.
+    """A sequence of operations that runs as one hardware kernel.
 
     It keeps the operations as children and computes what they compute, with no weight folded:
     it trains like the sequence, batch norm included.

@@ -204,7 +204,7 @@ class ConvTransposePart(ConvPart):
     axis = 1
 
     def quantizable(self, module: nn.Module) -> bool:
-        """With several groups, an index of dimension 1 stands for a channel of each of them."""
+        """Only with one group: otherwise an index of dimension 1 is a channel of each group."""
         return bool(self.of(module).groups == 1)
 
     def matrix(self, module: nn.Module, weight: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import enum
 
 
 class QDQPoint(enum.Enum):
-    """A place at a fused module where a quantize/dequantize pair may stand.
+    """A place at a fused module for a quantize/dequantize pair.
 
     The value is the argument of the module's `forward` that is quantized; `INPUT` is the first
     argument, whatever its name, `OUTPUT` the module's result, and `PROBABILITIES` what the

@@ -109,7 +109,7 @@ class Node:
 
 
 class Graph:
-    """All nodes of a file in order, those of graphs inside others behind the node that has them.
+    """All nodes of a file in order, those of inner graphs after the node that has them.
 
     Args:
         model: With inferred shapes.

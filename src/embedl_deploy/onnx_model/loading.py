@@ -1,6 +1,6 @@
 """Reading an ONNX file without its weights.
 
-Large tensors that stand inside the file are cut out while it is read, and become references to
+Large tensors inside the file are cut out while it is read, and become references to
 their place in it, as if they were external data. So a file of 2 GB takes a few MB of memory.
 """
 
@@ -155,7 +155,7 @@ def _field(number: int, content: bytes) -> bytes:
 
 
 def _hold_external_data(graph: "GraphProto", path: Path) -> None:
-    """Hold that the files of tensors are there and long enough.
+    """Raise unless the files of tensors are there and long enough.
 
     Raises:
         CheckError: One is not.
@@ -169,7 +169,7 @@ def _hold_external_data(graph: "GraphProto", path: Path) -> None:
             sizes[location] = _size(path, location)
         if offset + length > sizes[location]:
             raise CheckError(
-                f"the tensor '{tensor.name}' of '{path}' ends behind the end of its data file "
+                f"the tensor '{tensor.name}' of '{path}' ends after the end of its data file "
                 f"'{location}', which has {sizes[location]:,} bytes; copy that file again"
             )
 

@@ -14,7 +14,7 @@ def put_in_order(graph: "GraphProto", outer: frozenset[str] = frozenset()) -> No
     """Raise unless a graph, and those inside it, are sound; sort nodes that are out of order.
 
     Args:
-        graph: Is changed where nodes stand before those that they read.
+        graph: Is changed where nodes come before those that they read.
         outer: Names of the graphs around it.
 
     Raises:

@@ -109,7 +109,7 @@ def _computes(node: Node) -> bool:
 
 
 def constant(value: Value | None) -> Tensor | None:
-    """The tensor of a constant, also behind `Cast` and `Identity`."""
+    """The tensor of a constant, also through `Cast` and `Identity`."""
     while value is not None:
         if value.tensor is not None:
             return value.tensor
@@ -119,7 +119,7 @@ def constant(value: Value | None) -> Tensor | None:
 
 
 def root(value: Value | None) -> Value | None:
-    """Where a value comes from, behind Q/DQ, `Cast` and operators that copy."""
+    """Where a value comes from, through Q/DQ, `Cast` and operators that copy."""
     while value is not None and value.producer is not None and value.tensor is None:
         maker = value.producer
         if maker.op not in COPIES | {QUANTIZE, DEQUANTIZE, "Cast"} or not maker.inputs:
@@ -129,7 +129,7 @@ def root(value: Value | None) -> Value | None:
 
 
 def is_constant(value: Value | None) -> bool:
-    """Whether a value is a constant, behind Q/DQ and operators that copy."""
+    """Whether a value is a constant, also through Q/DQ and operators that copy."""
     found = root(value)
     return found is not None and found.tensor is not None
 
@@ -151,7 +151,7 @@ def made_by(value: Value | None, *ops: str) -> Node | None:
 
 
 def dequantizer(value: Value | None, through: frozenset[str] = COMMUTING) -> Node | None:
-    """The DQ that a value comes from, behind operators that TensorRT moves it across."""
+    """The DQ that a value comes from, through operators that TensorRT moves it across."""
     while value is not None:
         if found := made_by(value, DEQUANTIZE):
             return found
@@ -161,7 +161,7 @@ def dequantizer(value: Value | None, through: frozenset[str] = COMMUTING) -> Nod
 
 
 def quantizer_of(dequantize: Node) -> Node | None:
-    """The Q of a DQ; None where it stands behind a constant."""
+    """The Q of a DQ; None where a constant is its input."""
     return made_by(dequantize.first, QUANTIZE)
 
 
@@ -178,7 +178,7 @@ def stored_type(node: Node) -> str:
 
 
 def reached(value: Value, through: Iterable[str] = COPIES) -> Iterator[Node | None]:
-    """Nodes that read a value behind operators of some types; None where it leaves the graph."""
+    """Nodes that read a value through operators of some types; None where it leaves the graph."""
     stack, seen, passed = [value], {id(value)}, frozenset(through)
     while stack:
         one = stack.pop()
@@ -195,7 +195,7 @@ def reached(value: Value, through: Iterable[str] = COPIES) -> Iterator[Node | No
 
 
 def is_quantized_behind(value: Value, through: Iterable[str] = COPIES) -> bool:
-    """Whether a Q reads a value, perhaps behind operators of some types."""
+    """Whether a Q reads a value, perhaps through operators of some types."""
     return any(node is not None and node.op == QUANTIZE for node in reached(value, through))
 
 
@@ -210,7 +210,7 @@ def weight_index(node: Node) -> int | None:
 
 
 def weight_quantizer(node: Node) -> Node | None:
-    """The DQ of a weight, behind operators that copy."""
+    """The DQ of a weight, through operators that copy."""
     index = weight_index(node)
     return None if index is None else dequantizer(node.input(index), COPIES)
 

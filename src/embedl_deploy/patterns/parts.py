@@ -25,7 +25,7 @@ T = TypeVar("T", Op, Fork, Chain, Either)
 
 
 def parts(tree: Part) -> Iterator[Part]:
-    """What stands in a tree, in the order of the data; an operation comes after its inputs."""
+    """The parts of a tree in the order of the data; an operation comes after its inputs."""
     match tree:
         case Optional():
             yield tree.op
@@ -97,7 +97,7 @@ def inputs(tree: Part) -> Iterator[str]:
 def narrow(tree: T, name: str, predicate: Callable[[Any], bool]) -> T:
     """The same tree, its operation of that name under one more condition.
 
-    Reasons given with `escaping` are those of the wider tree, and stay behind.
+    Reasons given with `escaping` are those of the wider tree, and are left out.
 
     Raises:
         PatternError: The tree binds no operation to the name.

@@ -87,8 +87,8 @@ def _check_tree(cls: type[Pattern]) -> None:
     for part in parts(cls.tree):
         if isinstance(part, Again) and part.name not in before:
             raise PatternError(
-                f"{cls.__name__}.tree has again({part.name!r}) where nothing of that name stands "
-                "before; write the operation itself first"
+                f"{cls.__name__}.tree has again({part.name!r}) where nothing has that name "
+                "before it; write the operation itself first"
             )
         before.add(getattr(part, "name", ""))
 

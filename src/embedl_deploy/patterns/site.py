@@ -15,11 +15,11 @@ class Site(Protocol):
         """The shape of an input of the operation: `None` for each size that is not known.
 
         Without example inputs only what the graph itself says is known, such as the channels
-        behind a convolution.
+        after a convolution.
         """
 
     def value(self, name: str) -> Value:
-        """What an operation gives, or what stands in a hole: its shape and dtype where known."""
+        """The value of an operation or a hole: its shape and dtype where known."""
 
     def is_constant(self, name: str) -> bool:
         """Whether a value follows from the model's own tensors, numbers and sizes alone."""

@@ -3,7 +3,7 @@
     chain(CONV2D, optional(BATCH_NORM2D), ACTIVATION)
 
 reads from the input to the output: an activation, of an optional batch norm, of a convolution.
-Every word that stands for an operation binds it to a name.
+Every word for an operation binds it to a name.
 """
 
 import math
@@ -32,7 +32,7 @@ class Value:
 class Call:
     """A matched call of a function, or of a tensor's method by its name.
 
-    The model's own tensors stand as themselves, others as `Value`.
+    The model's own tensors are given as they are, others as `Value`.
     """
 
     target: Callable[..., Any] | str
@@ -109,7 +109,7 @@ class Own:
 
 @dataclass(frozen=True)
 class Again:
-    """The value of an operation that stands before in the tree."""
+    """The value of an earlier operation of the tree."""
 
     name: str
 
@@ -173,7 +173,7 @@ def op(name: str, *kinds: type[nn.Module] | Callable[..., Any] | str, **options:
 def hole(name: str) -> Hole:
     """An input from outside the match, passed to the built module in the tree's order.
 
-    Holes of the same name are one input, and have to be the same value. One that stands only in
+    Holes of the same name are one input, and have to be the same value. One that is only in
     an alternative that is not there is passed as `None`.
     """
     return Hole(name)
@@ -185,7 +185,7 @@ def own(name: str) -> Own:
 
 
 def again(operation: Op) -> Again:
-    """The value of an operation that stands before in the tree, for one that is used twice."""
+    """The value of an earlier operation of the tree, which is used twice."""
     return Again(operation.name)
 
 
@@ -234,8 +234,8 @@ def chain(*steps: Op | Optional | Wildcard | Fork | Either) -> Chain:
     """A sequence of operations.
 
     Raises:
-        PatternError: It is empty, a fork or an alternative stands elsewhere than first, or a
-            wildcard does not stand between two operations.
+        PatternError: It is empty, a fork or an alternative is not first, or a
+            wildcard is not between two operations.
     """
     _check("chain()", steps, Op | Optional | Wildcard | Fork | Either)
     if all(isinstance(step, Optional | Wildcard) for step in steps):
@@ -259,13 +259,13 @@ def _check(word: str, given: tuple[object, ...], kinds: Any) -> None:
         raise PatternError(f"{word} is given {what}; it takes {known}")
 
 
-def _check_between(before: tuple[object, ...], behind: tuple[object, ...]) -> None:
-    """Before a wildcard, and behind it, is an operation that is always there."""
+def _check_between(before: tuple[object, ...], after: tuple[object, ...]) -> None:
+    """Before and after a wildcard there is an operation that is always there."""
     always = [step for step in before if not isinstance(step, Optional)]
     if (
         always
         and not isinstance(always[-1], Wildcard)
-        and any(isinstance(one, Op) for one in behind)
+        and any(isinstance(one, Op) for one in after)
     ):
         return
     raise PatternError(

@@ -57,7 +57,7 @@ class Skipped:
 
     Attributes:
         activations: The choice that leaves out stubs, in words; empty where none does.
-        weights: The choice that leaves out weight quantizers, likewise.
+        weights: The choice that leaves out weight quantizers.
     """
 
     activations: str = ""

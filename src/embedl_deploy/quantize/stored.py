@@ -111,7 +111,7 @@ def skip_from_dict(stored: Mapping[str, Any]) -> Skip:
 
 
 def known(stored: Mapping[str, Any], names: Iterable[str], what: str) -> None:
-    """Hold that what was stored has no other names than these.
+    """Raise where what was stored has other names than these.
 
     Raises:
         QuantizationError: It has, as one of a newer version would.

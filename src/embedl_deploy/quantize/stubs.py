@@ -147,7 +147,7 @@ class QuantStub(_Quantizer, LeafModule):
         return self.rounded(input) if self.enabled else input
 
     def rounded(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
-        """The tensor as the numbers that stand for it.
+        """The tensor, rounded to the numbers that a compiler computes with.
 
         Raises:
             QuantizationError: The stub has no scale yet.
@@ -161,7 +161,7 @@ class QuantStub(_Quantizer, LeafModule):
 
     @torch.no_grad()
     def set_range(self, largest: Tensor, *, signed: bool = True) -> None:
-        """Set the scale so that the largest number stands for `largest`.
+        """Set the scale to `largest` (amax) divided by the largest number, quant_max.
 
         Args:
             largest: A scalar.
@@ -252,7 +252,7 @@ class WeightFakeQuantize(_Quantizer):
         return per_channel(self.step, weight, self.axis)
 
     def stored(self, weight: Tensor) -> Tensor:
-        """What stands for a weight, in int8 or FP8; times the scale it is what `forward` gives."""
+        """The integers or FP8 numbers of a weight; their products with the scale are `forward`'s."""
         steps = in_steps(weight.detach(), self.scale_for(weight).detach())
         clamped = steps.clamp(self.grid.lowest, self.grid.highest)
         return self.grid.round(clamped).to(self.grid.dtype)

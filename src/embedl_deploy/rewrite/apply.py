@@ -104,7 +104,7 @@ def _mode(draft: Draft, nodes: Sequence[fx.Node]) -> bool:
 def _arguments(match: Match) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What the built module is called with, in the tree's order.
 
-    That is what stands in the holes, the arguments of a head that is a module, and of a head
+    These are the values of the holes, the arguments of a head that is a module, and of a head
     that is a function the values it takes: its constants and weights are in the `Call`. A hole
     of an alternative that is not there is `None`.
     """

@@ -196,7 +196,7 @@ class NodeSite:
         return self._draft.is_shared(self._draft.module(self._node(name)))
 
     def _read(self, name: str) -> fx.Node:
-        """What an operation gives, or what stands in a hole."""
+        """The value of an operation or a hole."""
         slot = self._inputs.get(name)
         found: fx.Node = slot.read() if isinstance(slot, Slot) else self._node(name)
         return found

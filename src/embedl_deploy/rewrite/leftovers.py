@@ -85,7 +85,7 @@ class _Reasons:
         if type(module) not in self._known:
             return f"no pattern in the list has a {kind}"
         sources = node.all_input_nodes
-        before = f"behind '{node_path(sources[0])}'" if sources else "without an input"
+        before = f"after '{node_path(sources[0])}'" if sources else "without an input"
         return f"no pattern in the list has a {kind} {before}"
 
     def _function(self, node: fx.Node, kind: str) -> str:

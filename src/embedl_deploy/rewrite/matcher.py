@@ -25,13 +25,13 @@ _CALLS = frozenset({"call_module", "call_function", "call_method"})
 
 @dataclass(frozen=True)
 class Slot:
-    """An argument of a node. What stands in it may have moved by the time it is read."""
+    """An argument of a node. Its value may have moved by the time it is read."""
 
     node: fx.Node
     index: int
 
     def read(self) -> Any:
-        """What stands in the slot now."""
+        """The value of the slot now."""
         return self.node.args[self.index]
 
 
@@ -41,7 +41,7 @@ class Binding:
 
     Attributes:
         nodes: Node of each operation by name; a tuple of them for a wildcard.
-        inputs: By name, the heads (whose arguments are passed on) and what stands in the holes.
+        inputs: By name, the heads (whose arguments are passed on) and the values of the holes.
         tensors: By name, the nodes that read parameters of the model.
         again: Operations whose value is used once more, as often as it is.
     """
@@ -52,7 +52,7 @@ class Binding:
     again: tuple[tuple[str, fx.Node], ...] = ()
 
     def plus(self, other: "Binding") -> "Binding | None":
-        """Both together; `None` where a name would stand for two values, or two for one node."""
+        """Both together; `None` where a name would have two values, or two names one node."""
         for name in self.inputs.keys() & other.inputs.keys():
             if _read(self.inputs[name]) is not _read(other.inputs[name]):
                 return None
@@ -110,7 +110,7 @@ class Matcher:
         return seen(node)
 
     def fits(self, operation: Op, node: object) -> bool:
-        """Whether a node is the operation, whatever stands around it."""
+        """Whether a node is the operation, whatever is around it."""
         if not isinstance(node, fx.Node) or node.op not in _CALLS:
             return False
         if not any(key in operation.kinds for key in keys(node, self._objects)):
@@ -201,7 +201,7 @@ def _is_number(node: fx.Node) -> bool:
 
 
 def seen(node: fx.Node) -> Any:
-    """What a pattern gets to see of a value: shape and dtype; a dtype stands as itself."""
+    """What a pattern gets to see of a value: shape and dtype; a dtype is given as it is."""
     known = value(node)
     if isinstance(known, torch.dtype):
         return known

@@ -30,7 +30,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Run:
-    """Any run of listed operations behind `source`."""
+    """Any run of listed operations after `source`."""
 
     wildcard: Wildcard
     source: Step

@@ -81,7 +81,7 @@ def stubs_of(model: fx.GraphModule) -> dict[str, QuantStub]:
 
 
 def check_calibrated(model: fx.GraphModule) -> None:
-    """Hold that every stub has a scale.
+    """Raise unless every stub has a scale.
 
     Raises:
         QuantizationError: One has none, or the model has no stubs.

@@ -19,12 +19,12 @@ def check_finite(
     kwargs: Mapping[str, Any],
     batch: str,
 ) -> None:
-    """Hold that the stubs' observers have seen no value that is not finite.
+    """Raise where the observer of a stub has seen a value that is not finite.
 
     Args:
         model: What has just run.
         stubs: Its stubs by path, in the order in which they run.
-        args: Its positional inputs; likewise `kwargs`. It runs once more where the check fails.
+        args: Its positional inputs. It runs once more where the check fails.
         kwargs: Its inputs by name.
         batch: What the inputs are, in words.
 

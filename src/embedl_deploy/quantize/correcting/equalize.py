@@ -5,7 +5,7 @@ from torch import Tensor, fx
 
 from embedl_deploy.errors import QuantizationError
 from embedl_deploy.quantize.correcting.rescale.channels import Channels
-from embedl_deploy.quantize.correcting.rescale.factors import Ranges, chosen, fold
+from embedl_deploy.quantize.correcting.rescale.factors import Ranges, chosen, put_in
 from embedl_deploy.quantize.correcting.rescale.models import rescalable
 from embedl_deploy.quantize.correcting.rescale.report import Rescaling, rescaling
 from embedl_deploy.quantize.correcting.rescale.walk import settle, walk
@@ -30,7 +30,7 @@ def equalize(result: Result | fx.GraphModule, *, rounds: int = 20) -> Rescaling:
     have of the range of a row: the factor is the root of the second over the first. A depthwise
     convolution has one column a row, nothing to lose, and the factor is one over the range.
 
-    The range of a channel behind a batch norm is taken to be `|β| + 4·|γ|`, before a ReLU
+    The range of a channel after a batch norm is taken to be `|β| + 4·|γ|`, before a ReLU
     `β + 4·|γ|`; without one it is the bias and four times the norm of the weight's row. Nothing is
     known of layer norms, queries and keys without data: they are left, see `smooth`.
 
@@ -57,7 +57,7 @@ def equalize(result: Result | fx.GraphModule, *, rounds: int = 20) -> Rescaling:
     total = torch.ones(len(channels.classes), dtype=torch.float64)
     for _ in range(rounds):
         factors = chosen(channels, _expected(channels), 0.5)
-        fold(channels, factors)
+        put_in(channels, factors)
         total *= factors
         if float(factors.log().abs().max()) < _SETTLED:
             break
@@ -65,7 +65,7 @@ def equalize(result: Result | fx.GraphModule, *, rounds: int = 20) -> Rescaling:
 
 
 def _leave_unknown(channels: Channels) -> None:
-    """Hold what has a range that nothing is known of without data to the factor 1."""
+    """Give the factor 1 to what has a range that is not known without data."""
     for producer in channels.producers:
         if not producer.known:
             reason = f"the range of '{producer.path}' is not known without data"

@@ -7,7 +7,7 @@ from torch import fx
 
 from embedl_deploy.errors import QuantizationError
 from embedl_deploy.quantize.calibrating.calibrate import Progress
-from embedl_deploy.quantize.correcting.rescale.factors import chosen, fold
+from embedl_deploy.quantize.correcting.rescale.factors import chosen, put_in
 from embedl_deploy.quantize.correcting.rescale.models import rescalable
 from embedl_deploy.quantize.correcting.rescale.observe import observed
 from embedl_deploy.quantize.correcting.rescale.report import Rescaling, rescaling
@@ -62,5 +62,5 @@ def smooth(
     ranges, shapes = observed(model, data, progress)
     channels = walk(model, shapes)
     factors = chosen(channels, lambda reading, _: ranges[reading.key], alpha)
-    fold(channels, factors)
+    put_in(channels, factors)
     return rescaling(channels, factors)

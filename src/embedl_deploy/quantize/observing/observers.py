@@ -19,7 +19,7 @@ class Observer(ABC):
     Attributes:
         axis: The dimension that has a range for each of its indices; `None` for one range. Set
             before the first batch.
-        lowest: The smallest value seen, if the observer keeps it; likewise `largest`, the
+        lowest: The smallest value seen, if the observer keeps it; so `largest`, the
             largest magnitude. From these, calibration knows of negative values and of values
             that are not finite.
     """

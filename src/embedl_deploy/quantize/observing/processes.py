@@ -50,7 +50,7 @@ def observed_by_all(
 
 
 def check_alone(what: str) -> None:
-    """Hold that this is the only process, since each would change the model by its own data.
+    """Raise where there are other processes: each would change the model by its own data.
 
     Raises:
         QuantizationError: There are several.

@@ -33,7 +33,7 @@ def insert_qdq(
 ) -> fx.GraphModule:
     """Insert stubs at the declared Q/DQ points and nowhere else, one per tensor.
 
-    The tensor before a dropout and behind it count as one where the first is quantized for all
+    The tensors before and after a dropout count as one where the first is quantized for all
     its readers, since they are the same at inference.
 
     Weights are quantized where the input of their module is.
@@ -155,7 +155,7 @@ def _left(site: Site, skip: Skipped, config: QuantConfig) -> Iterator[Left]:
 def _make_stubs(
     model: fx.GraphModule, config: QuantConfig, uses: Sequence[Use]
 ) -> dict[fx.Node, fx.Node]:
-    """One stub for each tensor, behind it in the graph."""
+    """One stub per tensor, inserted after its producer."""
     points: dict[fx.Node, list[str]] = defaultdict(list)
     for use in uses:
         points[use.tensor].append(f"{use.call.target} {use.point.name}")
@@ -193,7 +193,7 @@ def _new_stub(
 
 
 def _rewire(use: Use, stub: fx.Node, names: Sequence[str]) -> None:
-    """Read the stub in place of the tensor: at one argument, or everywhere behind the call."""
+    """Read the stub in place of the tensor: at one argument, or everywhere after the call."""
     if use.padding is not None:
         use.padding.replace_input_with(use.tensor, stub)
     elif use.argument is None:

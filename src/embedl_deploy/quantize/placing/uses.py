@@ -107,7 +107,7 @@ def uses_of(site: Site) -> Iterator[Use]:
 
 
 def without_repeats(uses: Sequence[Use], modules: Mapping[str, nn.Module]) -> list[Use]:
-    """Take a stub behind a result for the one of its readers behind a dropout as well.
+    """Let consumers after a dropout share the stub before it.
 
     A compiler sees no dropout: there would be two pairs in a row.
     """

@@ -94,7 +94,7 @@ def weighted_before(value: Value | None) -> Node | None:
 
 
 @dataclass(frozen=True)
-class Chain:
+class ActivationChain:
     """An activation: one operator, or several that end in a product with what went in.
 
     Attributes:
@@ -110,7 +110,7 @@ class Chain:
     inside: tuple[Node, ...]
 
 
-def activation_chains(view: View) -> Iterator[Chain]:
+def activation_chains(view: View) -> Iterator[ActivationChain]:
     """All activations but ReLU and Clip; a gate and its product are one."""
     taken: set[int] = set()
     for gate in view.of(*_GATES):
@@ -122,10 +122,10 @@ def activation_chains(view: View) -> Iterator[Chain]:
         if id(node) not in taken:
             head, found = bare(node.first)
             if head is not None:
-                yield Chain(head, node, (found,), ())
+                yield ActivationChain(head, node, (found,), ())
 
 
-def _chain(gate: Node) -> Chain | None:
+def _chain(gate: Node) -> ActivationChain | None:
     sources = _sources(gate.first)
     inside: list[Node] = []
     value: Value | None = gate.output
@@ -139,7 +139,7 @@ def _chain(gate: Node) -> Chain | None:
             for source, entry in _sources(other).items():
                 if source in sources and sources[source][0] is entry[0]:
                     ways = (sources[source][1], entry[1])
-                    return Chain(entry[0], _tail(node), ways, tuple(inside))
+                    return ActivationChain(entry[0], _tail(node), ways, tuple(inside))
             return None
         if data_operand(node) is None:
             return None

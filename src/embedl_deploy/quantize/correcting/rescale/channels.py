@@ -84,14 +84,14 @@ class Channels:
         return self.labels[value] if isinstance(value, fx.Node) else "a constant has none"
 
     def stopped(self, node: fx.Node, reason: str = "") -> str:
-        """Hold that no input of an operation has factors; gives the reason."""
+        """Give the inputs of an operation no factor; returns the reason."""
         reason = reason or f"{self.named(node)} takes no factor"
         for source in node.all_input_nodes:
             self.pin(self.labels[source], reason)
         return reason
 
     def pin(self, value: Value, reason: str) -> str:
-        """Hold that a value has no factors; gives the reason."""
+        """Give a value no factor; returns the reason."""
         for one in pytree.tree_leaves(value):
             if isinstance(one, Tensor):
                 self.classes.pin(one, reason)

@@ -35,7 +35,7 @@ class Classes:
         return torch.arange(first, first + count, dtype=torch.float64)
 
     def join(self, labels: Tensor, others: Tensor, sign: int = 1) -> None:
-        """Hold that channels have the same factor, or with `sign` -1 inverse ones, in pairs.
+        """Give pairs of channels one factor, or with `sign` -1 inverse factors.
 
         The tensors broadcast against each other.
         """
@@ -68,7 +68,7 @@ class Classes:
         return label, sign
 
     def pin(self, labels: Tensor, reason: str) -> None:
-        """Hold that channels have the factor 1; the first reason counts."""
+        """Give channels the factor 1; the first reason counts."""
         for label in labels.unique().long().tolist():
             if label != ZERO:
                 self._reasons.setdefault(self._find(label)[0], reason)
@@ -84,7 +84,7 @@ class Classes:
                 yield self._reasons[root]
 
     def roots(self) -> tuple[Tensor, Tensor]:
-        """For every label the label that stands for its set, and 1, or -1 for the inverse."""
+        """The representative of each label's set, and 1, or -1 for the inverse."""
         found = [self._find(label) for label in range(len(self._parents))]
         roots, signs = zip(*found, strict=True)
         return torch.tensor(roots), torch.tensor(signs)

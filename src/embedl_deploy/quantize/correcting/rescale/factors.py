@@ -84,7 +84,7 @@ def even(ranges: Tensor) -> Tensor:
     return torch.where(alive, raised / raised[alive].log().mean().exp(), 0.0)
 
 
-def fold(channels: Channels, factors: Tensor) -> None:
+def put_in(channels: Channels, factors: Tensor) -> None:
     """Multiply what gives the channels by their factors in place, and divide what reads them."""
     with torch.no_grad():
         for producer in channels.producers:

@@ -64,7 +64,7 @@ class Producer:
         matrix: The weight whose rows give them, where no norm comes after it.
         gain: The factors of a norm, otherwise.
         shift: The bias of either, if any.
-        after: Factors behind it that stay as they are, if any: one a channel, or one for all.
+        after: Factors after it that stay as they are, if any: one a channel, or one for all.
         known: Whether `gain` times a normal distribution is what is added to `shift`.
         rectified: Whether negative values become zero.
     """

@@ -45,7 +45,7 @@ def _labels(channels: Channels, node: fx.Node) -> Value:
 
 
 def settle(channels: Channels) -> None:
-    """Hold all channels of a tensor to the factor 1 where one is: their ratio would change."""
+    """Give all channels of a tensor the factor 1 where one has it: their ratio would change."""
     classes = channels.classes
     tensors = channels.tensors()
     while mixed := _mixed(tensors, classes.pinned()):
