@@ -259,7 +259,7 @@ def test_a_site_tells_of_values_and_their_use() -> None:
 @pytest.mark.parametrize(
     ("tree_", "message"),
     [
-        (fork(MUL, again(SUB), fork(SUB, X)), r"again\('sub'\) where nothing of that name stands"),
+        (fork(MUL, again(SUB), fork(SUB, X)), r"again\('sub'\) where nothing has that name"),
         (fork(MUL, fork(SUB, X), fork(SUB, X)), "binds 'sub' twice"),
     ],
 )

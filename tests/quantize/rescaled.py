@@ -8,7 +8,7 @@ from torch import Tensor, fx
 
 from embedl_deploy.batches import inferring
 from embedl_deploy.quantize.correcting.rescale.channels import Channels
-from embedl_deploy.quantize.correcting.rescale.factors import fold
+from embedl_deploy.quantize.correcting.rescale.factors import put_in
 from embedl_deploy.quantize.correcting.rescale.observe import _Shaped
 from embedl_deploy.quantize.correcting.rescale.walk import walk
 
@@ -23,5 +23,5 @@ def rescaled(model: fx.GraphModule, args: Sequence[Any]) -> tuple[Channels, Tens
     factors = 4 ** (2 * torch.rand(len(roots), dtype=torch.float64) - 1)
     factors[channels.classes.pinned()] = 1.0
     factors = factors[roots] ** signs
-    fold(channels, factors)
+    put_in(channels, factors)
     return channels, factors

@@ -252,7 +252,7 @@ class WeightFakeQuantize(_Quantizer):
         return per_channel(self.step, weight, self.axis)
 
     def stored(self, weight: Tensor) -> Tensor:
-        """The integers or FP8 numbers of a weight; their products with the scale are `forward`'s."""
+        """The integers, or FP8 numbers, of a weight: `forward` gives them times the scale."""
         steps = in_steps(weight.detach(), self.scale_for(weight).detach())
         clamped = steps.clamp(self.grid.lowest, self.grid.highest)
         return self.grid.round(clamped).to(self.grid.dtype)
