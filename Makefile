@@ -8,7 +8,7 @@ BENCHMARKS := transform capture calibration training export check
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test fuzz check format demo bench bench-quality exports zoo docs clean
+.PHONY: help setup test fuzz check format demo bench bench-quality exports compiled zoo docs clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ $(PEERS): benchmarks/quality/peers.txt
 
 exports: $(STAMP)  ## Export 25 models in two precisions, and write docs/exports.md; goes on where it stopped
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.exports
+
+compiled: $(STAMP)  ## Compile 27 models in three kinds of numbers, and write docs/compiled.md; goes on where it stopped
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.compiled
 
 zoo: $(STAMP)  ## Run every model of the zoo, an hour or two, and write docs/zoo.md; goes on where it stopped
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.zoo

@@ -168,12 +168,13 @@ def measure(name: str) -> list[Row]:
     warm(built)
     inputs = [built.draw(1) for _ in range(3)]
     result = transform(built.model, *inputs[0])
-    batches = [_batch(result.model, *one) for one in inputs]
+    batches = [batch(result.model, *one) for one in inputs]
     model = quantize(result, batches[:2])
     return [_export(name, model, batches, precision) for precision in PRECISIONS]
 
 
-def _batch(model: fx.GraphModule, args: Any, kwargs: Any) -> tuple[Any, ...]:
+def batch(model: fx.GraphModule, args: Any, kwargs: Any) -> tuple[Any, ...]:
+    """Inputs by position."""
     names = [str(node.target) for node in model.graph.nodes if node.op == "placeholder"]
     given = dict(zip(names, args, strict=False)) | dict(kwargs)
     return tuple(given[name] for name in names if name in given)

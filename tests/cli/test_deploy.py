@@ -1,6 +1,7 @@
 """`embedl-deploy deploy` writes a checked file, or an error and nothing else."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import onnx
@@ -14,6 +15,10 @@ from embedl_deploy.export import OnnxModel, Parity
 from embedl_deploy.quantize import QuantConfig
 from tests.cli.commands import files, run, run_json
 
+needs_rtx = pytest.mark.skipif(
+    find_spec("tensorrt_rtx_bindings") is None,
+    reason="TensorRT for RTX is not installed: pip install 'embedl_deploy[rtx]'",
+)
 SMALL = ("deploy", "user_nets:small", "out.onnx")
 SHAPE = ("--shape", "3,8,8")
 
@@ -52,6 +57,32 @@ def test_json_has_the_figures(folder: Path) -> None:
     assert found["expected"]["shares"]["INT8"] < 1  # the depthwise one stays in floating point
     computed = OnnxModel(folder / "out.onnx")(torch.zeros(5, 3, 8, 8))
     assert computed["output"].shape == (5, 2)
+
+
+@needs_rtx
+def test_the_file_is_compiled_beside_that_in_float16(folder: Path) -> None:
+    options = ("--data", "rows.npz", "--dynamic-batch", "--precision", "float16", "--compile")
+    found = run_json(*SMALL, *options, "--gpu", "l4")["compiled"]
+    quantized, half = found["quantized"], found["float16"]
+    assert {one["simulated"] for one in quantized["products"]} == {"INT8"}
+    assert {one["simulated"] for one in half["products"]} == {"FP16"}
+    assert (quantized["gpu"], half["gpu"]) == ("l4", "l4")
+    assert quantized["bytes"] > 0
+    assert "INT8 does not pay on l4" in found["verdict"]  # it is so small that launches are all
+    said = " ".join(run(*SMALL, *options).stdout.split())
+    assert "the compiler builds it and keeps the type of every product" in said
+    assert "Beside INT8: " in said
+    assert {one.name for one in folder.iterdir() if one.suffix == ".onnx"} == {"out.onnx"}
+
+
+@needs_rtx
+@pytest.mark.usefixtures("folder")
+def test_a_gpu_needs_the_compiler() -> None:
+    options = (*SMALL, "--data", "rows.npz")
+    run(*options, "--gpu", "l4", code=2)
+    error = run_json(*options, "--compile", "--gpu", "h100", code=1)["error"]["message"]
+    assert "does not build for h100, which is SM90" in error
+    assert not Path("out.onnx").exists()
 
 
 @pytest.mark.usefixtures("folder")

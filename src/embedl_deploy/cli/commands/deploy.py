@@ -35,6 +35,8 @@ def _figures(deployed: Deployed) -> list[tuple[str, str]]:
         ("Checked", _checked(deployed)),
         ("Expected", f"{deployed.expected.summary}; embedl-deploy explain shows them"),
     ]
+    if deployed.compiled is not None:
+        figures += deployed.compiled.rows
     if summary.unfused:
         left = f"{len(summary.unfused)} layers with weights, in floating point; inspect says why"
         figures.insert(2, ("Not fused", left))
@@ -73,7 +75,12 @@ def _sizes(deployed: Deployed) -> str:
 def _verified(deployed: Deployed) -> str:
     if deployed.parity is None:
         return "no; verification was switched off"
-    return f"ONNX Runtime computes what was simulated: {deployed.parity}"
+    said = f"ONNX Runtime computes what was simulated: {deployed.parity}"
+    if deployed.compiled is None:
+        return said
+    lost = len(deployed.compiled.quantized.lost)
+    kept = "keeps the type of every product" if not lost else f"loses the type of {lost} products"
+    return f"{said}; the compiler builds it and {kept}"
 
 
 def _checked(deployed: Deployed) -> str:

@@ -9,6 +9,7 @@ import typer
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from embedl_deploy.cli.commands.beside import Beside, compile_beside
 from embedl_deploy.cli.commands.prepare import Order, Prepared, prepared
 from embedl_deploy.cli.data import first_batches
 from embedl_deploy.cli.options import RecipeChoice
@@ -72,6 +73,35 @@ class Job(Order):
     no_verify: Annotated[
         bool, typer.Option("--no-verify", help="Write the file without running it.")
     ] = False
+    compile: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Give the file to NVIDIA's compiler too, beside the model's float16 file; build "
+            "says more.",
+        ),
+    ] = False
+    gpu: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="What --compile compiles for, as in build."),
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.gpu is not None and not self.compile:
+            raise typer.BadParameter("--gpu needs --compile")
+
+    @property
+    def export_options(self) -> dict[str, Any]:
+        """As `export_onnx` takes them."""
+        return {
+            "precision": self.precision.value,
+            "keep_float32": self.keep_float32 or (),
+            "float32_io": self.float32_io,
+            "attention_op": self.attention_op,
+            "opset": ATTENTION_OPSET if self.attention_op else None,
+            "dynamic_batch": self.dynamic_batch,
+        }
 
     @property
     def kept(self) -> tuple[str, ...]:
@@ -96,6 +126,7 @@ class Deployed:
         parity: From the verification; None without.
         report: From the check of the file against the rules of TensorRT.
         expected: The kernels that TensorRT is expected to run.
+        compiled: What the compiler made of it; None where that was not asked for.
     """
 
     job: Job
@@ -110,6 +141,7 @@ class Deployed:
     parity: Parity | None
     report: Report
     expected: Explanation
+    compiled: Beside | None
 
     def as_dict(self) -> dict[str, Any]:
         """All of it for JSON."""
@@ -135,6 +167,7 @@ class Deployed:
             "verification": None if self.parity is None else parity_dict(self.parity),
             "check": self.report.to_dict() | {"path": str(job.output)},
             "expected": {"counts": self.expected.counts, "shares": self.expected.shares},
+            "compiled": None if self.compiled is None else self.compiled.as_dict(),
             **self.summary.as_dict(),
         }
 
@@ -148,11 +181,12 @@ def travel(job: Job, steps: Steps) -> Deployed:
     with written_beside(job.output) as draft:
         made = prepared(job, steps, job.batch)
         with steps.step("Exporting"):
-            _export(job, made, draft)
+            export_onnx(made.model, made.examples, draft, **job.export_options)
         parity = None if job.no_verify else _verify(job, made, draft, steps)
         with steps.step("Checking"):
             report = check_onnx(draft, keep_float32=job.kept)
             expected = explain_onnx(draft)
+        compiled = _compile(job, made, draft, steps) if job.compile else None
         file_bytes = sum(file.stat().st_size for file in draft.parent.iterdir())
     tensors, weights = quantizers(made.model)
     shaped = (one for one in pytree.tree_leaves(made.examples) if isinstance(one, Tensor))
@@ -169,6 +203,7 @@ def travel(job: Job, steps: Steps) -> Deployed:
         parity=parity,
         report=report,
         expected=expected,
+        compiled=compiled,
     )
 
 
@@ -178,18 +213,9 @@ def _kept(job: Job, model: fx.GraphModule) -> tuple[str, ...]:
     return tuple(step.name for step in recipe_report(model).steps if step.kept)
 
 
-def _export(job: Job, made: Prepared, draft: Path) -> None:
-    export_onnx(
-        made.model,
-        made.examples,
-        draft,
-        precision=job.precision.value,
-        keep_float32=job.keep_float32 or (),
-        float32_io=job.float32_io,
-        attention_op=job.attention_op,
-        opset=ATTENTION_OPSET if job.attention_op else None,
-        dynamic_batch=job.dynamic_batch,
-    )
+def _compile(job: Job, made: Prepared, draft: Path, steps: Steps) -> Beside:
+    with steps.step("Compiling"):
+        return compile_beside(draft, made, job.gpu, job.export_options, job.batch)
 
 
 def _verify(job: Job, made: Prepared, draft: Path, steps: Steps) -> Parity:

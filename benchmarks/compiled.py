@@ -1,0 +1,226 @@
+"""What NVIDIA’s compiler makes of 27 models in three kinds of numbers: `make compiled`.
+
+TensorRT for RTX compiles the files, without a GPU. One process a model; what has run is kept and
+not run again.
+"""
+
+import argparse
+import fnmatch
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from benchmarks.exports import MODELS, ROOT, batch
+
+if TYPE_CHECKING:
+    from embedl_deploy.tensorrt import Compilation
+
+GPU = "rtx4090"
+MORE = (
+    "torchvision:convnext_tiny",
+    "timm:deit_small_patch16_224",
+)
+KINDS = ("float16", "int8", "fp8")
+
+
+@dataclass
+class Row:
+    """What came of one model in one kind of numbers.
+
+    Attributes:
+        compiler: Its name and version.
+        built: Whether there is an engine.
+        products: How many products there are, by what became of them.
+        lost: The first that lost its type, and why.
+        kernels: How many.
+        bytes: That they read and write.
+        estimate: Microseconds, a roofline of the kernels.
+        shares: Of the multiply-accumulates, by type.
+        attention: How many attentions are one kernel, and how many there are.
+        warnings: What the compiler warns of, by how often.
+        error: What stopped it.
+    """
+
+    model: str
+    kind: str
+    compiler: str
+    built: bool
+    products: Mapping[str, int]
+    lost: str
+    kernels: int
+    bytes: int | None
+    estimate: float | None
+    shares: Mapping[str, float]
+    attention: tuple[int, int]
+    warnings: Mapping[str, int]
+    error: str
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what has not run, write page and data; gives 1 where a file was not built."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compiled", description=__doc__)
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="names of models")
+    parser.add_argument("--again", action="store_true", help="run also what has run")
+    parser.add_argument("--data", type=Path, default=ROOT / "docs" / "compiled.json")
+    options = parser.parse_args(arguments)
+    known = {(row.model, row.kind): row for row in _read(options.data)}
+    for name in (*MODELS, *MORE):
+        done = all((name, kind) in known for kind in KINDS) and not options.again
+        if done or not fnmatch.fnmatchcase(name, options.only):
+            continue
+        print(f"… {name}", file=sys.stderr, flush=True)
+        known.update({(row.model, row.kind): row for row in _in_fresh_process(name)})
+        rows = sorted(known.values(), key=lambda row: ((*MODELS, *MORE).index(row.model), row.kind))
+        text = json.dumps([asdict(row) for row in rows], indent=1)
+        options.data.write_text(f"{text}\n", encoding="utf-8")
+        options.data.with_suffix(".md").write_text(page(rows), encoding="utf-8")
+    return 0 if all(row.built for row in known.values()) else 1
+
+
+def _read(path: Path) -> list[Row]:
+    entries = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return [Row(**entry) for entry in entries]
+
+
+def _in_fresh_process(name: str) -> list[Row]:
+    try:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            return pool.submit(measure, name).result()
+    except Exception as error:  # noqa: BLE001 - a process that was killed says little
+        said = f"{type(error).__name__}: {error}"
+        return [_failed(name, kind, said) for kind in KINDS]
+
+
+def _failed(name: str, kind: str, error: str) -> Row:
+    said = error.splitlines()[0][:200]
+    return Row(name, kind, "", False, {}, "", 0, None, None, {}, (0, 0), {}, said)
+
+
+def measure(name: str) -> list[Row]:
+    """One model, in all kinds of numbers."""
+    from embedl_deploy.cli.torchvision_ops import import_torchvision
+
+    import_torchvision()
+    from benchmarks.zoo import catalog
+    from benchmarks.zoo.entry import Entry
+    from benchmarks.zoo.warmth import warm
+    from embedl_deploy import transform
+    from embedl_deploy.quantize import quantize
+    from embedl_deploy.tensorrt import TENSORRT_FP8_CONFIG
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    built = catalog.build(Entry(name, "classification"))
+    warm(built)
+    inputs = built.draw(1)
+    result = transform(built.model, *inputs)
+    batches = [batch(result.model, *inputs)]
+    makers: dict[str, Callable[[], Any]] = {
+        "float16": lambda: result.model,
+        "int8": lambda: quantize(result, batches),
+        "fp8": lambda: quantize(result, batches, TENSORRT_FP8_CONFIG),
+    }
+    return [_compiled(name, kind, make, batches[0]) for kind, make in makers.items()]
+
+
+def _compiled(name: str, kind: str, make: Callable[[], Any], example: Sequence[Any]) -> Row:
+    from embedl_deploy.export import export_onnx
+    from embedl_deploy.tensorrt import compile_onnx
+
+    try:
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            export_onnx(make(), tuple(example), path, precision="float16")
+            return _row(name, kind, compile_onnx(path, GPU, compiler="rtx"))
+    except Exception as error:  # noqa: BLE001 - whatever stops it is the result
+        return _failed(name, kind, f"{type(error).__name__}: {error}")
+
+
+def _row(name: str, kind: str, made: "Compilation") -> Row:
+    time = made.estimate()
+    whole = sum(1 for one in made.attentions if one.reads)
+    return Row(
+        model=name,
+        kind=kind,
+        compiler=made.compiler,
+        built=made.built,
+        products=made.fates,
+        lost=f"{made.lost[0].node}: {made.lost[0].reason}" if made.lost else "",
+        kernels=len(made.kernels),
+        bytes=made.bytes,
+        estimate=time.microseconds if time else None,
+        shares=made.shares,
+        attention=(whole, len(made.attentions)),
+        warnings={one.message: one.count for one in made.remarks if made.built},
+        error=made.errors[0].message[:200] if made.errors else "",
+    )
+
+
+_HEAD = """\
+# Compiled
+
+<!-- This page is written by `python -m benchmarks.compiled`. -->
+
+Models with random weights and random inputs at batch size 1, exported with the default settings in
+three kinds of numbers, the rest float16, and compiled by {compiler} for {gpu}, which needs no GPU
+([how](tensorrt.md#compiling)). **lost**: products that are computed in a wider type than the file
+simulates, of all. **kernels** and **MB**: what the engine launches, and what its kernels read and
+write. **estimate**: a roofline of the kernels at published peaks, 2 µs for each launch; nothing was
+run. **attention**: those that are one kernel, of all. **warnings** are the compiler's own.
+[compiled.json](compiled.json) has the same as data.
+
+| model | numbers | lost | kernels | MB | estimate µs | INT8/FP8 | attention | warnings |
+|---|---|---|---|---|---|---|---|---|
+"""
+
+
+def page(rows: Sequence[Row]) -> str:
+    """The table, what was lost, and what did not run."""
+    compilers = sorted({row.compiler for row in rows if row.compiler})
+    head = _HEAD.format(compiler=" and ".join(compilers), gpu=GPU)
+    text = head + "".join(map(_line, rows))
+    text += f"\n{sum(row.built for row in rows)} of {len(rows)} files were built.\n"
+    for title, lines in (("Lost", _losses(rows)), ("Warnings", _warnings(rows))):
+        if found := list(lines):
+            text += f"\n## {title}\n\n" + "".join(found)
+    missing = [name for name in (*MODELS, *MORE) if name not in {row.model for row in rows}]
+    return text + (f"\nNot run: {', '.join(missing)}.\n" if missing else "")
+
+
+def _line(row: Row) -> str:
+    if not row.built:
+        return f"| `{row.model}` | {row.kind} | not built: {row.error} |  |  |  |  |  |  |\n"
+    low = sum(share for dtype, share in row.shares.items() if dtype in {"INT8", "FP8"})
+    lost, total = row.products.get("lost", 0), sum(row.products.values())
+    moved = "" if row.bytes is None else f"{row.bytes / 1e6:.1f}"
+    time = "" if row.estimate is None else f"{row.estimate:.0f}"
+    attention = "{} of {}".format(*row.attention) if row.attention[1] else ""
+    warned = sum(row.warnings.values()) or "none"
+    return (
+        f"| `{row.model}` | {row.kind} | {lost} of {total} | {row.kernels} | {moved} | {time} | "
+        f"{low:.0%} | {attention} | {warned} |\n"
+    )
+
+
+def _losses(rows: Sequence[Row]) -> Iterator[str]:
+    for row in rows:
+        if row.lost:
+            yield f"- `{row.model}`, {row.kind}, first `{row.lost}`\n"
+
+
+def _warnings(rows: Sequence[Row]) -> Iterator[str]:
+    for text in dict.fromkeys(text for row in rows for text in row.warnings):
+        count = sum(text in row.warnings for row in rows)
+        yield f"- {text.strip()} ({count} files)\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
