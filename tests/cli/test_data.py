@@ -130,7 +130,7 @@ def test_images_are_read_only_when_they_are_asked_for(tmp_path: Path) -> None:
     (tmp_path / "b.png").write_text("not an image at all")
     batches = iter(load_data(tmp_path, shape=(3, 4, 4), batch_size=1))
     next(batches)
-    with pytest.raises(LoadError, match=r"b\.png' is not an image that can be read"):
+    with pytest.raises(LoadError, match=r"b\.png' is not an image"):
         next(batches)
 
 
@@ -238,11 +238,11 @@ def test_arrays_that_can_not_be_inputs_are_refused(
 
 def test_a_file_that_is_no_npz_is_refused(tmp_path: Path) -> None:
     (tmp_path / "d.npz").write_text("text")
-    with pytest.raises(LoadError, match=r"d\.npz' can not be read: .*numpy\.savez"):
+    with pytest.raises(LoadError, match=r"d\.npz' .*numpy\.savez"):
         load_data(tmp_path / "d.npz")
     with zipfile.ZipFile(tmp_path / "e.npz", "w") as archive:
         archive.writestr("x.npy", "no header")
-    with pytest.raises(LoadError, match=r"e\.npz' can not be read"):
+    with pytest.raises(LoadError, match=r"e\.npz' .*be read"):
         load_data(tmp_path / "e.npz")
 
 
@@ -253,7 +253,7 @@ def test_an_array_that_ends_early_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "cut.npz", "w") as archive:
         archive.writestr("x.npy", content[:-8])
     batches = load_data(tmp_path / "cut.npz", batch_size=2)
-    with pytest.raises(LoadError, match=r"cut\.npz' can not be read to its end"):
+    with pytest.raises(LoadError, match=r"cut\.npz' .*to its end"):
         list(batches)
 
 

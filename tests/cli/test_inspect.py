@@ -120,7 +120,7 @@ BAD = {
     "a file of this folder": (["user_nets.py:small"], "LoadError", "write user_nets:small"),
     "two inputs": (["user_nets:twice", "--shape", "4"], "CaptureError", "its inputs (x, y)"),
     "misfit shape": ([SMALL, "--shape", "5,8,8"], "CaptureError", "stem.0"),
-    "untraceable": (["user_nets:branches"], "CaptureError", "can not be traced"),
+    "untraceable": (["user_nets:branches"], "CaptureError", "be traced"),
 }
 
 

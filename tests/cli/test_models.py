@@ -113,7 +113,7 @@ def test_a_timm_model_has_random_weights(name: str) -> None:
         ("torchvision:resnet5", r"no model 'resnet5'; did you mean resnet"),
         ("torchvision:zzzzzzzz", r"no model 'zzzzzzzz'$"),
         ("timm:resnet5", r"no model 'resnet5'; did you mean resnet"),
-        ("timm:resnet18.no_such_tag", r"can not build 'resnet18.no_such_tag': .*no_such_tag"),
+        ("timm:resnet18.no_such_tag", r"'resnet18.no_such_tag': .*no_such_tag"),
         ("user_net:mak", r"'user_net' has no 'mak'; did you mean make"),
         ("user_net:Box.nothing", "has no 'nothing'"),
         ("user_net:number", "is of type int: name an nn.Module or a function"),
@@ -241,10 +241,10 @@ def test_a_torchscript_archive_is_refused(user_code: Path) -> None:
     [
         ("gone.pt", None, "there is no weights file 'gone.pt'"),
         ("weights.bin", b"", "use .pt, .pth or .safetensors"),
-        ("weights.pt", b"", "can not be read: EOFError"),
-        ("weights.pt", b"hello, this is text", "can not be read: KeyError"),
-        ("weights.pt", b"PK\x03\x04 cut off", "can not be read: RuntimeError"),
-        ("weights.safetensors", b"zzzz" * 99, "can not be read: .*header"),
+        ("weights.pt", b"", "be read: EOFError"),
+        ("weights.pt", b"hello, this is text", "be read: KeyError"),
+        ("weights.pt", b"PK\x03\x04 cut off", "be read: RuntimeError"),
+        ("weights.safetensors", b"zzzz" * 99, "be read: .*header"),
     ],
 )
 def test_a_damaged_weights_file_is_refused(

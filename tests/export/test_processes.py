@@ -53,6 +53,6 @@ def test_two_processes_write_the_same_bytes_and_a_full_disk_leaves_the_old_file(
     path = tmp_path / "model.onnx"
     (one, said), (other, _) = run(path, 1), run(path, 2)
     assert one == other
-    assert said == f"can not write '{path}': File too large"
+    assert said.endswith(f"'{path}': File too large")
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]

@@ -138,7 +138,7 @@ def test_the_file_of_another_model_is_found(exported: Path, of_another: Path) ->
 
 def test_the_float_file_of_a_quantized_model_is_found(tmp_path: Path) -> None:
     path = export_onnx(fused(), (data()[0],), tmp_path / "model.onnx")
-    with pytest.raises(VerificationError, match="model has 3 stubs and the file quantizes nothing"):
+    with pytest.raises(VerificationError, match=r"has 3 stubs .* quantizes nothing"):
         verify_onnx(path, quantized(), data())
     assert verify_onnx(path, fused(), data()).only_ties
 
@@ -249,12 +249,12 @@ def test_a_file_that_is_none_is_said(tmp_path: Path, exported: Path) -> None:
         for stubs in (True, False):
             with pytest.raises(VerificationError, match=name):
                 verify_onnx(tmp_path / name, quantized(), data(), stubs=stubs)
-        with pytest.raises(VerificationError, match="can not load"):
+        with pytest.raises(VerificationError, match="load"):
             OnnxModel(tmp_path / name)
 
 
 def test_a_model_that_was_not_quantized_at_all_is_said(exported: Path) -> None:
-    with pytest.raises(VerificationError, match="takes a transformed model, not a Net"):
+    with pytest.raises(VerificationError, match="not a Net"):
         verify_onnx(exported, Net(), data())
 
 

@@ -365,15 +365,15 @@ def test_a_model_that_no_way_takes_has_one_error(name: str) -> None:
     with pytest.raises(CaptureError) as caught:
         capture(nn.Sequential(nn.Identity(), Inside()), (torch.ones(2, 3),))
     text = str(caught.value)
-    assert text.startswith("no way in takes Sequential\nSequential can not be traced: ")
-    assert "torch.export can not take Sequential: " in text
+    assert text.startswith("no way in takes Sequential\n")
+    assert " take Sequential: " in text
     assert said in text
     assert text.count("What to try") == 1
     assert "test_exported.py" in text
 
 
 def test_what_is_no_model_is_said() -> None:
-    with pytest.raises(CaptureError, match="the model is a function, not a"):
+    with pytest.raises(CaptureError, match="the model is a function"):
         capture(lambda x: x)  # type: ignore[arg-type]
 
 

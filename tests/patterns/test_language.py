@@ -206,11 +206,11 @@ def define(base: type[Pattern] = Pattern, **members: Any) -> type[Pattern]:
 @pytest.mark.parametrize(
     ("members", "text"),
     [
-        ({"tree": "Conv2d"}, "Mine.tree is a str; write it with chain"),
+        ({"tree": "Conv2d"}, "Mine.tree is a str"),
         ({"tree": nn.Conv2d}, "Mine.tree is a type"),
         ({"tree": hole("x")}, "Mine.tree is a Hole"),
         ({"tree": [CONV2D]}, "Mine.tree is a list"),
-        ({"tree": chain(CONV2D, CONV2D)}, "binds 'conv' twice; give one of them another name"),
+        ({"tree": chain(CONV2D, CONV2D)}, "binds 'conv' twice"),
         ({"tree": fork(ADD, CONV2D, CONV2D)}, "binds 'conv' twice"),
         (
             {"tree": LINEAR},
@@ -232,7 +232,7 @@ def test_a_wrong_class_is_an_error_where_it_is_defined(members: dict[str, Any], 
 
 
 def test_a_pattern_without_build_is_an_error() -> None:
-    with pytest.raises(PatternError, match=r"Mine has a tree and no build\(\); write one"):
+    with pytest.raises(PatternError, match=r"no build\(\)"):
         type("Mine", (Pattern,), {"tree": CONV2D})
 
 

@@ -314,16 +314,14 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     next(other.parameters()).data[0, 0, 0, 0] += 1e-3
     for one, kwargs in ((other, {}), (model, {"iterations": 2}), (model, {"seed": 1})):
         options: dict[str, Any] = {"iterations": 1, **kwargs}
-        with pytest.raises(
-            QuantizationError, match="of another model, other data or other settings"
-        ):
+        with pytest.raises(QuantizationError, match="of another model"):
             adaround(one, DATA, checkpoint=tmp_path, **options)
-    with pytest.raises(QuantizationError, match="of another model, other data"):
+    with pytest.raises(QuantizationError, match="of another model"):
         adaround(model, HELD_OUT, iterations=1, checkpoint=tmp_path)
     (tmp_path / "layer-0000.pt").write_bytes(b"nothing")
-    with pytest.raises(QuantizationError, match="can not be read; delete it"):
+    with pytest.raises(QuantizationError, match="delete it"):
         adaround(model, DATA, iterations=1, checkpoint=tmp_path)
-    with pytest.raises(QuantizationError, match="is a file; it takes a folder"):
+    with pytest.raises(QuantizationError, match="takes a folder"):
         adaround(model, DATA, iterations=1, checkpoint=tmp_path / "layer-0000.pt")
 
 
@@ -383,10 +381,10 @@ def test_what_does_not_fit_is_refused() -> None:
     result, model = made()
     with pytest.raises(QuantizationError, match="has no scale yet"):
         adaround(insert_qdq(result), DATA)
-    with pytest.raises(CalibrationError, match="there is no data to learn from"):
+    with pytest.raises(CalibrationError, match="no data"):
         adaround(model, [])
     with pytest.raises(CalibrationError, match=r"batch 0 with shape .* does not fit"):
         adaround(model, [torch.zeros(1, 4, 8, 8)])
     adaround(model, DATA, iterations=200)
-    with pytest.raises(QuantizationError, match="multiples of their scales already"):
+    with pytest.raises(QuantizationError, match="multiples of their scales"):
         adaround(model, DATA, iterations=20)

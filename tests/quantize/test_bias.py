@@ -215,11 +215,11 @@ def test_rounded_weights_need_the_model_in_floating_point() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     result, model = made()
     other = transform(net(lambda self, x: self.conv(x), conv=nn.Conv2d(3, 4, 3)))
-    with pytest.raises(QuantizationError, match="does not call the same fused modules"):
+    with pytest.raises(QuantizationError, match="the same fused modules"):
         correct_bias(model, ONE, reference=other)
     with pytest.raises(QuantizationError, match="has no scale yet"):
         correct_bias(insert_qdq(result), ONE)
-    with pytest.raises(CalibrationError, match="there is no data to correct with"):
+    with pytest.raises(CalibrationError, match="no data"):
         correct_bias(model, [])
     with pytest.raises(CalibrationError, match=r"batch 1 with shape .* does not fit"):
         correct_bias(model, [*ONE, torch.zeros(1, 4, 8, 8)])

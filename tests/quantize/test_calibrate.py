@@ -222,7 +222,7 @@ def test_data_goes_to_where_the_model_is(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_values_that_a_device_does_not_hold_are_refused() -> None:
     """The meta device is the only other one that is everywhere."""
-    with pytest.raises(CalibrationError, match="on the meta device, where nothing has a value"):
+    with pytest.raises(CalibrationError, match="on the meta device"):
         calibrate(inserted().to("meta"), data())
     with pytest.raises(CalibrationError, match=r"batch 0 with shape .* does not fit .*meta tensor"):
         calibrate(inserted(), [part.to("meta") for part in data()])
@@ -338,7 +338,7 @@ def test_a_failed_first_calibration_leaves_the_model_uncalibrated() -> None:
     with pytest.raises(CalibrationError):
         calibrate(model, [torch.full((1, *SHAPE), float("nan"))])
     assert not any(np.isfinite(scale) for scale in scales(model).values())
-    with pytest.raises(QuantizationError, match="has no scale yet; calibrate the model first"):
+    with pytest.raises(QuantizationError, match="has no scale"):
         model(data()[0])
 
 
@@ -385,9 +385,9 @@ def test_a_constant_zero_gets_a_positive_scale() -> None:
 
 
 def test_a_model_without_stubs_is_refused() -> None:
-    with pytest.raises(QuantizationError, match="has no stubs; put them in with insert_qdq"):
+    with pytest.raises(QuantizationError, match="has no stubs"):
         calibrate(transform(net()).model, data())
-    with pytest.raises(QuantizationError, match=r"from insert_qdq\(\) is needed, not a Net"):
+    with pytest.raises(QuantizationError, match="not a Net"):
         calibrate(net(), data())  # type: ignore[arg-type]
 
 

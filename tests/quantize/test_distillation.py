@@ -76,9 +76,9 @@ def test_half_precision_logits_are_compared_in_float32() -> None:
 
 
 def test_what_does_not_fit_is_said() -> None:
-    with pytest.raises(QuantizationError, match="a temperature is above 0, 0 is not"):
+    with pytest.raises(QuantizationError, match="temperature"):
         DistillationLoss(nn.Identity(), temperature=0)
-    with pytest.raises(QuantizationError, match="a weight lies in"):
+    with pytest.raises(QuantizationError, match="weight"):
         DistillationLoss(nn.Identity(), weight=1.5)
     with pytest.raises(
         QuantizationError, match=r"the teacher gives \(4, 2\) and the model \(4, 3\)"

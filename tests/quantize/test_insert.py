@@ -338,7 +338,7 @@ def test_stubs_can_not_be_inserted_twice() -> None:
 
 
 def test_a_model_that_was_not_transformed_is_refused() -> None:
-    with pytest.raises(QuantizationError, match=r"result of transform\(\), not a Shared"):
+    with pytest.raises(QuantizationError, match="not a Shared"):
         insert_qdq(Shared())  # type: ignore[arg-type]
 
 

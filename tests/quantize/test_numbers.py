@@ -171,7 +171,7 @@ def test_what_tensorrt_does_not_take_is_not_exported(name: str) -> None:
 
 def test_formats_that_are_none_are_refused() -> None:
     unknown: Format = "float16"  # type: ignore[assignment]
-    with pytest.raises(QuantizationError, match="format is one of int, float8_e4m3, not 'float16'"):
+    with pytest.raises(QuantizationError, match="not 'float16'"):
         TensorQuantConfig(format=unknown)
     with pytest.raises(QuantizationError, match="float8_e4m3 has 8 bits and a sign"):
         TensorQuantConfig(bits=4, format="float8_e4m3")

@@ -301,7 +301,7 @@ def test_a_result_of_the_model_is_not_rounded() -> None:
 
 
 def test_nothing_but_a_result_is_nothing_to_quantize() -> None:
-    with pytest.raises(QuantizationError, match=r"'0' is left as it is since its result is one"):
+    with pytest.raises(QuantizationError, match="'0' is left"):
         insert_qdq(transform(nn.Sequential(nn.AdaptiveAvgPool2d(1))))
 
 
@@ -447,9 +447,7 @@ def test_a_skipped_weight_may_be_anything() -> None:
 def test_a_skip_in_no_list_and_an_unknown_choice_are_refused() -> None:
     with pytest.raises(QuantizationError, match=r"skip is a list: write skip=\['head'\]"):
         QuantConfig(skip="head")
-    with pytest.raises(
-        QuantizationError, match="attention is one of inputs, full, none, not 'all'"
-    ):
+    with pytest.raises(QuantizationError, match="not 'all'"):
         QuantConfig(attention="all")  # type: ignore[arg-type]
 
 

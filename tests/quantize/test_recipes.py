@@ -119,16 +119,16 @@ def test_an_iterator_is_kept_where_it_is_small() -> None:
         while True:
             yield DATA[0]
 
-    with pytest.raises(QuantizationError, match="this iterator has more than 1024 samples"):
+    with pytest.raises(QuantizationError, match="more than 1024 samples"):
         quantize(made(), many(), recipe="accurate")
 
 
 def test_what_can_not_work_is_refused() -> None:
     loop: Any = lambda model: model(DATA[0])  # noqa: E731
-    with pytest.raises(QuantizationError, match="pass batches, not a function"):
+    with pytest.raises(QuantizationError, match="not a function"):
         quantize(made(), loop, recipe="accurate")
     wrong: Any = "best"
-    with pytest.raises(QuantizationError, match="recipe is one of fast, accurate, not 'best'"):
+    with pytest.raises(QuantizationError, match="not 'best'"):
         quantize(made(), DATA, recipe=wrong)
     with pytest.raises(QuantizationError, match="the model is not of quantize"):
         recipe_report(quantize(made(), DATA))

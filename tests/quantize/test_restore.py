@@ -221,7 +221,7 @@ def test_a_state_of_another_config_is_refused() -> None:
         restore(result, QuantConfig(), wrapped)
     whole = joined(QuantConfig()).state_dict()
     whole["last.conv.weight"] = torch.zeros(4, 9, 1, 1)
-    with pytest.raises(QuantizationError, match="1 tensors have another shape"):
+    with pytest.raises(QuantizationError, match="another shape"):
         restore(result, QuantConfig(), whole)
 
 

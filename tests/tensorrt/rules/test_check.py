@@ -42,7 +42,7 @@ def test_an_unreadable_file_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
 
     path = CLEAN.save(tmp_path)
     monkeypatch.setattr(Path, "open", fail)
-    assert refused(path) == f"'{path}' can not be read: Permission denied"
+    assert refused(path).endswith(": Permission denied")
 
 
 @pytest.mark.parametrize(
