@@ -8,7 +8,7 @@ BENCHMARKS := transform capture calibration training export check
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test fuzz check format demo bench bench-quality exports compiled zoo docs clean
+.PHONY: help setup test quick fuzz check format demo bench bench-quality exports compiled zoo docs clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ $(STAMP): pyproject.toml constraints.txt
 # One torch thread for each of the two workers: more threads than cores make the tests slower.
 test: $(STAMP)  ## Run the tests, on two cores
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+quick: $(STAMP)  ## Run a fast part of the tests, under a minute on two cores
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q -m "not slow"
 
 fuzz: $(STAMP)  ## Draw 2,000 random networks of all operations, and as many of the patterns
 	@FUZZ_GRAPHS=2000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --hypothesis-seed=$${SEED:-0} \

@@ -61,6 +61,7 @@ def test_it_matches_as_often_as_expected_and_declares_its_points(case: Case) -> 
     assert {module.qdq_points for module in fused} == ({case.points} if case.builds else set())
 
 
+@pytest.mark.slow
 @every_case
 def test_it_computes_the_same(case: Case) -> None:
     model = warm(case.model()).eval()
@@ -68,6 +69,7 @@ def test_it_computes_the_same(case: Case) -> None:
     assert_same_eval(model, transformed(case, model), args)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
     [
@@ -87,6 +89,7 @@ def test_either_way_in_gives_the_same(case: Case) -> None:
     assert_same_eval(model, result, args)
 
 
+@pytest.mark.slow
 @every_case
 def test_it_trains_the_same(case: Case) -> None:
     model = warm(case.model()).train()
@@ -103,6 +106,7 @@ def test_it_trains_the_same(case: Case) -> None:
     assert_close(run(result.model.eval(), args), run(model, args))
 
 
+@pytest.mark.slow
 @every_case
 def test_the_parameters_stay_the_ones_of_the_model(case: Case) -> None:
     model = case.model()
@@ -113,6 +117,7 @@ def test_the_parameters_stay_the_ones_of_the_model(case: Case) -> None:
     assert sorted(parameter.numel() for parameter in own.parameters()) == sizes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [one for one in CASES if one.builds], ids=lambda one: one.builds)
 def test_the_operations_are_the_children_of_the_fused_module(case: Case) -> None:
     plan = get_transformation_plan(case.model(), case.inputs(), patterns=case.patterns)
@@ -131,6 +136,7 @@ def test_the_operations_are_the_children_of_the_fused_module(case: Case) -> None
         assert not expected or found == expected
 
 
+@pytest.mark.slow
 @every_case
 def test_a_second_time_finds_nothing_new(case: Case) -> None:
     first = transformed(case, warm(case.model()))
@@ -140,6 +146,7 @@ def test_a_second_time_finds_nothing_new(case: Case) -> None:
     assert kinds(second.model) == kinds(first.model)
 
 
+@pytest.mark.slow
 @every_case
 def test_the_model_is_left_as_it_was(case: Case) -> None:
     model = warm(case.model())

@@ -66,6 +66,7 @@ def run(page: Path, block: Block, namespace: dict[str, Any]) -> str:
     return printed.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if "```python" in page.read_text()], ids=name_of
 )
@@ -106,6 +107,7 @@ def test_the_readme_leads_to_every_page(page: Path) -> None:
     assert f"(docs/{page.name})" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_generated_pages_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
     stale = generate.main(["--check"])
     assert not stale, f"{capsys.readouterr().out}run `make docs`"

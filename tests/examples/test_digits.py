@@ -99,6 +99,7 @@ def test_a_model_takes_any_batch_size(name: str, data: Digits) -> None:
     torch.testing.assert_close(model(data.test_images[:3]), singly, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_one_epoch_lowers_the_loss(name: str, data: Digits) -> None:
     model = made(name)
@@ -129,6 +130,7 @@ def test_accuracy_counts_over_all_batches() -> None:
     assert accuracy(nn.Identity(), outputs, labels, batch_size=3) == pytest.approx(0.8)
 
 
+@pytest.mark.slow
 def test_a_second_call_reads_the_cache(
     tmp_path: Path, data: Digits, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -142,6 +144,7 @@ def test_a_second_call_reads_the_cache(
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_fresh_trains_again_and_renews_the_cache(tmp_path: Path) -> None:
     epochs: list[int] = []
     recipe = Recipe(epochs=1, batch_size=1257)

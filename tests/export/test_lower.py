@@ -68,6 +68,7 @@ def written(model: fx.GraphModule) -> tuple[DequantizedWeight, Tensor]:
     return weight, fused.conv.bias
 
 
+@pytest.mark.slow
 @given(WEIGHTS, FACTORS, VARIANCES)
 def test_the_integers_written_are_those_simulated(
     weight: Tensor, gamma: Tensor, variance: Tensor
@@ -81,6 +82,7 @@ def test_the_integers_written_are_those_simulated(
     assert lowered.stored.dtype == torch.int8
 
 
+@pytest.mark.slow
 @given(WEIGHTS, FACTORS, VARIANCES)
 def test_scale_and_bias_carry_the_batch_norm(
     weight: Tensor, gamma: Tensor, variance: Tensor

@@ -261,6 +261,7 @@ def test_attention_in_steps_is_torchs(mask: str) -> None:
     torch.testing.assert_close(got, attention(query, key, key, given))
 
 
+@pytest.mark.slow
 def test_full_attention_is_exported_as_simulated(tmp_path: Path) -> None:
     model = calibrate(apart(QuantConfig(attention="full")), TOKENS)
     path = export_onnx(model, (TOKENS[0],), tmp_path / "model.onnx")

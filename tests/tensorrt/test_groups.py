@@ -82,6 +82,7 @@ def test_reasons_stand_in_plan_report_and_placement() -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("groups", [2, 4])
 def test_the_file_has_no_convolution_that_tensorrt_refuses(groups: int, tmp_path: Path) -> None:
     result, example = transformed(groups)
