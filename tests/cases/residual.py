@@ -90,7 +90,10 @@ ADD = (
                 lambda: block(lambda m, x: ((y := m.conv(x)) + x) * y),
                 "the output of its conv 'conv' is also used by 'mul'",
             ),
-            Near(lambda: block(lambda m, x: m.conv(x) + m.bn.bias.view(-1, 1, 1)), _SPREAD),
+            Near(
+                lambda: block(lambda m, x: m.conv(x) + m.bn.bias.view(-1, 1, 1)),
+                "a tensor of the model",
+            ),
             Near(
                 lambda: block(lambda m, x: m.conv(x) + m.place, place=torch.randn(1, 4, 6, 6)),
                 "a tensor of the model",
