@@ -12,6 +12,7 @@ from embedl_deploy.patterns.tree import (
     Again,
     Chain,
     Either,
+    Fixed,
     Fork,
     Hole,
     Optional,
@@ -146,7 +147,7 @@ def tree_text(tree: Part) -> str:
     match tree:
         case Op():
             return _kinds(tree) + (" where …" if tree.predicate else "")
-        case Hole() | Own() | Again():
+        case Hole() | Own() | Fixed() | Again():
             return tree.name
         case Either():
             return f"({' or '.join(map(tree_text, tree.choices))})"

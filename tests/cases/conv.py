@@ -101,7 +101,7 @@ CONV_ACTIVATION = (
         near=(
             *(
                 Near(lambda kind=kind: chain(kind()))  # type: ignore[misc]
-                for kind in (nn.Tanh, nn.PReLU, nn.Mish, nn.Softplus, nn.SELU, nn.Hardtanh)
+                for kind in (nn.Tanh, nn.Mish, nn.Softplus, nn.SELU, nn.Hardtanh)
             ),
             Near(lambda: chain(nn.Dropout(0.0), nn.ReLU())),
             Near(lambda: chain(nn.ReLU(), channels=4)[:1]),

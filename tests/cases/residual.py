@@ -71,6 +71,12 @@ def scaled(
     return block(forward, dims, gamma=nn.Parameter(torch.randn(shape)), **parts)
 
 
+def times(scale: Callable[..., Any]) -> nn.Module:
+    """A block whose branch is multiplied by what does not train."""
+    return block(lambda m, x: scale(m, m.bn(m.conv(x))) + x, fixed=torch.rand(4, 1, 1))
+
+
+_OWN = "a tensor of the model"
 _SPREAD = "no kernel spreads a residual"
 _FACTOR = "not by a factor for each channel"
 
@@ -90,10 +96,7 @@ ADD = (
                 lambda: block(lambda m, x: ((y := m.conv(x)) + x) * y),
                 "the output of its conv 'conv' is also used by 'mul'",
             ),
-            Near(
-                lambda: block(lambda m, x: m.conv(x) + m.bn.bias.view(-1, 1, 1)),
-                "a tensor of the model",
-            ),
+            Near(lambda: block(lambda m, x: m.conv(x) + m.bn.bias.view(-1, 1, 1)), _OWN),
             Near(
                 lambda: block(lambda m, x: m.conv(x) + m.place, place=torch.randn(1, 4, 6, 6)),
                 "a tensor of the model",
@@ -162,6 +165,17 @@ LAYER_SCALE = (
             (lambda: scaled(4, view=(1, -1, 1, 1)), MAP, False),
             (lambda: scaled(4, 1, scale=lambda m, x, g: g * m.bn(m.conv(x)), dims=1), LINE, False),
             (lambda: scaled(1), MAP, False),
+            *(
+                (lambda scale=scale: times(scale), MAP, False)  # type: ignore[misc]
+                for scale in (
+                    lambda _, y: y * 0.17,
+                    lambda _, y: y / 6,
+                    lambda _, y: 2 * y,
+                    lambda _, y: y.mul(-0.2),
+                    lambda m, y: y * m.fixed,
+                    lambda m, y: m.fixed.exp() * y,
+                )
+            ),
             (scaled, MAP, False),
             (
                 lambda: scaled(

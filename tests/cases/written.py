@@ -23,6 +23,7 @@ from embedl_deploy.conversions.cleanup import (
 from embedl_deploy.conversions.norms import (
     NormWeightPattern,
     RowBatchNormPattern,
+    WrittenBatchNormPattern,
     WrittenLayerNormPattern,
     WrittenRMSNormPattern,
 )
@@ -331,6 +332,75 @@ CLEANUP = (
 )
 
 
+def affine(
+    forward: Callable[..., Any],
+    conv: nn.Module | None = None,
+    shape: tuple[int, ...] = (8, 1, 1),
+    **parts: Any,
+) -> Callable[[], nn.Module]:
+    """A convolution, and what is fixed to multiply and to add."""
+    return lambda: net(
+        forward,
+        conv=conv or nn.Conv2d(8, 8, 1),
+        scale=torch.rand(shape) + 0.5,
+        shift=torch.randn(shape),
+        **parts,
+    )
+
+
+TAUGHT = nn.Parameter(torch.randn(8, 1, 1))
+IMAGE = rand((2, 8, 6, 6))
+
+FROZEN = (
+    *(
+        Case(WrittenBatchNormPattern, make, inputs, becomes={kind: 1, "add": 0, "mul": 0})
+        for make, inputs, kind in (
+            (
+                affine(lambda m, x: m.conv(x) * m.scale + m.shift),
+                IMAGE,
+                "FrozenBatchNorm2d",
+            ),
+            (
+                affine(lambda m, x: m.shift.sqrt().nan_to_num() + m.scale.rsqrt() * m.conv(x)),
+                IMAGE,
+                "FrozenBatchNorm2d",
+            ),
+            (
+                affine(lambda m, x: m.conv(x) * m.scale[0, 0, 0] + m.shift[None]),
+                IMAGE,
+                "FrozenBatchNorm2d",
+            ),
+            (
+                affine(lambda m, x: m.conv(x) * m.scale + m.shift, nn.Conv1d(8, 8, 1), (8, 1)),
+                rand((2, 8, 6)),
+                "FrozenBatchNorm1d",
+            ),
+        )
+    ),
+    Case(
+        WrittenBatchNormPattern,
+        affine(lambda m, x: m.conv(x) * m.scale + m.shift, nn.ConvTranspose2d(8, 8, 2)),
+        IMAGE,
+        becomes={"FrozenBatchNorm2d": 1, "add": 0, "mul": 0},
+        near=(
+            Near(affine(lambda m, x: m.conv(x) * m.taught + m.shift, taught=TAUGHT)),
+            Near(affine(lambda m, x: m.conv(x) * m.scale + m.taught, taught=TAUGHT)),
+            Near(affine(lambda m, x: m.conv(x) * m.scale + x)),
+            Near(affine(lambda m, x: x * m.scale + m.shift)),
+            Near(affine(lambda m, x: (y := m.conv(x)) * m.scale + m.shift + y), "is also used by"),
+            Near(
+                affine(lambda m, x: m.conv(x) * m.scale + m.shift, shape=(1, 6)),
+                "has not one value for each channel",
+            ),
+            Near(
+                affine(lambda m, x: m.conv(x) * m.scale + m.shift.double()),
+                "is of type torch.float64",
+            ),
+        ),
+    ),
+)
+
+
 def rows(forward: Callable[..., Any]) -> Callable[[], nn.Module]:
     """A linear layer and a batch norm, as LeViT has them."""
     return lambda: net(forward, linear=nn.Linear(8, 6, bias=False), norm=nn.BatchNorm1d(6))
@@ -353,4 +423,4 @@ ROWS = (
     ),
 )
 
-CASES = (*ACTIVATIONS, *NORMS, *WEIGHTS, *CLEANUP, *ROWS)
+CASES = (*ACTIVATIONS, *NORMS, *WEIGHTS, *CLEANUP, *FROZEN, *ROWS)

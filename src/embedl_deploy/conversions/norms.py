@@ -5,9 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from embedl_deploy.modules.frozen import FrozenBatchNorm1d, FrozenBatchNorm2d, FrozenBatchNorm3d
 from embedl_deploy.patterns import (
     ADD,
     BATCH_NORM1D,
+    CONV,
+    CONV_TRANSPOSE,
     DIV,
     FLATTEN,
     LINEAR,
@@ -23,6 +26,7 @@ from embedl_deploy.patterns import (
     again,
     chain,
     either,
+    fixed,
     fork,
     hole,
     op,
@@ -155,6 +159,49 @@ class NormedRows(nn.Module):
         """Apply. Shapes: (N, L, …, in) to (N, L, …, out)."""
         rows: Tensor = self.batch_norm(self.linear(input.flatten(0, 1)))
         return rows.unflatten(0, (input.size(0), input.size(1)))
+
+
+class WrittenBatchNormPattern(ConversionPattern):
+    """`conv(x) * factor + shift`, neither of which trains, becomes a batch norm that is frozen.
+
+    So the frozen batch norms of detectors come out, however they compute the two. The norm has
+    mean 0, variance 1 and an epsilon of 0: it computes that product and that sum.
+    """
+
+    tree = fork(
+        ADD,
+        fork(MUL, op("conv", *CONV.kinds, *CONV_TRANSPOSE.kinds), fixed("factor")),
+        fixed("shift"),
+    )
+
+    def refuse(self, conv: Any, factor: nn.Parameter, shift: nn.Parameter) -> str | None:
+        channels = (conv.out_channels, *[1] * len(conv.kernel_size))
+        for name, one in (("factor", factor), ("shift", shift)):
+            if one.numel() > 1 and tuple(one.shape) not in {channels, (1, *channels)}:
+                return f"its {name} of shape {tuple(one.shape)} has not one value for each channel"
+            if one.dtype != conv.weight.dtype:
+                return f"its {name} is of type {one.dtype}, the convolution of {conv.weight.dtype}"
+        return None
+
+    def build(self, conv: Any, factor: nn.Parameter, shift: nn.Parameter) -> nn.Module:
+        return FrozenConv(conv, factor, shift)
+
+
+class FrozenConv(nn.Module):
+    """A convolution and a batch norm that multiplies and adds."""
+
+    def __init__(self, conv: Any, factor: Tensor, shift: Tensor) -> None:
+        super().__init__()
+        kinds = (FrozenBatchNorm1d, FrozenBatchNorm2d, FrozenBatchNorm3d)
+        norm = kinds[len(conv.kernel_size) - 1](conv.out_channels, eps=0.0).to(factor).eval()
+        for parameter, values in ((norm.weight, factor), (norm.bias, shift)):
+            parameter.requires_grad_(False).copy_(values.flatten())
+        self.conv = conv
+        self.batch_norm = norm
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Apply; arguments and shapes are those of the convolution."""
+        return self.batch_norm(self.conv(*args, **kwargs))
 
 
 def _size(site: Site) -> int:

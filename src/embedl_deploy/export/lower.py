@@ -25,10 +25,10 @@ from embedl_deploy.export.operators import (
 )
 from embedl_deploy.modules import FusedModule
 from embedl_deploy.modules.conv import with_norm
+from embedl_deploy.modules.frozen import FROZEN
 from embedl_deploy.quantize import QuantStub, WeightFakeQuantize
 from embedl_deploy.quantize.rounding import per_channel
 from embedl_deploy.quantize.stubs import quantizers_of
-from embedl_deploy.quantize.training.freezing import FROZEN
 
 _NORMS = {*FROZEN, *FROZEN.values()}
 

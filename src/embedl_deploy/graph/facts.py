@@ -82,6 +82,7 @@ _SAME_SHAPE = (
     nn.ReLU,
     nn.Hardtanh,
     nn.LeakyReLU,
+    nn.PReLU,
     nn.ELU,
     nn.GELU,
     nn.SiLU,

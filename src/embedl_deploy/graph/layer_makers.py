@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from embedl_deploy.graph.makers import Maker, constant
 from embedl_deploy.modules.attention import ScaledDotProductAttention
+from embedl_deploy.modules.frozen import FROZEN
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _BATCH_NORM_BY_RANK = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
@@ -136,16 +137,28 @@ def batch_norm(a: SimpleNamespace) -> nn.Module | None:
     if isinstance(a.owner, _BatchNorm) and a.owner.running_mean is not None:
         return _plain_batch_norm(a, a.owner)
     kind = _BATCH_NORM_BY_RANK.get(a.rank)
-    if kind is None or not _normalises(a, a.training):
+    if kind is None:
         return None
-    return _norm(kind, a, len(a.running_mean))
+    if _normalises(a, a.training) and _affine(a):
+        return _norm(kind, a, len(a.running_mean))
+    return _frozen(FROZEN[kind], a)
+
+
+def _frozen(kind: type[nn.Module], a: SimpleNamespace) -> nn.Module | None:
+    """A batch norm in eval mode whose factor and shift are buffers, as in detectors."""
+    given = (a.running_mean, a.running_var, a.weight, a.bias)
+    fixed = not any(getattr(one, "requires_grad", True) for one in given)
+    if a.training is not False or not fixed or not constant(a.momentum, a.eps):
+        return None
+    a.weight, a.bias = (nn.Parameter(one, requires_grad=False) for one in (a.weight, a.bias))
+    return _norm(kind, a, len(a.running_mean)).eval()
 
 
 def _normalises(a: SimpleNamespace, training: object) -> bool:
     """Whether a call has statistics of its own and the mode of the module that makes it."""
     buffers = all(isinstance(one, Tensor) for one in (a.running_mean, a.running_var))
     options = constant(a.momentum, a.eps)
-    return buffers and options and _affine(a) and training is a.owner.training
+    return buffers and options and training is a.owner.training
 
 
 def _norm(kind: type[nn.Module], a: SimpleNamespace, features: int) -> nn.Module:

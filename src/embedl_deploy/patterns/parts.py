@@ -11,6 +11,7 @@ from embedl_deploy.errors import PatternError
 from embedl_deploy.patterns.tree import (
     Chain,
     Either,
+    Fixed,
     Fork,
     Hole,
     Op,
@@ -56,7 +57,7 @@ def operations(tree: Tree) -> Iterator[Op]:
 def names(tree: Part) -> Iterator[str]:
     """Every name that a tree binds, in order; one that alternatives share comes once."""
     match tree:
-        case Op() | Wildcard() | Own():
+        case Op() | Wildcard() | Own() | Fixed():
             yield tree.name
         case Optional():
             yield tree.op.name

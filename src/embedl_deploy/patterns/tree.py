@@ -108,6 +108,13 @@ class Own:
 
 
 @dataclass(frozen=True)
+class Fixed:
+    """A value that follows from tensors of the model that do not train, bound as a tensor."""
+
+    name: str
+
+
+@dataclass(frozen=True)
 class Again:
     """The value of an earlier operation of the tree."""
 
@@ -152,7 +159,7 @@ class Chain:
 
 
 Tree = Op | Fork | Chain | Either
-Source = Tree | Hole | Own | Again
+Source = Tree | Hole | Own | Fixed | Again
 Part = Source | Optional | Wildcard
 
 
@@ -182,6 +189,14 @@ def hole(name: str) -> Hole:
 def own(name: str) -> Own:
     """A parameter of the model that an operation takes: bound as itself, and not passed on."""
     return Own(name)
+
+
+def fixed(name: str) -> Fixed:
+    """A value that follows from tensors of the model that do not train: bound, and not passed on.
+
+    It is bound as a parameter without gradient, computed once.
+    """
+    return Fixed(name)
 
 
 def again(operation: Op) -> Again:
@@ -248,7 +263,7 @@ def chain(*steps: Op | Optional | Wildcard | Fork | Either) -> Chain:
     return Chain(steps)
 
 
-_SOURCE = Op | Fork | Chain | Either | Hole | Own | Again
+_SOURCE = Op | Fork | Chain | Either | Hole | Own | Fixed | Again
 
 
 def _check(word: str, given: tuple[object, ...], kinds: Any) -> None:

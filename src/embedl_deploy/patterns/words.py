@@ -9,6 +9,7 @@ from torch import nn
 
 from embedl_deploy.graph.tracer import RANDOM_DEPTH
 from embedl_deploy.modules import MHAInProjection, ScaledDotProductAttention
+from embedl_deploy.modules.frozen import FrozenBatchNorm1d, FrozenBatchNorm2d, FrozenBatchNorm3d
 from embedl_deploy.patterns.tree import Call, Op, op
 
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
@@ -23,6 +24,7 @@ ACTIVATIONS = (
     nn.ReLU,
     nn.ReLU6,
     nn.LeakyReLU,
+    nn.PReLU,
     nn.ELU,
     nn.GELU,
     nn.SiLU,
@@ -33,9 +35,13 @@ ACTIVATIONS = (
 CONV2D = op("conv", nn.Conv2d)
 CONV = op("conv", nn.Conv1d, nn.Conv2d, nn.Conv3d)
 CONV_TRANSPOSE = op("conv", nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-BATCH_NORM1D = op("batch_norm", nn.BatchNorm1d)
-BATCH_NORM2D = op("batch_norm", nn.BatchNorm2d)
-BATCH_NORM = op("batch_norm", nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+BATCH_NORM1D = op("batch_norm", nn.BatchNorm1d, FrozenBatchNorm1d)
+BATCH_NORM2D = op("batch_norm", nn.BatchNorm2d, FrozenBatchNorm2d)
+BATCH_NORM = op(
+    "batch_norm",
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
+    *(FrozenBatchNorm1d, FrozenBatchNorm2d, FrozenBatchNorm3d),
+)
 ACTIVATION = op("activation", *ACTIVATIONS)
 MAX_POOL2D = op("pool", nn.MaxPool2d, predicate=lambda pool: not pool.return_indices)
 ADAPTIVE_AVG_POOL2D = op("pool", nn.AdaptiveAvgPool2d)

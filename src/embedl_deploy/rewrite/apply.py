@@ -12,6 +12,7 @@ from embedl_deploy.graph.paths import join, node_path, parent
 from embedl_deploy.graph.shapes import propagate_new, targets
 from embedl_deploy.graph.tracer import trace_call
 from embedl_deploy.modules import FusedModule
+from embedl_deploy.modules.frozen import FrozenBatchNorm
 from embedl_deploy.patterns import Pattern, parts
 from embedl_deploy.rewrite.draft import Draft
 from embedl_deploy.rewrite.find import call
@@ -89,7 +90,7 @@ def _set_mode(module: nn.Module, mode: bool, draft: Draft, binding: Binding) -> 
     matched = [draft.module(node) for node in binding.all_nodes() if node.op == "call_module"]
     own = {id(part) for one in matched for part in one.modules()}
     for part in module.modules():
-        if id(part) not in own:
+        if id(part) not in own and not isinstance(part, FrozenBatchNorm):
             part.training = mode
 
 

@@ -7,6 +7,7 @@ from collections.abc import Set as AbstractSet
 from torch import fx
 
 from embedl_deploy.errors import PatternError
+from embedl_deploy.graph.proxies import is_size
 from embedl_deploy.patterns import Pattern
 from embedl_deploy.rewrite.apply import convert
 from embedl_deploy.rewrite.draft import Draft
@@ -74,12 +75,24 @@ class _Worklist:
         old = match.binding.all_nodes()
         trail = (*self._trail(old), match.pattern.name)
         _check_trail(trail, match)
+        sources = [source for node in old for source in node.all_input_nodes]
         new = convert(self.draft, match, self.finder.arguments(match), self.calls)
         self.dead.update(old)
+        self._drop_sizes(sources)
         for node in new:
             self.trails[node] = trail
             for touched in (node, *node.users):
                 self._push(touched)
+
+    def _drop_sizes(self, pending: list[fx.Node]) -> None:
+        """Erase sizes and types that nothing reads any more: they would count as uses."""
+        while pending:
+            node = pending.pop()
+            if node in self.dead or node.users or not is_size(node):
+                continue
+            pending += node.all_input_nodes
+            self.draft.graph.erase_node(node)
+            self.dead.add(node)
 
     def _trail(self, nodes: Sequence[fx.Node]) -> tuple[str, ...]:
         """The conversions that led here; with each of the model's own nodes it begins anew."""

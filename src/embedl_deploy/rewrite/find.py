@@ -128,7 +128,7 @@ class Finder:
             else:
                 bound[name] = self._matcher.bound(found)
         for name, node in match.binding.tensors.items():
-            bound[name] = self._draft.objects[str(node.target)]
+            bound[name] = self._matcher.tensor(node)
         bound["site"] = NodeSite(self._draft, match.binding)
         return bound
 

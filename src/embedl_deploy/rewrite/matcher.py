@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from embedl_deploy.graph.constants import Constants
 from embedl_deploy.graph.ops import TABLE
 from embedl_deploy.graph.proxies import is_size
 from embedl_deploy.graph.rows import FunctionRow
 from embedl_deploy.graph.shapes import value
-from embedl_deploy.patterns.tree import Again, Call, Hole, Op, Own, Value
+from embedl_deploy.patterns.tree import Again, Call, Fixed, Hole, Op, Own, Value
 from embedl_deploy.rewrite.variants import Link, Run, Step, Variant
 
 _CALLS = frozenset({"call_module", "call_function", "call_method"})
@@ -42,7 +43,7 @@ class Binding:
     Attributes:
         nodes: Node of each operation by name; a tuple of them for a wildcard.
         inputs: By name, the heads (whose arguments are passed on) and the values of the holes.
-        tensors: By name, the nodes that read parameters of the model.
+        tensors: By name, the nodes of parameters of the model and of what follows from its tensors.
         again: Operations whose value is used once more, as often as it is.
     """
 
@@ -90,11 +91,21 @@ class Matcher:
 
     def __init__(self, objects: Mapping[str, Any], depths: Mapping[fx.Node, int]) -> None:
         self._objects = objects
+        self._constants = Constants(objects, training=True)
         self._depths = depths
 
     def match(self, variant: Variant, node: fx.Node) -> Iterator[Binding]:
         """The ways in which the variant's operations can lie when its root is `node`."""
         return self._step(variant.root, node)
+
+    def tensor(self, node: fx.Node) -> nn.Parameter | None:
+        """A parameter itself, or what follows from the model's tensors as a parameter."""
+        read = self._objects.get(str(node.target)) if node.op == "get_attr" else None
+        return read if isinstance(read, nn.Parameter) else self._constants.parameter(node)
+
+    def _is_fixed(self, node: fx.Node) -> bool:
+        found = self.tensor(node)
+        return found is not None and not found.requires_grad
 
     def bound(self, node: fx.Node) -> nn.Module | Call:
         """What a pattern gets to see of a node."""
@@ -147,6 +158,8 @@ class Matcher:
             case Hole():
                 yield Binding(inputs={source.name: slot})
             case Own() if isinstance(self._objects.get(str(node.target)), nn.Parameter):
+                yield Binding(tensors={source.name: node})
+            case Fixed() if self._is_fixed(node):
                 yield Binding(tensors={source.name: node})
             case Again():
                 yield Binding(again=((source.name, node),))

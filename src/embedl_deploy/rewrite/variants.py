@@ -9,6 +9,7 @@ from embedl_deploy.patterns.tree import (
     Again,
     Chain,
     Either,
+    Fixed,
     Fork,
     Hole,
     Op,
@@ -36,7 +37,7 @@ class Run:
     source: Step
 
 
-Link = Step | Run | Hole | Own | Again
+Link = Step | Run | Hole | Own | Fixed | Again
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def _length(source: Link) -> int:
 
 def _expand(tree: Source) -> Iterator[Link]:
     match tree:
-        case Hole() | Own() | Again():
+        case Hole() | Own() | Fixed() | Again():
             yield tree
         case Op():
             yield Step(tree)

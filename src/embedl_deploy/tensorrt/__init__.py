@@ -20,6 +20,7 @@ from embedl_deploy.conversions.einsum import EinsumPattern
 from embedl_deploy.conversions.norms import (
     NormWeightPattern,
     RowBatchNormPattern,
+    WrittenBatchNormPattern,
     WrittenLayerNormPattern,
     WrittenRMSNormPattern,
 )
@@ -187,6 +188,7 @@ __all__ = [
     "StemConvBNReLUMaxPoolPattern",
     "Unjudged",
     "WrittenAttentionPattern",
+    "WrittenBatchNormPattern",
     "WrittenGELUPattern",
     "WrittenHardsigmoidPattern",
     "WrittenHardswishPattern",
@@ -216,6 +218,7 @@ TENSORRT_CONVERSION_PATTERNS: tuple[type[Pattern], ...] = (
     WrittenTanhGELUPattern,
     WrittenLayerNormPattern,
     WrittenRMSNormPattern,
+    WrittenBatchNormPattern,
     NormWeightPattern,
     RowBatchNormPattern,
     DecomposeMultiheadAttentionPattern,

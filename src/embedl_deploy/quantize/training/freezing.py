@@ -1,45 +1,15 @@
 """What a training loop does with a quantized model, beside training it: freezing, and groups."""
 
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from embedl_deploy.errors import QuantizationError
+from embedl_deploy.modules.frozen import FROZEN, FrozenBatchNorm
 from embedl_deploy.quantize.stubs import quantizers_of
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
-
-
-class _Frozen(_BatchNorm):
-    """Stays in eval mode, so that it takes its running statistics and leaves them."""
-
-    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 - torch's signature
-        return super().train(mode=False)
-
-
-class FrozenBatchNorm1d(_Frozen, nn.BatchNorm1d):
-    """A batch norm whose statistics no training changes."""
-
-
-class FrozenBatchNorm2d(_Frozen, nn.BatchNorm2d):
-    """A batch norm whose statistics no training changes."""
-
-
-class FrozenBatchNorm3d(_Frozen, nn.BatchNorm3d):
-    """A batch norm whose statistics no training changes."""
-
-
-class FrozenSyncBatchNorm(_Frozen, nn.SyncBatchNorm):
-    """A batch norm whose statistics no training changes."""
-
-
-FROZEN: dict[type[nn.Module], type[_Frozen]] = {
-    nn.BatchNorm1d: FrozenBatchNorm1d,
-    nn.BatchNorm2d: FrozenBatchNorm2d,
-    nn.BatchNorm3d: FrozenBatchNorm3d,
-    nn.SyncBatchNorm: FrozenSyncBatchNorm,
-}
 
 
 def freeze_batch_norm(model: ModuleT, *, affine: bool = False) -> ModuleT:
@@ -58,7 +28,7 @@ def freeze_batch_norm(model: ModuleT, *, affine: bool = False) -> ModuleT:
     for path, module in model.named_modules():
         if not isinstance(module, _BatchNorm):
             continue
-        if not isinstance(module, _Frozen):
+        if not isinstance(module, FrozenBatchNorm):
             kind = FROZEN.get(type(module))
             if kind is None:
                 raise QuantizationError(

@@ -36,10 +36,13 @@ from embedl_deploy.patterns import (
     Site,
     chain,
     either,
+    factor,
+    fixed,
     fork,
     hole,
     optional,
     own,
+    scaled,
 )
 from embedl_deploy.tensorrt.fusions.groups import ConvolutionPattern, no_statistics
 from embedl_deploy.tensorrt.shapes import adds_in_place
@@ -70,7 +73,9 @@ _BARE = chain(CONV, optional(BATCH_NORM), optional(NOISE))
 _BRANCH = chain(
     either(
         _BARE,
+        chain(CONV, optional(BATCH_NORM), optional(NOISE), scaled("times")),
         fork(MUL, _BARE, own("gamma")),
+        fork(MUL, _BARE, fixed("gamma")),
         fork(MUL, _BARE, fork(RESHAPE.where(_to_numbers), own("gamma"))),
     ),
     optional(NOISE.named("depth")),
@@ -78,7 +83,7 @@ _BRANCH = chain(
 
 
 class ResidualPattern(ConvolutionPattern):
-    """A convolution with a residual, its branch perhaps scaled by parameters (layer scale).
+    """A convolution with a residual, its branch perhaps scaled: layer scale, a constant, a number.
 
     The product with the layer scale stays in the file: NVIDIA's tool takes a constant factor as
     part of the convolution's kernel, and folded into the weight's scales it would often make them
@@ -110,7 +115,15 @@ def _no_layer_scale(
     return f"the branch is multiplied by {tuple(shape)}, not by a factor for each channel"
 
 
-def _layer_scale(gamma: nn.Parameter | None, reshape: Call | None) -> LayerScale | None:
+def _layer_scale(
+    conv: Convolution,
+    gamma: nn.Parameter | None,
+    reshape: Call | None,
+    times: Call | None,
+) -> LayerScale | None:
+    if times is not None:
+        number = conv.weight.new_tensor(factor(times))
+        return LayerScale(nn.Parameter(number, requires_grad=False))
     if gamma is None:
         return None
     return LayerScale(gamma, None if reshape is None else reshape.args[1])
@@ -129,11 +142,12 @@ class ConvAddReLUPattern(ResidualPattern):
         *,
         gamma: nn.Parameter | None,
         reshape: Call | None,
+        times: Call | None,
         noise: nn.Module | None,
         depth: nn.Module | None,
         activation: nn.Module,
     ) -> FusedConvBNAddReLU:
-        scale = _layer_scale(gamma, reshape)
+        scale = _layer_scale(conv, gamma, reshape, times)
         return FusedConvBNAddReLU(
             conv, batch_norm, activation, noise=noise, scale=scale, depth=depth
         )
@@ -152,11 +166,16 @@ class ConvBNAddPattern(ResidualPattern):
         *,
         gamma: nn.Parameter | None,
         reshape: Call | None,
+        times: Call | None,
         noise: nn.Module | None,
         depth: nn.Module | None,
     ) -> FusedConvBNAdd:
         return FusedConvBNAdd(
-            conv, batch_norm, noise=noise, scale=_layer_scale(gamma, reshape), depth=depth
+            conv,
+            batch_norm,
+            noise=noise,
+            scale=_layer_scale(conv, gamma, reshape, times),
+            depth=depth,
         )
 
 
