@@ -166,7 +166,7 @@ LAYER_SCALE = (
             (lambda: scaled(4, 1, scale=lambda m, x, g: g * m.bn(m.conv(x)), dims=1), LINE, False),
             (lambda: scaled(1), MAP, False),
             *(
-                (lambda scale=scale: times(scale), MAP, False)  # type: ignore[misc]
+                (lambda scale=scale: times(scale), MAP, False)
                 for scale in (
                     lambda _, y: y * 0.17,
                     lambda _, y: y / 6,

@@ -24,6 +24,11 @@ CHANNELS = 16
 class Frozen(nn.Module):
     """Statistics, factor and shift as buffers, as detectors have them."""
 
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, features: int) -> None:
         super().__init__()
         for name, fill in (("weight", 1.0), ("bias", 0.0)):
@@ -36,16 +41,16 @@ class ByFunction(Frozen):
     """As detectron2 computes it where nothing trains."""
 
     def forward(self, x: Tensor) -> Any:
-        given: Any = (self.running_mean, self.running_var, self.weight, self.bias)
-        return F.batch_norm(x, *given, training=False, eps=1e-3)
+        mean, variance = self.running_mean, self.running_var
+        return F.batch_norm(x, mean, variance, self.weight, self.bias, training=False, eps=1e-3)
 
 
 class ByFactors(Frozen):
     """As detectron2 computes it where something trains."""
 
     def forward(self, x: Tensor) -> Any:
-        scale: Any = self.weight * (self.running_var + 1e-3).rsqrt()
-        shift: Any = self.bias - self.running_mean * scale
+        scale = self.weight * (self.running_var + 1e-3).rsqrt()
+        shift = self.bias - self.running_mean * scale
         return x * scale.reshape(1, -1, 1, 1).to(x.dtype) + shift.reshape(1, -1, 1, 1)
 
 
