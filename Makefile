@@ -21,12 +21,13 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PIP) install --constraint constraints.txt --editable '.[all,rtx,dev]'
 	@touch $@
 
-# One torch thread for each of the two workers: more threads than cores make the tests slower.
+# One torch thread for each of the two workers: more threads than cores make the tests slower. A
+# file stays on one worker, which makes the models and files that its tests share once.
 test: $(STAMP)  ## Run the tests, on two cores
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
 quick: $(STAMP)  ## Run a fast part of the tests, under a minute on two cores
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q -m "not slow"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -q -m "not slow"
 
 fuzz: $(STAMP)  ## Draw 2,000 random networks of all operations, and as many of the patterns
 	@FUZZ_GRAPHS=2000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --hypothesis-seed=$${SEED:-0} \

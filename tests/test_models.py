@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import pytest
@@ -62,7 +62,7 @@ OTHERS = (
 LAYERS = (nn.Conv2d, nn.Linear, nn.LayerNorm, nn.MultiheadAttention)
 
 
-@lru_cache(maxsize=1)
+@cache
 def warmed(name: str) -> nn.Module:
     """A torchvision model with random weights, none of them silent."""
     with torch.random.fork_rng():
