@@ -234,11 +234,11 @@ REASONS: dict[str, tuple[Callable[..., Any], dict[str, Any], tuple[int, ...], st
         (2, 2, 3),
         "GRU",
     ),
-    "no pattern in the list has a PReLU": (
-        lambda m, x: m.one(x),
-        {"one": nn.PReLU()},
+    "no pattern in the list has a Bilinear": (
+        lambda m, x: m.one(x, x),
+        {"one": nn.Bilinear(3, 3, 4)},
         (2, 3),
-        "PReLU",
+        "Bilinear",
     ),
     "ConvBNPattern: no convolution stands before it; TensorRT runs it as a scale layer in "
     "floating point, in one kernel with the activation behind it": (
