@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from embedl_deploy.batches import first_line
 from embedl_deploy.errors import ExportError
+from embedl_deploy.export.constants import fold_constants
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -49,6 +50,7 @@ def program(
     except Exception as error:  # the exporter raises what it likes
         raise ExportError(f"torch.onnx can not express the model: {reason(error)}") from error
     assert exported is not None  # noqa: S101 - it is one with dynamo=True
+    fold_constants(exported.model)
     return exported.model
 
 
