@@ -25,7 +25,7 @@ _SLACK = 1024
 def fold_constants(model: "onnx_ir.Model") -> None:
     """Compute the values of operators that read constants alone.
 
-    Where a result is larger than all that it follows from, as behind `Expand` or `Tile`, its last
+    Where a result is larger than all that it follows from, as after `Expand` or `Tile`, its last
     operators stay.
     """
     from onnx_ir.passes.common import RemoveUnusedNodesPass

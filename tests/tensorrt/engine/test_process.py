@@ -130,5 +130,5 @@ def test_a_line_of_the_log_is_a_layer() -> None:
     ],
 )
 def test_a_log_that_reads_otherwise_is_an_error_that_says_the_version(text: str) -> None:
-    with pytest.raises(BuildError, match=r"for RTX 9\.9 can not be read.* known as 1\.7\.1\.116"):
+    with pytest.raises(BuildError, match=r"for RTX 9\.9 cannot be read.* known as 1\.7\.1\.116"):
         parse_log(text, "9.9")

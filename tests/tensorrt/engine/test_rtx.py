@@ -116,7 +116,7 @@ def test_figures_follow_from_the_layers(tmp_path: Path) -> None:
     assert other is not None
     assert other.microseconds == pytest.approx(2 + 8192 / 1008e3)
     assert "published peaks (NVIDIA L4 datasheet)" in time.assumptions
-    with pytest.raises(BuildError, match="compiled for l4, which a10 can not run"):
+    with pytest.raises(BuildError, match="compiled for l4, which a10 cannot run"):
         made.estimate("a10")
     values = json.loads(json.dumps(made.to_dict()))
     assert values["estimate"]["estimated_microseconds"] == time.microseconds
@@ -163,10 +163,10 @@ def test_external_data_is_found(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     path = Text("y = Relu(x)").save(tmp_path)
-    with pytest.raises(BuildError, match="can not write"):
+    with pytest.raises(BuildError, match="cannot write"):
         compile_onnx(path, output=tmp_path / "no" / "model.plan")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(BuildError, match="can not write"):
+    with pytest.raises(BuildError, match="cannot write"):
         compile_onnx(path, output=tmp_path / "folder")
     assert {one.name for one in tmp_path.iterdir()} == {"model.onnx", "folder"}
 

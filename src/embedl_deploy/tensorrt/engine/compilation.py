@@ -126,7 +126,7 @@ class Compilation:
             return None
         capability, peaks = find_gpu(gpu or self.gpu)
         if self.gpu and capability != find_gpu(self.gpu)[0]:
-            raise BuildError(f"the engine was compiled for {self.gpu}, which {gpu} can not run")
+            raise BuildError(f"the engine was compiled for {self.gpu}, which {gpu} cannot run")
         return estimate(self.layers, peaks) if peaks and self.built else None
 
     @property

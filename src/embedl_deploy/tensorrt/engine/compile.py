@@ -62,9 +62,9 @@ def compile_onnx(
 
     Raises:
         BuildError: The compiler is not installed, which says how to get one; it does not build for
-            this GPU, or is too old; its report can not be read; a range is missing; or the engine
-            can not be written.
-        CheckError: The file can not be read.
+            this GPU, or is too old; its report cannot be read; a range is missing; or the engine
+            cannot be written.
+        CheckError: The file cannot be read.
     """
     file, target = Path(path), None if output is None else Path(output)
     model = read_onnx(file)
@@ -126,7 +126,7 @@ def _drafts(target: Path | None) -> Iterator[Path]:
     """A folder whose files are moved beside the target when all went well.
 
     Raises:
-        BuildError: They can not be written there.
+        BuildError: They cannot be written there.
     """
     where = None if target is None else target.parent
     try:
@@ -136,7 +136,7 @@ def _drafts(target: Path | None) -> Iterator[Path]:
                 for file in Path(name).iterdir():
                     file.replace(where / file.name)
     except OSError as error:
-        raise BuildError(f"can not write '{target}': {error.strerror or error}") from None
+        raise BuildError(f"cannot write '{target}': {error.strerror or error}") from None
 
 
 def _hold_started(compiler: Compiler, events: Events) -> None:
@@ -162,5 +162,5 @@ def _layers(compiler: Compiler, events: Events) -> tuple[Layer, ...]:
     if compiler.capabilities:
         return parse_log(events.layers, events.version)
     if not events.layers:
-        raise BuildError(f"{compiler.name} can not read the engine that it built")
+        raise BuildError(f"{compiler.name} cannot read the engine that it built")
     return parse_layers(events.layers)

@@ -33,7 +33,7 @@ def parse_log(text: str, version: str) -> tuple[Layer, ...]:
         return tuple(map(_layer, lines or [text]))
     except ValueError as error:
         raise BuildError(
-            f"the layers in the log of TensorRT for RTX {version} can not be read, which are known "
+            f"the layers in the log of TensorRT for RTX {version} cannot be read, which are known "
             f"as {READ_VERSION} writes them: pip install 'embedl_deploy[rtx]' (at '{error}')"
         ) from None
 
