@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", choices=("time", "linearity", "memory"), help="measure only this")
     options = parser.parse_args(arguments)
     sizes = options.sizes or (FULL_SIZES if options.full else SIZES)
-    seconds = within(10, full=options.full)
+    seconds = within(6, full=options.full)
     figures: list[Figure] = []
     if options.only in {None, "time"}:
         figures += times(options.runs, seconds)
