@@ -1,5 +1,13 @@
 """The target where nothing else is said: the one place that names it."""
 
+from torch import nn
+
+from embedl_deploy.target import Target, target_of
 from embedl_deploy.tensorrt import TENSORRT
 
 DEFAULT = TENSORRT
+
+
+def target_for(model: nn.Module, given: Target | None = None) -> Target:
+    """The target that is given, or else that of the model, or else the default."""
+    return given or target_of(model) or DEFAULT

@@ -22,7 +22,7 @@ from embedl_deploy.export.precision import round_values
 from embedl_deploy.quantize import FixedObserver, QuantConfig, TensorQuantConfig, quantize
 from embedl_deploy.quantize.rounding import FLOAT8, fake_quantize
 from embedl_deploy.quantize.stubs import QuantStub, WeightFakeQuantize
-from embedl_deploy.tensorrt import TENSORRT_FP8_CONFIG, check_onnx, lacks_fp8_kernel
+from embedl_deploy.tensorrt import TENSORRT, TENSORRT_FP8_CONFIG, check_onnx, lacks_fp8_kernel
 from tests.export import files
 from tests.export.cases import CASES
 from tests.quantize.nets import NETS, batches, ready
@@ -35,7 +35,9 @@ NUMBERS = NUMBERS[~NUMBERS.isnan()]
 @cache
 def quantized(name: str, attention: str = "inputs") -> fx.GraphModule:
     result = transform(ready(NETS[name]), tuple(batches(1, 1)))
-    return quantize(result, batches(), QuantConfig(FP8, FP8, attention=attention))  # type: ignore[arg-type]
+    probabilities = TENSORRT_FP8_CONFIG.probabilities
+    config = QuantConfig(FP8, FP8, attention=attention, probabilities=probabilities)  # type: ignore[arg-type]
+    return quantize(result, batches(), config)
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +254,7 @@ def test_a_tiny_scale_is_raised_by_a_power_of_two() -> None:
     folded = fold(quantize(result, [torch.randn(1, 3, 4, 4)], QuantConfig(FP8, FP8)))
     (weight,) = (one for one in folded.modules() if isinstance(one, DequantizedWeight))
     before, numbers = weight.values(), weight.stored.float()
-    round_values(folded, torch.float16, {})
+    round_values(folded, torch.float16, {}, TENSORRT.lowering)
     least = torch.finfo(torch.float16).smallest_normal
     assert (weight.scale >= least).all()
     shares = (numbers / weight.stored.float()).flatten(1)

@@ -20,7 +20,7 @@ from embedl_deploy.export.operators import DequantizedWeight
 from embedl_deploy.export.precision import Keep, Precision, kept_nodes, round_values
 from embedl_deploy.modules import FusedModule
 from embedl_deploy.quantize import QuantConfig, QuantStub, quantize
-from embedl_deploy.tensorrt import check_onnx
+from embedl_deploy.tensorrt import TENSORRT, check_onnx
 from tests.export import files
 from tests.export.cases import CASES, Case
 from tests.helpers import warm
@@ -308,7 +308,7 @@ def test_scales_below_the_normal_numbers_are_raised() -> None:
     (weight,) = (one for one in folded.modules() if isinstance(one, DequantizedWeight))
     weight.scale[1] = 2e-5
     exact = weight.values()
-    round_values(folded, torch.float16, kept_nodes(folded, torch.float16))
+    round_values(folded, torch.float16, kept_nodes(folded, torch.float16), TENSORRT.lowering)
     least = torch.finfo(torch.float16).smallest_normal
     assert weight.scale.min() == least
     assert (weight.values() - exact).abs()[1].max() <= least / 2
@@ -329,7 +329,7 @@ def test_the_factor_before_a_query_changes_no_integer() -> None:
 
 def test_the_simulation_of_a_half_file_has_its_scales() -> None:
     folded = fold(quantized("residual"))
-    round_values(folded, torch.float16, {})
+    round_values(folded, torch.float16, {}, TENSORRT.lowering)
     for one in folded.modules():
         if isinstance(one, QuantStub | DequantizedWeight):
             assert one.scale.dtype == torch.float32
@@ -386,7 +386,7 @@ CHOICES: dict[str, tuple[dict[str, Any], str]] = {
     "new opset": ({"opset": 25}, "opset 25 is not between 18 and 24"),
     "half opset": ({"precision": "float16", "opset": 18}, "float16 needs opset 19, not 18"),
     "bfloat16 opset": ({"precision": "bfloat16", "opset": 21}, "bfloat16 needs opset 22"),
-    "attention": ({"attention_op": True}, "the operator Attention needs opset 23, not 21"),
+    "attention": ({"attention_op": True, "opset": 21}, "Attention needs opset 23, not 21"),
     "weights": ({"quantized_weights": "int4"}, "quantized_weights is 'int4'; choose 'int8'"),
     "both": ({"dynamic_batch": True, "dynamic_shapes": ({0: "n"},)}, "exclude each other"),
 }

@@ -49,6 +49,7 @@ CONFIGS = {
     "fp8": QuantConfig(
         TensorQuantConfig(format="float8_e4m3", observer=partial(FixedObserver, bound=3.0)),
         TensorQuantConfig(observer=partial(MovingAverageObserver, momentum=0.5)),
+        probabilities=TensorQuantConfig(observer=partial(FixedObserver, bound=1.0)),
     ),
     "weights alone": QuantConfig(None, TensorQuantConfig(4, block_size=64)),
     "entropy": QuantConfig(TensorQuantConfig(observer=EntropyObserver)),
@@ -69,13 +70,14 @@ def test_a_config_comes_back_from_json(name: str) -> None:
     assert again.to_dict() == config.to_dict()
     assert again.skips == config.skips
     assert again.attention == config.attention
-    for one, other in ((again.activations, config.activations), (again.weights, config.weights)):
+    for part in ("activations", "weights", "probabilities"):
+        one, other = getattr(again, part), getattr(config, part)
         if one is None or other is None:
             assert one is other
             continue
         assert observed(one.observer) == observed(other.observer)
         names = ("bits", "signed", "format", "scale", "block_size")
-        assert all(getattr(one, name) == getattr(other, name) for name in names)
+        assert all(getattr(one, field) == getattr(other, field) for field in names)
 
 
 def test_what_is_left_out_has_its_default() -> None:

@@ -9,7 +9,7 @@ import torch
 import typer
 from torch import Tensor
 
-from embedl_deploy import tensorrt
+from embedl_deploy.default import DEFAULT
 from embedl_deploy.target import Patterns
 
 
@@ -24,15 +24,7 @@ class PatternChoice(enum.StrEnum):
     @property
     def patterns(self) -> Patterns:
         """The list itself."""
-        match self:
-            case PatternChoice.FULL:
-                return tensorrt.TENSORRT_PATTERNS
-            case PatternChoice.SMART:
-                return tensorrt.TENSORRT_SMART_PATTERNS
-            case PatternChoice.MIXED:
-                return tensorrt.TENSORRT_MIXED_PRECISION_PATTERNS
-            case PatternChoice.FUSIONS:
-                return tensorrt.TENSORRT_FUSION_PATTERNS
+        return DEFAULT.named(self.value)
 
 
 class ObserverChoice(enum.StrEnum):

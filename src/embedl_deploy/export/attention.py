@@ -1,4 +1,4 @@
-"""Attention as a compiler fuses it: factor and transposition upstream of the quantizers."""
+"""Attention as the target fuses it: factor and transposition before the quantizers or after."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,7 @@ from embedl_deploy.export.operators import (
 from embedl_deploy.graph.shapes import propagate, shape
 from embedl_deploy.modules import FusedModule, QDQPoint, ScaledDotProductAttention
 from embedl_deploy.quantize import QuantStub
+from embedl_deploy.target import Lowering
 
 
 def attention_of(module: nn.Module | None) -> ScaledDotProductAttention | None:
@@ -77,10 +78,10 @@ class Upstream:
     transposed: frozenset[str]
 
 
-def upstream(model: fx.GraphModule, *, as_operator: bool = False) -> Upstream:
-    """What moves before stubs: where a stub serves one attention alone."""
-    calls = attentions(model, as_operator=as_operator)
-    served = _stubs_of_attention(model, calls)
+def upstream(model: fx.GraphModule, lowering: Lowering) -> Upstream:
+    """What the target wants before stubs: where a stub serves one attention alone."""
+    calls = attentions(model, as_operator=lowering.whole_attention)
+    served = _stubs_of_attention(model, calls, lowering)
     queries = [(served[node][0], one.scale) for node, one in calls]
     keys = [key for _, key in served.values()]
     return Upstream(
@@ -89,10 +90,10 @@ def upstream(model: fx.GraphModule, *, as_operator: bool = False) -> Upstream:
     )
 
 
-def lower_attention(model: fx.GraphModule, *, as_operator: bool = False) -> None:
-    """Write attention out, where each stub of a query or key serves it alone."""
-    calls = attentions(model, as_operator=as_operator)
-    served = _stubs_of_attention(model, calls)
+def lower_attention(model: fx.GraphModule, lowering: Lowering) -> None:
+    """Write attention out; stubs that serve one attention alone get what the target wants."""
+    calls = attentions(model, as_operator=lowering.whole_attention)
+    served = _stubs_of_attention(model, calls, lowering)
     lowered: dict[str, nn.Module] = {}
     for node, attention in calls:
         query, key = served[node]
@@ -120,21 +121,24 @@ def _get(model: fx.GraphModule, path: str) -> QuantStub:
 
 
 def _stubs_of_attention(
-    model: fx.GraphModule, attentions_: Sequence[tuple[fx.Node, ScaledDotProductAttention]]
+    model: fx.GraphModule,
+    calls: Sequence[tuple[fx.Node, ScaledDotProductAttention]],
+    lowering: Lowering,
 ) -> dict[fx.Node, tuple[str | None, str | None]]:
-    """The stubs of query and key, where nothing else reads them or is called by their names.
+    """The stubs of query and key that something moves before; `None` for others.
 
-    A factor that is not above zero stays after the query's stub, since it can be none of a scale.
+    Nothing else may read such a stub or be called by its name. A factor that is not above zero
+    stays after the query's stub, since it can be none of a scale.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
-    calls = Counter(str(one.target) for one in model.graph.nodes if one.op == "call_module")
+    named = Counter(str(one.target) for one in model.graph.nodes if one.op == "call_module")
 
-    def alone(node: fx.Node, value: Any) -> str | None:
-        if not isinstance(value, fx.Node) or value.op != "call_module":
+    def alone(node: fx.Node, value: Any, *, wanted: bool) -> str | None:
+        if not wanted or not isinstance(value, fx.Node) or value.op != "call_module":
             return None
         path = str(value.target)
         uses = sum(_arguments(user).count(value) for user in value.users)
-        once = uses == 1 and calls[path] == 1 and calls[str(node.target)] == 1
+        once = uses == 1 and named[path] == 1 and named[str(node.target)] == 1
         return path if once and isinstance(modules[path], QuantStub) else None
 
     def moves(attention: ScaledDotProductAttention) -> bool:
@@ -142,10 +146,10 @@ def _stubs_of_attention(
 
     return {
         node: (
-            alone(node, _argument(node, 0, "query")) if moves(attention) else None,
-            alone(node, _argument(node, 1, "key")),
+            alone(node, _argument(node, 0, "query"), wanted=lowering.factor_first and moves(one)),
+            alone(node, _argument(node, 1, "key"), wanted=lowering.key_first),
         )
-        for node, attention in attentions_
+        for node, one in calls
     }
 
 

@@ -29,6 +29,7 @@ from embedl_deploy.modules.frozen import FROZEN
 from embedl_deploy.quantize import QuantStub, WeightFakeQuantize
 from embedl_deploy.quantize.rounding import per_channel
 from embedl_deploy.quantize.stubs import quantizers_of
+from embedl_deploy.target import Lowering
 
 _NORMS = {*FROZEN, *FROZEN.values()}
 
@@ -58,27 +59,24 @@ def fold(model: fx.GraphModule) -> fx.GraphModule:
     return folded
 
 
-def to_operators(
-    folded: fx.GraphModule, *, attention_op: bool = False, float_weights: bool = False
-) -> fx.GraphModule:
+def to_operators(folded: fx.GraphModule, lowering: Lowering) -> fx.GraphModule:
     """Put the operators of the file into a folded model, in place.
 
     Args:
         folded: From `fold`, with the factors of its attention set.
-        attention_op: Whether attention is left to the exporter, as one operator, where its
-            probabilities are not quantized.
-        float_weights: Whether quantized weights are stored in floating point behind a pair.
+        lowering: How the target wants them.
     """
-    lower_attention(folded, as_operator=attention_op)
+    lower_attention(folded, lowering)
+    float_weights, pooling = lowering.quantized_weights == "float", lowering.plain_pooling
     for path, module in list(folded.named_modules()):
         match module:
             case QuantStub():
                 folded.set_submodule(path, QuantizeDequantize(module))
             case DequantizedWeight() if float_weights:
                 folded.set_submodule(path, QuantizedWeight(module))
-            case nn.AdaptiveAvgPool2d(output_size=1 | (1, 1)):
+            case nn.AdaptiveAvgPool2d(output_size=1 | (1, 1)) if pooling:
                 folded.set_submodule(path, GlobalAveragePool())
-            case nn.AdaptiveAvgPool2d():
+            case nn.AdaptiveAvgPool2d() if pooling:
                 folded.set_submodule(path, GridAveragePool(module))
     return folded
 
@@ -117,11 +115,6 @@ def _check_quantizers(model: fx.GraphModule) -> None:
             raise ExportError(
                 f"'{path}' is switched off, and the file would quantize there; set its enabled to "
                 "True, or leave the layer out with QuantConfig(skip=[…])"
-            )
-        if isinstance(module, QuantStub) and not module.signed:
-            raise ExportError(
-                f"'{path}' simulates unsigned integers, and TensorRT takes signed ones alone; "
-                "quantize with signed=True"
             )
 
 

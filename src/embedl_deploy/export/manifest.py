@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import fx
@@ -10,6 +10,7 @@ from torch import fx
 from embedl_deploy.export.attention import set_factors
 from embedl_deploy.export.lower import fold
 from embedl_deploy.export.precision import Precision, dtype_of, round_values
+from embedl_deploy.target import Lowering, Target
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -38,23 +39,35 @@ class Recipe:
         text = model.metadata_props.get(_KEY)
         return None if text is None else cls(**json.loads(text))
 
+    def lowering(self, target: Target) -> Lowering:
+        """How the file was written for its target."""
+        return replace(target.lowering, whole_attention=self.attention_op)
+
     def write(self, model: "onnx_ir.Model") -> None:
         """Into a file's metadata."""
         model.metadata_props[_KEY] = json.dumps(asdict(self))
 
 
 def settle(
-    folded: fx.GraphModule, args: Sequence[Any], kwargs: Mapping[str, Any], recipe: Recipe
+    folded: fx.GraphModule,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    recipe: Recipe,
+    lowering: Lowering,
 ) -> None:
     """Give a folded model the values of the file, in place and computed in float32."""
     set_factors(folded, args, kwargs)
     if recipe.precision != "float32":
         dtype = dtype_of(recipe.precision)
-        round_values(folded, dtype, recipe.float32, attention_op=recipe.attention_op)
+        round_values(folded, dtype, recipe.float32, lowering)
 
 
 def reference(
-    model: fx.GraphModule, args: Sequence[Any], kwargs: Mapping[str, Any], recipe: Recipe
+    model: fx.GraphModule,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    recipe: Recipe,
+    lowering: Lowering,
 ) -> fx.GraphModule:
     """The simulation of a file in half precision: every constant has the value that it has there.
 
@@ -63,7 +76,8 @@ def reference(
         args: Example inputs by position.
         kwargs: Example inputs by name.
         recipe: Of the file.
+        lowering: Of the file.
     """
     folded = fold(model)
-    settle(folded, args, kwargs, recipe)
+    settle(folded, args, kwargs, recipe, lowering)
     return folded

@@ -14,9 +14,10 @@ from embedl_deploy.errors import ExportError
 from embedl_deploy.export.attention import attentions, upstream
 from embedl_deploy.export.operators import DequantizedWeight
 from embedl_deploy.export.positions import from_sizes
+from embedl_deploy.export.scales import raise_scales
 from embedl_deploy.modules import FusedModule
 from embedl_deploy.quantize import QuantStub
-from embedl_deploy.quantize.rounding import FLOAT8, INT8, per_channel
+from embedl_deploy.target import Lowering
 
 Precision = Literal["float32", "float16", "bfloat16"]
 """The type of everything in a file that is not an integer."""
@@ -189,8 +190,7 @@ def round_values(
     model: fx.GraphModule,
     dtype: torch.dtype,
     kept: Mapping[str, str],
-    *,
-    attention_op: bool = False,
+    lowering: Lowering,
 ) -> None:
     """Give every constant the value that it has in the file; the types stay as they are.
 
@@ -200,16 +200,19 @@ def round_values(
         model: Folded, with the factors of its attention set; changed in place.
         dtype: Of the file.
         kept: Nodes that stay in float32.
-        attention_op: Whether the factor on the logits stays inside attention.
+        lowering: Whether factors on logits stand before stubs, and small scales are raised.
     """
     for node, attention in attentions(model):
         if node.name not in kept and attention.scale is not None:
             attention.scale = _rounded_number(attention.scale, dtype)
-    factors = upstream(model, as_operator=attention_op).factors
+    factors = upstream(model, lowering).factors
     modules = dict(model.named_modules(remove_duplicate=False))
     for node in model.graph.nodes:
-        if node.name not in kept:
-            _round_node(node, modules, dtype, factors.get(str(node.target)) or 1.0)
+        if node.name in kept:
+            continue
+        if node.op == "call_module" and lowering.normal_scales:
+            raise_scales(modules[str(node.target)], dtype, str(node.target))
+        _round_node(node, modules, dtype, factors.get(str(node.target)) or 1.0)
     model.recompile()
 
 
@@ -218,7 +221,7 @@ def _round_node(
 ) -> None:
     path = str(node.target)
     if node.op == "call_module":
-        _round_module(modules[path], dtype, factor, path)
+        _round_module(modules[path], dtype, factor)
     elif node.op == "get_attr":
         owner, _, name = path.rpartition(".")
         _replace_rounded(modules[owner], name, dtype)
@@ -232,13 +235,10 @@ def _rounded_number(number: float, dtype: torch.dtype) -> float:
     return float(torch.tensor(number, dtype=torch.float64).to(dtype))
 
 
-def _round_module(module: nn.Module, dtype: torch.dtype, factor: float, path: str) -> None:
+def _round_module(module: nn.Module, dtype: torch.dtype, factor: float) -> None:
     if isinstance(module, QuantStub):
         module.scale = (module.scale * factor).to(dtype).float() / factor
         return
-    for one in module.modules():
-        if isinstance(one, DequantizedWeight):
-            _raise_scales(one, dtype, path)
     for owner, name in floating_tensors(module):
         _replace_rounded(owner, name, dtype)
 
@@ -275,26 +275,3 @@ def floating_tensors(module: nn.Module) -> Iterator[tuple[nn.Module, str]]:
 def computes(tensor: Tensor) -> bool:
     """Whether a tensor is of a type that is computed with, and not only stored, as FP8 is."""
     return tensor.is_floating_point() and tensor.itemsize > 1
-
-
-def _raise_scales(weight: DequantizedWeight, dtype: torch.dtype, path: str) -> None:
-    """No scale below the smallest normal number: a compiler may take it for zero.
-
-    A channel with one has tiny weights alone, and its numbers are rounded anew: integers to a
-    step of 6e-5 in float16. An FP8 scale is raised by a power of two, which most FP8 numbers
-    give back exactly in their exponent.
-    """
-    least = torch.finfo(dtype).smallest_normal
-    low = weight.scale < least
-    if not low.any():
-        return
-    _logger.info("%d channels of '%s' have their scale raised to %.1e", low.sum(), path, least)
-    raised = weight.scale.clamp(min=least)
-    grid = INT8
-    if weight.stored.dtype == FLOAT8.dtype:
-        grid = FLOAT8
-        raised = weight.scale * (raised / weight.scale).log2().ceil().exp2()
-    numbers = weight.stored.double()
-    share = per_channel(weight.scale.double() / raised, numbers, weight.axis)
-    weight.stored = grid.round(numbers * share).to(grid.dtype)
-    weight.scale = raised

@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
 from embedl_deploy.batches import call_arguments, check_batches, moved
+from embedl_deploy.default import target_for
 from embedl_deploy.errors import VerificationError
 from embedl_deploy.export.attention import Upstream, upstream
 from embedl_deploy.export.manifest import Recipe, reference
@@ -31,6 +32,7 @@ from embedl_deploy.export.runtime import OnnxModel
 from embedl_deploy.quantize import QuantStub
 from embedl_deploy.quantize.calibrating.calibrate import Progress
 from embedl_deploy.quantize.rounding import in_steps
+from embedl_deploy.target import Target
 
 
 def verify_onnx(
@@ -38,6 +40,7 @@ def verify_onnx(
     model: nn.Module,
     data: Iterable[Any],
     *,
+    target: Target | None = None,
     stubs: bool = True,
     progress: Progress | None = None,
 ) -> Parity:
@@ -54,6 +57,7 @@ def verify_onnx(
             `stubs`, any model.
         data: Batches as `calibrate` takes them. Where the file fixes the batch size, batches
             are cut to it, and a last piece that is too small is left out.
+        target: The one that the file was exported for; by default the model's.
         stubs: Whether to compare the numbers of every stub as well.
         progress: Called after every batch.
 
@@ -67,7 +71,7 @@ def verify_onnx(
     total = length_hint(data) or None
     check_batches(data)
     with tempfile.TemporaryDirectory() as folder, _eval(model):
-        comparison = _Comparison(model, Path(path), Path(folder), stubs=stubs)
+        comparison = _Comparison(model, Path(path), Path(folder), target, stubs=stubs)
         for done, batch in enumerate(data, 1):
             comparison.add(batch)
             if progress is not None:
@@ -80,12 +84,15 @@ def verify_onnx(
 class _Comparison:
     """Runs batches through both and collects the differences."""
 
-    def __init__(self, model: nn.Module, path: Path, folder: Path, *, stubs: bool) -> None:
+    def __init__(
+        self, model: nn.Module, path: Path, folder: Path, target: Target | None, *, stubs: bool
+    ) -> None:
         file = load(path)
         written = Recipe.read(file)
         precision = None if written is None else written.precision
         self.model = model
         self.recipe = _simulated(written, model, stubs=stubs)
+        self.target = target_for(model, target)
         self.referred = precision not in {"float16", "bfloat16"}
         self.compare_stubs = stubs and self.recipe is not None
         probe = Probe(file, folder) if self.compare_stubs or precision == "bfloat16" else None
@@ -131,7 +138,8 @@ class _Comparison:
         args, kwargs = moved((args, kwargs), self.device)
         if self.recipe is not None and not self.referred:
             assert isinstance(self.model, fx.GraphModule)  # noqa: S101 - checked at the start
-            self.model = reference(self.model, args, kwargs, self.recipe)
+            lowering = self.recipe.lowering(self.target)
+            self.model = reference(self.model, args, kwargs, self.recipe, lowering)
             self.referred = True
         with torch.no_grad():
             output = self.model(*args, **kwargs)
@@ -168,7 +176,7 @@ class _Comparison:
             )
         assert isinstance(self.model, fx.GraphModule)  # noqa: S101 - checked at the start
         assert self.recipe is not None  # noqa: S101 - stubs are those of our files
-        before = upstream(self.model, as_operator=self.recipe.attention_op)
+        before = upstream(self.model, self.recipe.lowering(self.target))
         return [
             self._follow(path, stubs[path], _as_stub(path, one, before))
             for path, one in seen.items()

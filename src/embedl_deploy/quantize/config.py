@@ -1,15 +1,14 @@
 """What to quantize how."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from functools import partial
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self, get_args
 
 from torch import nn
 
 from embedl_deploy.errors import QuantizationError
 from embedl_deploy.modules import QDQPoint
-from embedl_deploy.quantize.observing.observers import FixedObserver, MinMaxObserver, Observer
+from embedl_deploy.quantize.observing.observers import MinMaxObserver, Observer
 from embedl_deploy.quantize.rounding import FLOAT8, Grid
 from embedl_deploy.quantize.skip import Selector, Skip
 from embedl_deploy.quantize.stored import (
@@ -114,17 +113,21 @@ class QuantConfig:
         attention: What is quantized of attention where its pattern declares points: query, key
             and value (`"inputs"`); those, the softmax's result and the attention's own
             (`"full"`, which fused INT8 kernels need); or nothing (`"none"`).
+        probabilities: For the softmax's result in attention, where it is quantized; by default as
+            the activations.
     """
 
     activations: TensorQuantConfig | None = field(default_factory=TensorQuantConfig)
     weights: TensorQuantConfig = field(default_factory=TensorQuantConfig)
     skip: Sequence[Skip | Selector] = ()
     attention: Attention = "inputs"
+    probabilities: TensorQuantConfig | None = None
 
     def __post_init__(self) -> None:
         _check_choice("attention", self.attention, Attention)
-        if self.activations is not None:
-            self._check_blocks(self.activations)
+        for one in (self.activations, self.probabilities):
+            if one is not None:
+                self._check_blocks(one)
         if isinstance(self.skip, str):
             raise QuantizationError(f"skip is a list: write skip=[{self.skip!r}]")
 
@@ -139,15 +142,13 @@ class QuantConfig:
     def at(self, point: QDQPoint) -> TensorQuantConfig:
         """How the tensor at a point is quantized.
 
-        Probabilities in FP8 have the range up to 1, which kernels for FP8 attention take.
-
         Raises:
             QuantizationError: Weights alone are quantized.
         """
         if self.activations is None:
             raise QuantizationError(f"weights alone are quantized, and nothing at {point.name}")
-        if point is QDQPoint.PROBABILITIES and self.activations.format != "int":
-            return replace(self.activations, observer=partial(FixedObserver, 1.0))
+        if point is QDQPoint.PROBABILITIES:
+            return self.probabilities or self.activations
         return self.activations
 
     @property
@@ -163,10 +164,11 @@ class QuantConfig:
                 function, a module, or a class that is neither PyTorch's nor the library's.
         """
         return {
-            "activations": None if self.activations is None else self.activations.to_dict(),
+            "activations": _plain(self.activations),
             "weights": self.weights.to_dict(),
             "skip": [skip_to_dict(one) for one in self.skips],
             "attention": self.attention,
+            "probabilities": _plain(self.probabilities),
         }
 
     @classmethod
@@ -179,10 +181,14 @@ class QuantConfig:
         known(stored, [one.name for one in fields(cls)], "a config")
         given = dict(stored)
         given["weights"] = TensorQuantConfig.from_dict(given.get("weights", {}))
-        activations = given.get("activations", {})
-        if activations is not None:
-            given["activations"] = TensorQuantConfig.from_dict(activations)
+        for name, default in (("activations", {}), ("probabilities", None)):
+            one = given.get(name, default)
+            given[name] = None if one is None else TensorQuantConfig.from_dict(one)
         return cls(**{**given, "skip": tuple(map(skip_from_dict, given.get("skip", ())))})
+
+
+def _plain(config: TensorQuantConfig | None) -> dict[str, Any] | None:
+    return None if config is None else config.to_dict()
 
 
 def config_of(model: nn.Module) -> QuantConfig:

@@ -38,7 +38,9 @@ class Grid:
     @property
     def dtype(self) -> torch.dtype:
         """What they are stored as."""
-        return _FLOAT8 if self.float8 else torch.int8
+        if self.float8:
+            return _FLOAT8
+        return torch.int8 if self.lowest < 0 else torch.uint8
 
     def spacing(self, numbers: Tensor) -> Tensor:
         """How far the next larger one is from numbers that are not negative."""

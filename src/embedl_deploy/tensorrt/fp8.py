@@ -1,11 +1,13 @@
 """FP8 where TensorRT has kernels for it."""
 
 import math
+from dataclasses import replace
+from functools import partial
 
 from torch import nn
 
 from embedl_deploy.modules.conv import Convolution, TransposedConvolution
-from embedl_deploy.quantize import QuantConfig, TensorQuantConfig
+from embedl_deploy.quantize import FixedObserver, QuantConfig, TensorQuantConfig
 
 
 def lacks_fp8_kernel(_: str, module: nn.Module) -> bool:
@@ -29,4 +31,11 @@ def _lacks(operation: nn.Module) -> bool:
 
 _E4M3 = TensorQuantConfig(format="float8_e4m3")
 
-TENSORRT_FP8_CONFIG = QuantConfig(_E4M3, _E4M3, skip=(lacks_fp8_kernel,), attention="full")
+TENSORRT_FP8_CONFIG = QuantConfig(
+    _E4M3,
+    _E4M3,
+    skip=(lacks_fp8_kernel,),
+    attention="full",
+    probabilities=replace(_E4M3, observer=partial(FixedObserver, 1.0)),
+)
+"""FP8 attention is recognised by a range of its probabilities up to 1 (rule P19)."""

@@ -14,8 +14,8 @@ from embedl_deploy.cli.options import (
     input_shapes,
 )
 from embedl_deploy.cli.output import answering
+from embedl_deploy.default import DEFAULT
 from embedl_deploy.report.kernels import kernel_tables
-from embedl_deploy.tensorrt import explain_onnx
 
 
 def explain(
@@ -31,6 +31,6 @@ def explain(
 ) -> None:
     """Show which kernels TensorRT is expected to run for an ONNX file."""
     with answering(as_json=as_json, debug=debug) as answer:
-        found = explain_onnx(file, version, shapes=input_shapes(shapes))
+        found = DEFAULT.explain(file, version, shapes=input_shapes(shapes))
         answer.values = found.to_dict()
         answer.tables = [*kernel_tables(found, every=every), Text(found.summary)]

@@ -17,11 +17,10 @@ from embedl_deploy.cli.output import Steps
 from embedl_deploy.errors import VerificationError
 from embedl_deploy.export import Parity, export_onnx, verify_onnx
 from embedl_deploy.export.files import written_beside
-from embedl_deploy.export.onnx_file import ATTENTION_OPSET
 from embedl_deploy.quantize import recipe_report
 from embedl_deploy.report.parity import parity_dict
 from embedl_deploy.report.summary import Summary, quantizers, summarize
-from embedl_deploy.tensorrt import Explanation, Report, check_onnx, explain_onnx
+from embedl_deploy.tensorrt import Explanation, Report
 
 _VERIFIED_BATCHES = 2
 """Batches that ONNX Runtime computes; each has millions of integers to compare."""
@@ -99,7 +98,6 @@ class Job(Order):
             "keep_float32": self.keep_float32 or (),
             "float32_io": self.float32_io,
             "attention_op": self.attention_op,
-            "opset": ATTENTION_OPSET if self.attention_op else None,
             "dynamic_batch": self.dynamic_batch,
         }
 
@@ -184,8 +182,8 @@ def travel(job: Job, steps: Steps) -> Deployed:
             export_onnx(made.model, made.examples, draft, **job.export_options)
         parity = None if job.no_verify else _verify(job, made, draft, steps)
         with steps.step("Checking"):
-            report = check_onnx(draft, keep_float32=job.kept)
-            expected = explain_onnx(draft)
+            report = made.result.target.check(draft, keep_float32=job.kept)
+            expected = made.result.target.explain(draft)
         compiled = _compile(job, made, draft, steps) if job.compile else None
         file_bytes = sum(file.stat().st_size for file in draft.parent.iterdir())
     tensors, weights = quantizers(made.model)

@@ -41,6 +41,7 @@ from embedl_deploy.cli.options import (
     WeightsOption,
 )
 from embedl_deploy.cli.output import Steps
+from embedl_deploy.default import DEFAULT
 from embedl_deploy.errors import LoadError
 from embedl_deploy.quantize import (
     EntropyObserver,
@@ -56,6 +57,7 @@ from embedl_deploy.quantize import (
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
+_ATTENTION = AttentionChoice(DEFAULT.config.attention)
 _OBSERVERS: dict[ObserverChoice, type[Observer]] = {
     ObserverChoice.MINMAX: MinMaxObserver,
     ObserverChoice.AVERAGE: MovingAverageObserver,
@@ -77,7 +79,7 @@ class Order:
     weights: WeightsOption = None
     shape: ShapeOption = None
     patterns: PatternsOption = PatternChoice.FULL
-    attention: AttentionOption = AttentionChoice.INPUTS
+    attention: AttentionOption = _ATTENTION
     recipe: RecipeOption = RecipeChoice.FAST
     observer: ObserverOption = ObserverChoice.MINMAX
     percentile: PercentileOption = None
@@ -100,11 +102,12 @@ class Order:
 
     @property
     def config(self) -> QuantConfig:
-        """How to quantize."""
+        """How to quantize: as the target asks, but for what is an option."""
         observer = _OBSERVERS.get(self.observer) or partial(PercentileObserver, self.share)
         observer()  # so that a percentile out of range is said before any work
-        activations = TensorQuantConfig(observer=observer)
-        return QuantConfig(activations, attention=self.attention.value)
+        asked = DEFAULT.config
+        activations = replace(asked.activations or TensorQuantConfig(), observer=observer)
+        return replace(asked, activations=activations, attention=self.attention.value)
 
 
 @dataclass(frozen=True)
