@@ -37,7 +37,7 @@ from embedl_deploy.tensorrt import (
     TENSORRT_SMART_PATTERNS,
 )
 from embedl_deploy.tensorrt.prediction.catalog import FUSIONS
-from embedl_deploy.tensorrt.prediction.rule import Fusion
+from embedl_deploy.tensorrt.prediction.fusion import Fusion
 from embedl_deploy.tensorrt.rules import Rule
 from embedl_deploy.tensorrt.rules.catalog import FORMAT_RULES, PLACEMENT_RULES, TYPE_RULES
 

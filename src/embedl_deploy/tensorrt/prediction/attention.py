@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from embedl_deploy.onnx_model.dtypes import FP8, HALF
 from embedl_deploy.onnx_model.graph import Node
 from embedl_deploy.onnx_model.view import COPIES, DEQUANTIZE, QUANTIZE
+from embedl_deploy.tensorrt.prediction.fusion import Fusion
 from embedl_deploy.tensorrt.prediction.plan import Plan
-from embedl_deploy.tensorrt.prediction.rule import Basis, Found, Fusion
+from embedl_deploy.tensorrt.prediction.rule import Basis, Found
 from embedl_deploy.tensorrt.prediction.types import named
 from embedl_deploy.tensorrt.rules.attention import Attention, attentions
 from embedl_deploy.tensorrt.rules.heads import HEADS, POSITIONS

@@ -8,7 +8,7 @@ from embedl_deploy.tensorrt.prediction import (
     simple,
     weighted,
 )
-from embedl_deploy.tensorrt.prediction.rule import Fusion
+from embedl_deploy.tensorrt.prediction.fusion import Fusion
 
 FUSIONS: tuple[Fusion, ...] = (
     simple.CONSTANTS, simple.REFUSED_ONE,

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 from embedl_deploy.onnx_model.graph import Node, Value
 from embedl_deploy.onnx_model.view import COMMUTING, COPIES, dequantizer, reached, stored_type
+from embedl_deploy.tensorrt.prediction.fusion import Fusion
 from embedl_deploy.tensorrt.prediction.origins import taken_before
 from embedl_deploy.tensorrt.prediction.plan import Plan
-from embedl_deploy.tensorrt.prediction.rule import Basis, Found, Fusion
+from embedl_deploy.tensorrt.prediction.rule import Basis, Found
 from embedl_deploy.tensorrt.prediction.types import named, only_quantized
 
 _VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"})

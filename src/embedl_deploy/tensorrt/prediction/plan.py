@@ -4,7 +4,7 @@ from collections.abc import Container, Iterator
 
 from embedl_deploy.onnx_model.graph import Node, Value
 from embedl_deploy.onnx_model.view import BINARY, View
-from embedl_deploy.tensorrt.prediction.rule import Found, Fusion, Group
+from embedl_deploy.tensorrt.prediction.rule import Claim, Found, Group
 from embedl_deploy.tensorrt.rules.chains import PLAIN, SMOOTH
 
 POINTWISE = (
@@ -33,7 +33,7 @@ class Plan:
         self.groups: list[Group] = []
         self._taken: dict[int, Group] = {}
 
-    def take(self, rule: Fusion, found: Found) -> None:
+    def take(self, rule: Claim, found: Found) -> None:
         """Give operators to a group of their own, or to one that takes them in."""
         group = found.into
         if group is None:

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 from embedl_deploy.onnx_model.graph import Node
 from embedl_deploy.onnx_model.view import COMMUTING, dequantizer, reached, stored_type
+from embedl_deploy.tensorrt.prediction.fusion import Fusion
 from embedl_deploy.tensorrt.prediction.plan import POINTWISE, Plan
-from embedl_deploy.tensorrt.prediction.rule import Basis, Found, Fusion
+from embedl_deploy.tensorrt.prediction.rule import Basis, Found
 from embedl_deploy.tensorrt.prediction.types import named, only_quantized
 
 

@@ -12,9 +12,10 @@ from embedl_deploy.onnx_model.view import (
     reached,
     stored_type,
 )
+from embedl_deploy.tensorrt.prediction.fusion import Fusion
 from embedl_deploy.tensorrt.prediction.origins import obstacle, origins, taken_before
 from embedl_deploy.tensorrt.prediction.plan import Plan
-from embedl_deploy.tensorrt.prediction.rule import Basis, Found, Fusion, Group
+from embedl_deploy.tensorrt.prediction.rule import Basis, Found, Group
 from embedl_deploy.tensorrt.prediction.types import named
 
 # --- constants ----------------------------------------------------------------------------------

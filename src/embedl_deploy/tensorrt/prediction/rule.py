@@ -1,15 +1,11 @@
-"""What a rule of fusion is, and what one finds."""
+"""What a rule of fusion claims, and what one finds."""
 
 import enum
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from embedl_deploy.onnx_model.graph import Node
 from embedl_deploy.onnx_model.view import DEQUANTIZE, QUANTIZE
-
-if TYPE_CHECKING:
-    from embedl_deploy.tensorrt.prediction.plan import Plan
 
 
 class Basis(enum.StrEnum):
@@ -22,8 +18,8 @@ class Basis(enum.StrEnum):
 
 
 @dataclass(frozen=True)
-class Fusion:
-    """One rule of what TensorRT runs as one.
+class Claim:
+    """What a rule says that TensorRT runs as one.
 
     Attributes:
         id: K for kernels and what computes in them, Q for Q/DQ that they take in, N for what takes
@@ -32,7 +28,6 @@ class Fusion:
         title: What is run as one.
         basis: How well that is founded, where a place does not say otherwise.
         source: Where that is written.
-        find: Finds the places among operators that no earlier rule took.
         runs: Whether something is launched for it.
     """
 
@@ -41,8 +36,7 @@ class Fusion:
     title: str
     basis: Basis
     source: str
-    find: "Callable[[Plan], Iterator[Found]]"
-    runs: bool = True
+    runs: bool = field(default=True, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -83,14 +77,14 @@ class Group:
         rules: The rule, and those by which something was taken in.
     """
 
-    rule: Fusion
+    rule: Claim
     nodes: list[Node]
     dtype: str
     quantized: bool
     open: str
     reasons: list[str]
     basis: Basis
-    rules: list[Fusion] = field(default_factory=list)
+    rules: list[Claim] = field(default_factory=list)
 
     @property
     def folded(self) -> list[Node]:

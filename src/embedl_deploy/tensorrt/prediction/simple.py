@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 from embedl_deploy.onnx_model.graph import Node
 from embedl_deploy.onnx_model.view import DEQUANTIZE, POOLS, dequantizer, stored_type
+from embedl_deploy.tensorrt.prediction.fusion import Fusion
 from embedl_deploy.tensorrt.prediction.plan import Plan
-from embedl_deploy.tensorrt.prediction.rule import Basis, Found, Fusion, is_pair
+from embedl_deploy.tensorrt.prediction.rule import Basis, Found, is_pair
 from embedl_deploy.tensorrt.prediction.types import named, only_quantized
 from embedl_deploy.tensorrt.rules.chains import decomposed_norms
 from embedl_deploy.tensorrt.rules.formats import REFUSED

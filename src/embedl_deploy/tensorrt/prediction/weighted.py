@@ -13,8 +13,9 @@ from embedl_deploy.onnx_model.view import (
     weight_index,
     weight_quantizer,
 )
+from embedl_deploy.tensorrt.prediction.fusion import Fusion
 from embedl_deploy.tensorrt.prediction.plan import Plan
-from embedl_deploy.tensorrt.prediction.rule import Basis, Found, Fusion
+from embedl_deploy.tensorrt.prediction.rule import Basis, Found
 from embedl_deploy.tensorrt.prediction.types import compute_type, only_quantized
 from embedl_deploy.tensorrt.rules.chains import adds_residual
 
