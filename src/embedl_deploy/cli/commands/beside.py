@@ -8,8 +8,8 @@ from typing import Any
 from embedl_deploy.cli.commands.prepare import Prepared
 from embedl_deploy.errors import VerificationError
 from embedl_deploy.export import export_onnx
+from embedl_deploy.onnx_model import OnnxFile
 from embedl_deploy.onnx_model.inputs import open_inputs
-from embedl_deploy.onnx_model.loading import read_onnx
 from embedl_deploy.report.compilation import compilation_figures
 from embedl_deploy.tensorrt import Compilation, ShapeRange, compile_onnx
 
@@ -89,12 +89,12 @@ def compile_beside(
 
 
 def _compiled(path: Path, gpu: str | None, batch: int) -> Compilation:
-    sizes = open_inputs(read_onnx(path).graph)
+    file = OnnxFile.open(path)
     ranges = {
         name: ShapeRange.exactly([batch if size is None else size for size in shape])
-        for name, shape in sizes.items()
+        for name, shape in open_inputs(file.model.graph).items()
     }
-    return compile_onnx(path, gpu, ranges=ranges)
+    return compile_onnx(file, gpu, ranges=ranges)
 
 
 def _figures(compilation: Compilation) -> str:

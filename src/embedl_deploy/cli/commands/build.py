@@ -23,7 +23,7 @@ from embedl_deploy.cli.options import (
 )
 from embedl_deploy.cli.output import Answer, Steps, answering
 from embedl_deploy.cli.spread import spread
-from embedl_deploy.onnx_model.loading import read_onnx
+from embedl_deploy.onnx_model import OnnxFile
 from embedl_deploy.report.compilation import compilation_tables, gpu_table
 from embedl_deploy.report.engine import comparison_tables
 from embedl_deploy.report.tables import figures_table
@@ -179,26 +179,26 @@ def build(wish: Wish, *, as_json: JsonOption = False, debug: DebugOption = False
 
 def _compile(wish: Wish, answer: Answer) -> bool:
     """Compile for each GPU; gives whether the command fails."""
-    made = []
+    made: list[Compilation] = []
+    file = OnnxFile.open(wish.file)
     with Steps() as steps:
         for gpu, target in wish.targets:
             with steps.step(f"Compiling {gpu or ''}"):
-                made.append(_compiled(wish, gpu, target))
+                made.append(_compiled(wish, file, gpu, target))
     answer.values = {"file": str(wish.file), "compilations": [one.to_dict() for one in made]}
     for one in made:
         answer.tables += compilation_tables(one, every=wish.every)
     if len(made) > 1:
         answer.tables.append(gpu_table(made))
-    broken = (
-        not made[0].gpu and made[0].built and bool(_say_comparison(wish, made[0], answer).broken)
-    )
+    compared = not made[0].gpu and made[0].built
+    broken = compared and bool(_say_comparison(wish, file, made[0], answer).broken)
     lost = any(one.lost for one in made)
     return not all(one.built for one in made) or (wish.strict and (lost or broken))
 
 
-def _compiled(wish: Wish, gpu: str | None, target: Path) -> Compilation:
+def _compiled(wish: Wish, file: OnnxFile, gpu: str | None, target: Path) -> Compilation:
     return compile_onnx(
-        wish.file,
+        file,
         gpu,
         output=target,
         compiler=wish.compiler.value,
@@ -209,11 +209,11 @@ def _compiled(wish: Wish, gpu: str | None, target: Path) -> Compilation:
     )
 
 
-def _say_comparison(wish: Wish, made: Compilation, answer: Answer) -> Comparison:
+def _say_comparison(wish: Wish, file: OnnxFile, made: Compilation, answer: Answer) -> Comparison:
     """What TensorRT built against what is predicted for its version."""
     shapes = {name: one.best for name, one in wish.ranges.items()}
     version = made.compiler.split()[-1]
-    comparison = compare_layers(explain_onnx(wish.file, version, shapes=shapes), made.layers)
+    comparison = compare_layers(explain_onnx(file, version, shapes=shapes), made.layers)
     answer.values["comparison"] = comparison.to_dict()
     answer.tables += [*comparison_tables(comparison, every=wish.every), Text(comparison.summary)]
     return comparison
@@ -224,7 +224,7 @@ def _say_line(wish: Wish, answer: Answer) -> None:
         wish.file,
         wish.target,
         wish.version,
-        ranges=settled(read_onnx(wish.file).graph, wish.ranges),
+        ranges=settled(OnnxFile.open(wish.file).model.graph, wish.ranges),
         workspace=wish.workspace,
         timing_cache=wish.timing_cache,
     )

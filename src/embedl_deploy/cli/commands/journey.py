@@ -17,6 +17,7 @@ from embedl_deploy.cli.output import Steps
 from embedl_deploy.errors import VerificationError
 from embedl_deploy.export import Parity, export_onnx, verify_onnx
 from embedl_deploy.export.files import written_beside
+from embedl_deploy.onnx_model import OnnxFile
 from embedl_deploy.quantize import recipe_report
 from embedl_deploy.report.parity import parity_dict
 from embedl_deploy.report.summary import Summary, quantizers, summarize
@@ -182,8 +183,9 @@ def travel(job: Job, steps: Steps) -> Deployed:
             export_onnx(made.model, made.examples, draft, **job.export_options)
         parity = None if job.no_verify else _verify(job, made, draft, steps)
         with steps.step("Checking"):
-            report = made.result.target.check(draft, keep_float32=job.kept)
-            expected = made.result.target.explain(draft)
+            file, target = OnnxFile.open(draft), made.result.target
+            report = target.check(file, keep_float32=job.kept)
+            expected = target.explain(file)
         compiled = _compile(job, made, draft, steps) if job.compile else None
         file_bytes = sum(file.stat().st_size for file in draft.parent.iterdir())
     tensors, weights = quantizers(made.model)

@@ -5,12 +5,9 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from embedl_deploy.errors import BuildError, CheckError
-from embedl_deploy.onnx_model.loading import read_onnx
-from embedl_deploy.onnx_model.opening import graph_of
-from embedl_deploy.onnx_model.view import View
+from embedl_deploy.errors import BuildError
+from embedl_deploy.onnx_model import OnnxFile
 from embedl_deploy.tensorrt.engine import process
 from embedl_deploy.tensorrt.engine.compilation import Compilation
 from embedl_deploy.tensorrt.engine.compilers import Compiler, choose
@@ -23,16 +20,12 @@ from embedl_deploy.tensorrt.engine.ranges import ShapeRange, settled
 from embedl_deploy.tensorrt.engine.remarks import remarks_of
 from embedl_deploy.tensorrt.engine.trtexec import layers_file, trtexec_command
 from embedl_deploy.tensorrt.engine.worker import is_older
-from embedl_deploy.tensorrt.prediction.shapes import fix_shapes
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
 
 _TIMEOUT = 600.0
 
 
 def compile_onnx(
-    path: str | Path,
+    path: str | Path | OnnxFile,
     gpu: str | None = None,
     *,
     output: str | Path | None = None,
@@ -48,7 +41,7 @@ def compile_onnx(
     what comes back.
 
     Args:
-        path: The ONNX file, of any tool.
+        path: The ONNX file, of any tool, or one that is open.
         gpu: A GPU, such as `l4` or `rtx4090`, or a compute capability, such as `sm86`; with
             TensorRT the one at hand, with TensorRT for RTX an RTX 4090 by default.
         output: The engine to write, by default none. TensorRT's report on its layers is written
@@ -66,9 +59,8 @@ def compile_onnx(
             cannot be written.
         CheckError: The file cannot be read.
     """
-    file, target = Path(path), None if output is None else Path(output)
-    model = read_onnx(file)
-    wanted = settled(model.graph, ranges or {})
+    opened, target = OnnxFile.open(path), None if output is None else Path(output)
+    file, wanted = opened.path, settled(opened.model.graph, ranges or {})
     line = trtexec_command(
         file,
         target or file.with_suffix(".plan"),
@@ -77,7 +69,7 @@ def compile_onnx(
         timing_cache=timing_cache,
     )
     chosen, card = choose(compiler, gpu, line)
-    view = _view(model, file, wanted)
+    view = opened.with_shapes({name: one.best for name, one in wanted.items()}).view
     with _drafts(target) as folder:
         engine = folder / (target.name if target else "engine")
         job = {
@@ -111,14 +103,6 @@ def compile_onnx(
         products=products,
         attentions=attentions_of(view, layers) if size else (),
     )
-
-
-def _view(model: "ModelProto", file: Path, ranges: Mapping[str, ShapeRange]) -> View:
-    fix_shapes(model.graph, {name: one.best for name, one in ranges.items()})
-    try:
-        return View(graph_of(model, file.parent))
-    except CheckError as error:
-        raise CheckError(f"'{file}' is not sound: {error}") from None
 
 
 @contextmanager

@@ -3,17 +3,14 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from embedl_deploy.errors import CheckError
+from embedl_deploy.onnx_model import OnnxFile
 from embedl_deploy.onnx_model.graph import Node
-from embedl_deploy.onnx_model.loading import read_onnx
-from embedl_deploy.onnx_model.opening import graph_of
 from embedl_deploy.onnx_model.view import View
 from embedl_deploy.tensorrt.prediction.catalog import FUSIONS
 from embedl_deploy.tensorrt.prediction.macs import multiplies, multiply_accumulates
 from embedl_deploy.tensorrt.prediction.plan import Plan
 from embedl_deploy.tensorrt.prediction.report import Aside, Explanation, Kernel
 from embedl_deploy.tensorrt.prediction.rule import Group
-from embedl_deploy.tensorrt.prediction.shapes import fix_shapes
 from embedl_deploy.tensorrt.rules.catalog import RULES
 from embedl_deploy.tensorrt.rules.check import found
 from embedl_deploy.tensorrt.rules.rule import Severity, Subject
@@ -23,7 +20,7 @@ _REFUSING = tuple(rule for rule in RULES if rule.severity is Severity.ERROR)
 
 
 def explain_onnx(
-    path: str | Path,
+    path: str | Path | OnnxFile,
     version: str = "11.x",
     *,
     shapes: Mapping[str, Sequence[int]] | None = None,
@@ -34,7 +31,7 @@ def explain_onnx(
     and how well that is founded; every operator is in exactly one kernel, or in what takes none.
 
     Args:
-        path: The file.
+        path: The file, or one that is open, which `check_onnx` may take too.
         version: Of TensorRT: 10.x, 11.x, or an exact one such as 10.12.
         shapes: Shapes of inputs by name, where the file leaves sizes open; of the only input under
             an empty name. An open first size is taken as 1.
@@ -44,30 +41,31 @@ def explain_onnx(
             does not fit.
         MissingExtraError: The packages of the `onnx` extra are not installed.
     """
-    wanted, file = Version.parse(version), Path(path)
-    model = read_onnx(file)
-    assumed = fix_shapes(model.graph, shapes or {})
-    try:
-        view = Subject(graph_of(model, file.parent), wanted)
+    wanted, file = Version.parse(version), OnnxFile.open(path).with_shapes(shapes or {})
+    view = Subject(file.view.graph, wanted)
+    with file.judged():
         refusals, _ = found(_REFUSING, view)
         plan = predict(view)
-    except CheckError as error:
-        raise CheckError(f"'{file}' is not sound: {error}") from None
-    order = {id(node): index for index, node in enumerate(view.graph)}
-    for group in plan.groups:
-        group.nodes.sort(key=lambda node: order[id(node)])
-    groups = sorted(plan.groups, key=lambda group: order[id(group.nodes[0])])
+    groups = _in_order(plan)
     counted = [node for node in view.graph if multiplies(node) and plan.group_runs(node)]
     return Explanation(
-        path=file,
+        path=file.path,
         version=str(wanted),
         opset=view.graph.opset,
         kernels=tuple(_kernel(group) for group in groups if group.rule.runs),
         asides=tuple(_aside(group) for group in groups if not group.rule.runs),
         uncounted=tuple(one.label for one in counted if multiply_accumulates(one) is None),
-        assumed=assumed,
+        assumed=file.assumed,
         refusals=tuple(one for one in refusals if one.severity is Severity.ERROR),
     )
+
+
+def _in_order(plan: Plan) -> list[Group]:
+    """Groups and their operators in the order of the file."""
+    order = {id(node): index for index, node in enumerate(plan.view.graph)}
+    for group in plan.groups:
+        group.nodes.sort(key=lambda node: order[id(node)])
+    return sorted(plan.groups, key=lambda group: order[id(group.nodes[0])])
 
 
 def predict(view: View) -> Plan:

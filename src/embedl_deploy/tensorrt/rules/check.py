@@ -4,8 +4,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from embedl_deploy.errors import CheckError
-from embedl_deploy.onnx_model.loading import read_onnx
-from embedl_deploy.onnx_model.opening import graph_of
+from embedl_deploy.onnx_model import OnnxFile
 from embedl_deploy.tensorrt.rules.catalog import RULES
 from embedl_deploy.tensorrt.rules.report import Finding, Report, Unjudged, finding
 from embedl_deploy.tensorrt.rules.rule import Fault, Rule, Severity, Subject
@@ -15,7 +14,7 @@ _ORDER = tuple(Severity)
 
 
 def check_onnx(
-    path: str | Path,
+    path: str | Path | OnnxFile,
     version: str = "11.x",
     *,
     ignore: Collection[str] = (),
@@ -27,7 +26,7 @@ def check_onnx(
     needs their values.
 
     Args:
-        path: The file.
+        path: The file, or one that is open, which `explain_onnx` may take too.
         version: Of TensorRT: 10.x, 11.x, or an exact one such as 10.12.
         ignore: Ids of rules to leave out.
         keep_float32: Names, patterns for names such as `"*.softmax/*"`, or operator types of nodes
@@ -45,16 +44,13 @@ def check_onnx(
     if unknown:
         known = ", ".join(rule.id for rule in RULES)
         raise CheckError(f"there is no rule '{unknown[0]}'; the ids are {known}")
-    file = Path(path)
-    model = read_onnx(file)
+    file = OnnxFile.open(path)
     run = [rule for rule in RULES if rule.id not in ignore]
-    try:
-        graph = graph_of(model, file.parent)
+    graph = file.view.graph
+    with file.judged():
         findings, unjudged = found(run, Subject(graph, wanted, frozenset(keep_float32)))
-    except CheckError as error:
-        raise CheckError(f"'{file}' is not sound: {error}") from None
     return Report(
-        path=file,
+        path=file.path,
         version=str(wanted),
         opset=graph.opset,
         findings=tuple(sorted(findings, key=lambda one: _ORDER.index(one.severity))),
