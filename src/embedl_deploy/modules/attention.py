@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from embedl_deploy.modules.base import FusedModule, LeafModule
-from embedl_deploy.modules.parts import ProjectionPart
+from embedl_deploy.modules.parts import Part, ProjectionPart
 from embedl_deploy.modules.points import QDQPoint
 
 
@@ -221,6 +221,27 @@ class FusedMHAInProjection(FusedModule):
             )
             for third, name in enumerate(("query", "key", "value"))
         )
+
+    def unpacked(self, split: Callable[[nn.Module, Part], nn.Module]) -> FusedModule:
+        """Three weights in place of a packed one; the bias stays."""
+        packed = self.projection.in_proj_weight
+        if packed is None:
+            return self
+        weights = (part.share(packed.detach()) for part in self.parts)
+        separate = tuple(nn.Parameter(one, requires_grad=False) for one in weights)
+        projection = MHAInProjection(
+            self.projection.num_heads,
+            batch_first=self.projection.batch_first,
+            in_proj_weight=None,
+            in_proj_bias=self.projection.in_proj_bias,
+            separate_weights=separate,
+            key_bias=self.projection.key_bias,
+        )
+        result = FusedMHAInProjection(projection).train(self.training)
+        for part, own in zip(self.parts, result.parts, strict=True):
+            if (quantizer := self.quantizer(part.weight)) is not None:
+                result.set_quantizer(own.weight, split(quantizer, part))
+        return result
 
     @classmethod
     def quantized_arguments(cls, point: QDQPoint) -> tuple[str, ...]:

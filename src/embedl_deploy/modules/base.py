@@ -1,7 +1,7 @@
 """What all modules built by patterns have in common: the contract that later stages rely on."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -103,6 +103,15 @@ class FusedModule(LeafModule):
             step = getattr(self, name)
             product = product if step is None else step(product)
         return product
+
+    def unpacked(self, split: Callable[[nn.Module, Part], nn.Module]) -> "FusedModule":
+        """The same with a weight for each part: itself, where no two parts share one.
+
+        Args:
+            split: Gives the quantizer of a part from the one of the shared weight.
+        """
+        del split
+        return self
 
     # --- Q/DQ points and weights --------------------------------------------------------------
 
