@@ -39,6 +39,8 @@ class Lowering:
             product, softmax and product.
         factor_first: Whether the factor on the logits stands before the query's Q/DQ pair.
         key_first: Whether the key is transposed before its Q/DQ pair.
+        separate_projections: Whether a quantized weight that holds the query's, the key's and the
+            value's is written as three, each with a product of its own.
         plain_pooling: Whether adaptive average pooling is written as `GlobalAveragePool` or
             `AveragePool`.
         normal_scales: Whether weights whose scale is below the smallest normal number of a
@@ -49,6 +51,7 @@ class Lowering:
     whole_attention: bool = True
     factor_first: bool = False
     key_first: bool = False
+    separate_projections: bool = False
     plain_pooling: bool = False
     normal_scales: bool = False
     quantized_weights: StoredAs = "int8"

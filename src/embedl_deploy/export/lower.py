@@ -23,7 +23,7 @@ from embedl_deploy.export.operators import (
     QuantizeDequantize,
     QuantizedWeight,
 )
-from embedl_deploy.modules import FusedModule
+from embedl_deploy.modules import FusedModule, Part
 from embedl_deploy.modules.conv import with_norm
 from embedl_deploy.modules.frozen import FROZEN
 from embedl_deploy.quantize import QuantStub, WeightFakeQuantize
@@ -67,6 +67,8 @@ def to_operators(folded: fx.GraphModule, lowering: Lowering) -> fx.GraphModule:
         lowering: How the target wants them.
     """
     lower_attention(folded, lowering)
+    if lowering.separate_projections:
+        _unpack(folded)
     float_weights, pooling = lowering.quantized_weights == "float", lowering.plain_pooling
     for path, module in list(folded.named_modules()):
         match module:
@@ -79,6 +81,22 @@ def to_operators(folded: fx.GraphModule, lowering: Lowering) -> fx.GraphModule:
             case nn.AdaptiveAvgPool2d() if pooling:
                 folded.set_submodule(path, GridAveragePool(module))
     return folded
+
+
+def _unpack(folded: fx.GraphModule) -> None:
+    """Give each product of a quantized projection a weight of its own."""
+    for path, module in list(folded.named_modules()):
+        if isinstance(module, FusedModule) and module.weight_quantizers:
+            whole = module.unpacked(_share)
+            if whole is not module:
+                folded.set_submodule(path, whole)
+
+
+def _share(quantizer: Any, part: Part) -> DequantizedWeight:
+    """What belongs to a part of a stored weight."""
+    return DequantizedWeight(
+        part.share(quantizer.stored), part.share(quantizer.scale), quantizer.axis
+    )
 
 
 def check_calibrated(model: fx.GraphModule) -> None:

@@ -278,6 +278,7 @@ TENSORRT = Target(
         whole_attention=False,
         factor_first=True,
         key_first=True,
+        separate_projections=True,
         plain_pooling=True,
         normal_scales=True,
     ),
