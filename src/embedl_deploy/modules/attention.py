@@ -96,6 +96,7 @@ class MHAInProjection(LeafModule):
         in_proj_bias: Packed bias (3E), or `None`.
         separate_weights: Query, key and value weights where nothing is packed.
         key_bias: Whether the bias is added to the keys too; otherwise it is zero there.
+        separate_biases: Query, key and value biases where no bias is packed.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class MHAInProjection(LeafModule):
         in_proj_bias: nn.Parameter | None,
         separate_weights: tuple[nn.Parameter | None, ...] = (None, None, None),
         key_bias: bool = True,
+        separate_biases: tuple[nn.Parameter | None, ...] = (None, None, None),
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -115,6 +117,7 @@ class MHAInProjection(LeafModule):
         self.in_proj_weight = in_proj_weight
         self.in_proj_bias = in_proj_bias
         self.q_proj_weight, self.k_proj_weight, self.v_proj_weight = separate_weights
+        self.q_proj_bias, self.k_proj_bias, self.v_proj_bias = separate_biases
 
     @classmethod
     def of(cls, attention: nn.MultiheadAttention) -> Self:
@@ -142,14 +145,12 @@ class MHAInProjection(LeafModule):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Project with the given weights instead of the module's own."""
         query, key, value = inputs
-        bias = self.added_bias()
         if isinstance(weights, Tensor) and query is key and key is value:
-            packed = self._heads(F.linear(query, weights, bias), 3)
-            return packed[0], packed[1], packed[2]
+            q, k, v = self._heads(F.linear(query, weights, self.added_bias()), 3).unbind(0)
+            return q, k, v
         parts = weights.chunk(3) if isinstance(weights, Tensor) else weights
-        biases = (None,) * 3 if bias is None else bias.chunk(3)
-        triples = zip(inputs, parts, biases, strict=True)
-        q, k, v = (self._heads(F.linear(x, w, b), 1)[0] for x, w, b in triples)
+        triples = zip(inputs, parts, self.biases(), strict=True)
+        q, k, v = (self._heads(F.linear(x, w, b)) for x, w, b in triples)
         return q, k, v
 
     def added_bias(self) -> Tensor | None:
@@ -159,12 +160,19 @@ class MHAInProjection(LeafModule):
         query, key, value = self.in_proj_bias.chunk(3)
         return torch.cat((query, torch.zeros_like(key), value))
 
-    def _heads(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """Split (…, L, parts·E) into `parts` tensors of shape (…, heads, L, E/heads)."""
+    def biases(self) -> tuple[Tensor | None, ...]:
+        """What is added to queries, keys and values."""
+        bias = self.added_bias()
+        if bias is not None:
+            return bias.chunk(3)
+        return self.q_proj_bias, self.k_proj_bias, self.v_proj_bias
+
+    def _heads(self, projected: Tensor, *parts: int) -> Tensor:
+        """Split (…, L, E) into (…, heads, L, E/heads); with a number of parts, these come first."""
         if projected.dim() == 3 and not self.batch_first:
             projected = projected.transpose(0, 1)
-        split = projected.unflatten(-1, (parts, self.num_heads, -1))
-        return tuple(part.transpose(-3, -2) for part in split.unbind(-3))
+        split = projected.unflatten(-1, (*parts, self.num_heads, -1))
+        return split.transpose(-3, -2) if not parts else split.movedim(-3, 0).transpose(-3, -2)
 
 
 class AttentionMask(LeafModule):
@@ -223,19 +231,19 @@ class FusedMHAInProjection(FusedModule):
         )
 
     def unpacked(self, split: Callable[[nn.Module, Part], nn.Module]) -> FusedModule:
-        """Three weights in place of a packed one; the bias stays."""
+        """Three weights and biases in place of packed ones."""
         packed = self.projection.in_proj_weight
         if packed is None:
             return self
-        weights = (part.share(packed.detach()) for part in self.parts)
-        separate = tuple(nn.Parameter(one, requires_grad=False) for one in weights)
+        weights = [part.share(packed) for part in self.parts]
+        biases = [part.bias_of(self) if part.shifts(self) else None for part in self.parts]
         projection = MHAInProjection(
             self.projection.num_heads,
             batch_first=self.projection.batch_first,
             in_proj_weight=None,
-            in_proj_bias=self.projection.in_proj_bias,
-            separate_weights=separate,
-            key_bias=self.projection.key_bias,
+            in_proj_bias=None,
+            separate_weights=_constants(weights),
+            separate_biases=_constants(biases),
         )
         result = FusedMHAInProjection(projection).train(self.training)
         for part, own in zip(self.parts, result.parts, strict=True):
@@ -256,6 +264,12 @@ class FusedMHAInProjection(FusedModule):
         weights = tuple(self.weight(path) for path in self.weights())
         packed = weights[0] if len(weights) == 1 else weights
         return self.projection.project((query, key, value), packed)  # type: ignore[arg-type]
+
+
+def _constants(tensors: Sequence[Tensor | None]) -> tuple[nn.Parameter | None, ...]:
+    return tuple(
+        None if one is None else nn.Parameter(one.detach(), requires_grad=False) for one in tensors
+    )
 
 
 class FusedScaledDotProductAttention(FusedModule):

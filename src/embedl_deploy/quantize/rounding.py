@@ -12,9 +12,6 @@ from torch import Tensor
 
 _FLOAT8 = torch.float8_e4m3fn
 
-_ROUNDED_UP = 1 + 2.0**-22
-"""By how much `largest / (largest / highest)` can be beyond `highest` in float32."""
-
 
 @dataclass(frozen=True)
 class Grid:
@@ -105,7 +102,8 @@ class _FakeQuantize(torch.autograd.Function):
 
 def _clamped(steps: Tensor, grid: Grid) -> Tensor:
     """Steps in the range, to which one belongs that is beyond it by rounding alone."""
-    return steps.clamp(grid.lowest * _ROUNDED_UP, grid.highest * _ROUNDED_UP)
+    beyond = 1 + 2.0**-22  # how far `largest / (largest / highest)` may be, in float32
+    return steps.clamp(grid.lowest * beyond, grid.highest * beyond)
 
 
 def _multiples(steps: Tensor, scale: Tensor, grid: Grid) -> Tensor:
