@@ -1,7 +1,10 @@
-"""A file imports only from its own floor and from those below, and packages form no circle."""
+"""A file imports only from its own floor and from those below.
+
+Packages form no circle, nor do the folders and files inside a package.
+"""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -94,6 +97,66 @@ def graph_of(root: Path) -> dict[str, set[str]]:
     return parts
 
 
+def files_of(root: Path, *, types: bool) -> dict[str, set[str]]:
+    """Which files each file imports, with those for types alone or without."""
+    paths = {module_of(path, root): path for path in sorted(root.rglob("*.py"))}
+    found = {}
+    for module, path in paths.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        nodes = ast.walk(tree) if types else import_nodes(tree)
+        found[module] = known_to(nodes, path, root, paths) - {module}
+    return found
+
+
+def known_to(nodes: Iterable[ast.AST], path: Path, root: Path, paths: Collection[str]) -> set[str]:
+    """The files of `paths` that a file imports; `from package import file` is that file."""
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = base_of(node, path, root)
+            names = [f"{base}.{alias.name}" for alias in node.names]
+            found.update(name if name in paths else base for name in names)
+    return found.intersection(paths)
+
+
+def rooms_of(files: Mapping[str, set[str]], package: str) -> dict[str, set[str]]:
+    """Which folders and files of a package each of them imports."""
+    rooms: dict[str, set[str]] = {}
+    for module, targets in files.items():
+        if room := room_of(module, package):
+            others = {room_of(target, package) for target in targets} - {room, None}
+            rooms.setdefault(room, set()).update(filter(None, others))
+    return rooms
+
+
+def room_of(module: str, package: str) -> str | None:
+    inside = module.startswith(f"{package}.")
+    return module.removeprefix(f"{package}.").split(".")[0] if inside else None
+
+
+def circle(graph: Mapping[str, set[str]]) -> str | None:
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return " -> ".join(error.args[1])
+    return None
+
+
+def circles(root: Path) -> list[str]:
+    """Circles of files, and of the folders and files in each package.
+
+    Inside a package imports for types count too. Between packages they do not: a target holds a
+    `QuantConfig`, which asks a model for its target.
+    """
+    files = files_of(root, types=True)
+    packages = {module.rpartition(".")[0] for module in files} - {"", LIBRARY}
+    rooms = (rooms_of(files, package) for package in sorted(packages))
+    graphs = [files_of(root, types=False), *rooms]
+    return [found for graph in graphs if (found := circle(graph))]
+
+
 def faults(parts: dict[str, set[str]]) -> list[str]:
     found = [f"{part} has no floor" for part in parts if part not in FLOORS]
     found += [
@@ -104,10 +167,8 @@ def faults(parts: dict[str, set[str]]) -> list[str]:
     ]
     if "tensorrt" in parts.get("quantize", ()):
         found.append("quantize imports tensorrt")
-    try:
-        TopologicalSorter(parts).prepare()
-    except CycleError as error:
-        found.append(f"circle: {' -> '.join(error.args[1])}")
+    if around := circle(parts):
+        found.append(f"circle: {around}")
     return found
 
 
@@ -146,6 +207,41 @@ def test_what_is_allowed_is_no_fault(tmp_path: Path, source: str) -> None:
     write(tmp_path, "patterns/b.py", "from embedl_deploy.graph import x")
     write(tmp_path, "graph/a.py", source)
     assert faults(graph_of(tmp_path)) == []
+
+
+def test_files_and_folders_form_no_circle() -> None:
+    assert circles(ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "found"),
+    [
+        (
+            ("graph/a.py", "from embedl_deploy.graph.b import x"),
+            ("graph/b.py", "def f():\n    from embedl_deploy.graph import a"),
+            ["embedl_deploy.graph.a", "embedl_deploy.graph.b"],
+        ),
+        (
+            ("graph/a.py", "if TYPE_CHECKING:\n    from .b import x"),
+            ("graph/b.py", "from . import a"),
+            ["a", "b"],
+        ),
+        (
+            ("graph/room/a.py", "from embedl_deploy.graph.flat import x"),
+            ("graph/flat.py", "from embedl_deploy.graph.room.b import x"),
+            ["room", "flat"],
+        ),
+    ],
+)
+def test_a_circle_is_found(
+    tmp_path: Path, one: tuple[str, str], other: tuple[str, str], found: list[str]
+) -> None:
+    for file in ("graph/__init__.py", "graph/room/b.py"):
+        write(tmp_path, file, "")
+    write(tmp_path, *one)
+    assert circles(tmp_path) == []
+    write(tmp_path, *other)
+    assert set(circles(tmp_path)[0].split(" -> ")) == set(found)
 
 
 def write(root: Path, file: str, source: str) -> None:
