@@ -565,6 +565,7 @@ def test_shapes_of_a_single_image_in_training() -> None:
     assert all(one.training for one in result.model.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", [None, "cpu"])
 def test_new_nodes_of_a_conversion_have_shapes_too(device: str | None) -> None:
     """A graph that names a device can not be computed on the meta device."""

@@ -89,6 +89,7 @@ def test_the_order_of_batches_does_not_matter(name: str, seed: int) -> None:
     assert observed(OBSERVERS[name](), shuffled) == observed(OBSERVERS[name](), parts)
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(0, 2.0**100, width=32), min_size=1, max_size=30), st.randoms())
 def test_any_order_of_any_values(values: list[float], generator: random.Random) -> None:
     """Powers of two and zeros, the edges of bins, included."""
@@ -219,6 +220,7 @@ def squared_error(values: Tensor, largest: float, grid: Grid) -> float:
     return float((rounded.double() - values.double()).square().mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_squared_error_is_nearly_the_least_there_is(name: str, grid: str) -> None:

@@ -231,6 +231,7 @@ ENDLESS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("specs", "text"), ENDLESS)
 def test_conversions_that_never_end_are_named(specs: list[Any], text: str) -> None:
     patterns = [swap(*spec) for spec in specs]
@@ -238,6 +239,7 @@ def test_conversions_that_never_end_are_named(specs: list[Any], text: str) -> No
         transform(nn.Sequential(nn.Linear(3, 3), nn.ReLU()), patterns=patterns)
 
 
+@pytest.mark.slow
 def test_a_long_chain_of_conversions_ends() -> None:
     layers = [layer for _ in range(100) for layer in (nn.Linear(4, 4), nn.ELU())]
     model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), *layers).eval()
