@@ -20,7 +20,7 @@ _KEY = "embedl_deploy"
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Manifest:
     """How a file was made.
 
     Attributes:
@@ -34,7 +34,7 @@ class Recipe:
     attention_op: bool = False
 
     @classmethod
-    def read(cls, model: "onnx_ir.Model") -> "Recipe | None":
+    def read(cls, model: "onnx_ir.Model") -> "Manifest | None":
         """From a file; `None` where this library did not write it."""
         text = model.metadata_props.get(_KEY)
         return None if text is None else cls(**json.loads(text))
@@ -52,21 +52,21 @@ def settle(
     folded: fx.GraphModule,
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
-    recipe: Recipe,
+    manifest: Manifest,
     lowering: Lowering,
 ) -> None:
     """Give a folded model the values of the file, in place and computed in float32."""
     set_factors(folded, args, kwargs)
-    if recipe.precision != "float32":
-        dtype = dtype_of(recipe.precision)
-        round_values(folded, dtype, recipe.float32, lowering)
+    if manifest.precision != "float32":
+        dtype = dtype_of(manifest.precision)
+        round_values(folded, dtype, manifest.float32, lowering)
 
 
 def reference(
     model: fx.GraphModule,
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
-    recipe: Recipe,
+    manifest: Manifest,
     lowering: Lowering,
 ) -> fx.GraphModule:
     """The simulation of a file in half precision: every constant has the value that it has there.
@@ -75,9 +75,9 @@ def reference(
         model: The simulated model; left as it is.
         args: Example inputs by position.
         kwargs: Example inputs by name.
-        recipe: Of the file.
+        manifest: Of the file.
         lowering: Of the file.
     """
     folded = fold(model)
-    settle(folded, args, kwargs, recipe, lowering)
+    settle(folded, args, kwargs, manifest, lowering)
     return folded

@@ -15,7 +15,7 @@ from embedl_deploy.export import naming
 from embedl_deploy.export.blocks import pack
 from embedl_deploy.export.files import written_beside
 from embedl_deploy.export.lower import fold, to_operators
-from embedl_deploy.export.manifest import Recipe, settle
+from embedl_deploy.export.manifest import Manifest, settle
 from embedl_deploy.export.numbers import check_numbers
 from embedl_deploy.export.options import ExportOptions
 from embedl_deploy.export.precision import Keep, Precision, kept_nodes
@@ -127,8 +127,8 @@ def _proto(
     """The file, with names and metadata."""
     folded = fold(model)
     kept = kept_nodes(folded, options.dtype, options.keep_float32)
-    recipe = Recipe(options.precision, kept, options.lowering.whole_attention)
-    settle(folded, inputs, {}, recipe, options.lowering)
+    manifest = Manifest(options.precision, kept, options.lowering.whole_attention)
+    settle(folded, inputs, {}, manifest, options.lowering)
     to_operators(folded, options.lowering)
     edge = _give_types(folded, options, kept)
     typed = pytree.tree_map(lambda one: to_type(one, edge), inputs)
@@ -145,7 +145,7 @@ def _proto(
     naming.name_nodes(proto, naming.weight_paths(folded))
     pack(proto)
     slim(proto)
-    recipe.write(proto)
+    manifest.write(proto)
     return proto
 
 

@@ -25,7 +25,7 @@ from embedl_deploy.batches import call_arguments, check_batches, moved
 from embedl_deploy.default import target_for
 from embedl_deploy.errors import VerificationError
 from embedl_deploy.export.attention import Upstream, upstream
-from embedl_deploy.export.manifest import Recipe, reference
+from embedl_deploy.export.manifest import Manifest, reference
 from embedl_deploy.export.parity import Parity, StubParity
 from embedl_deploy.export.probe import Probe, Seen, load
 from embedl_deploy.export.runtime import OnnxModel
@@ -88,13 +88,13 @@ class _Comparison:
         self, model: nn.Module, path: Path, folder: Path, target: Target | None, *, stubs: bool
     ) -> None:
         file = load(path)
-        written = Recipe.read(file)
+        written = Manifest.read(file)
         precision = None if written is None else written.precision
         self.model = model
-        self.recipe = _simulated(written, model, stubs=stubs)
+        self.manifest = _simulated(written, model, stubs=stubs)
         self.target = target_for(model, target)
         self.referred = precision not in {"float16", "bfloat16"}
-        self.compare_stubs = stubs and self.recipe is not None
+        self.compare_stubs = stubs and self.manifest is not None
         probe = Probe(file, folder) if self.compare_stubs or precision == "bfloat16" else None
         self.probe = probe
         self.runtime = OnnxModel(path) if probe is None or precision == "float16" else probe.runtime
@@ -136,10 +136,10 @@ class _Comparison:
 
     def _simulate(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
         args, kwargs = moved((args, kwargs), self.device)
-        if self.recipe is not None and not self.referred:
+        if self.manifest is not None and not self.referred:
             assert isinstance(self.model, fx.GraphModule)  # noqa: S101 - checked at the start
-            lowering = self.recipe.lowering(self.target)
-            self.model = reference(self.model, args, kwargs, self.recipe, lowering)
+            lowering = self.manifest.lowering(self.target)
+            self.model = reference(self.model, args, kwargs, self.manifest, lowering)
             self.referred = True
         with torch.no_grad():
             output = self.model(*args, **kwargs)
@@ -175,8 +175,8 @@ class _Comparison:
                 f"the file quantizes at '{unknown[0]}', where the model has no stub"
             )
         assert isinstance(self.model, fx.GraphModule)  # noqa: S101 - checked at the start
-        assert self.recipe is not None  # noqa: S101 - stubs are those of our files
-        before = upstream(self.model, self.recipe.lowering(self.target))
+        assert self.manifest is not None  # noqa: S101 - stubs are those of our files
+        before = upstream(self.model, self.manifest.lowering(self.target))
         return [
             self._follow(path, stubs[path], _as_stub(path, one, before))
             for path, one in seen.items()
@@ -199,8 +199,8 @@ class _Comparison:
         return stub.register_forward_hook(follow)
 
 
-def _simulated(written: Recipe | None, model: nn.Module, *, stubs: bool) -> Recipe | None:
-    """The recipe of the file where the model can be simulated with it."""
+def _simulated(written: Manifest | None, model: nn.Module, *, stubs: bool) -> Manifest | None:
+    """The manifest of the file where the model can be simulated with it."""
     if written is None or isinstance(model, fx.GraphModule):
         return written
     if not stubs:
