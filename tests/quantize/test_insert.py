@@ -10,7 +10,8 @@ from torch import Tensor, fx, nn
 
 from embedl_deploy import Result, transform
 from embedl_deploy.errors import QuantizationError
-from embedl_deploy.modules import FusedConvBN, FusedModule, QDQPoint
+from embedl_deploy.modules import FusedModule, QDQPoint
+from embedl_deploy.modules.conv import ConvKernel
 from embedl_deploy.patterns import Pattern
 from embedl_deploy.quantize import QuantStub, WeightFakeQuantize, insert_qdq
 from embedl_deploy.tensorrt import (
@@ -191,7 +192,7 @@ def test_smart_lists_leave_global_pooling_alone(net: str) -> None:
 @pytest.mark.parametrize("net", ["convnext", "mobilenet"])
 def test_mixed_precision_lists_leave_depthwise_convolutions_alone(net: str) -> None:
     model = insert_qdq(transformed(net, "mixed"))
-    convs = [(node, one) for node, one in fused_calls(model) if isinstance(one, FusedConvBN)]
+    convs = [(node, one) for node, one in fused_calls(model) if isinstance(one, ConvKernel)]
     depthwise = [(node, one) for node, one in convs if one.conv.groups == one.conv.in_channels > 1]
     assert 0 < len(depthwise) < len(convs)
     for node, one in depthwise:

@@ -25,16 +25,16 @@ class Net(nn.Module):
         self.conv = nn.Conv2d(3, 4, 3)
         self.shared = nn.Conv2d(4, 4, 1)
         self.depthwise = nn.Conv2d(4, 4, 3, groups=4)
-        self.slopes = nn.PReLU(4)
+        self.slopes = nn.PReLU(3)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.head = nn.Linear(4, 2)
         self.gain = nn.Parameter(torch.ones(4, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x).relu() * self.gain
+        x = self.conv(self.slopes(x)).relu() * self.gain
         x = self.shared(self.shared(x) + 1)
-        x = self.slopes(self.depthwise(x))
+        x = self.depthwise(x)
         return self.head(self.flatten(self.pool(x)))
 
 

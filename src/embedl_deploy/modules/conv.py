@@ -39,17 +39,22 @@ class LayerScale(nn.Module):
         return f"factors={self.weight.numel()}"
 
 
-class FusedConvBN(Kernel):
-    """Convolution and optional batch norm."""
+class ConvKernel(Kernel):
+    """What all fused convolutions share."""
 
     conv: Convolution
     batch_norm: BatchNorm | None
     layer = "conv"
     parts = (ConvPart("conv"),)
+
+
+class FusedConvBN(ConvKernel):
+    """Convolution and optional batch norm."""
+
     steps: ClassVar[tuple[str, ...]] = ("batch_norm",)
 
 
-class FusedConvBNReLU(FusedConvBN):
+class FusedConvBNReLU(ConvKernel):
     """Convolution, optional batch norm and an activation."""
 
     steps: ClassVar[tuple[str, ...]] = ("batch_norm", "activation")
@@ -61,7 +66,7 @@ class FusedConvBNReLUMaxPool(FusedConvBNReLU):
     pooling = "pool"
 
 
-class FusedConvBNAdd(ResidualKernel, FusedConvBN):
+class FusedConvBNAdd(ResidualKernel, ConvKernel):
     """Convolution, optional batch norm, optional layer scale and the addition of a residual.
 
     `noise` and `depth` drop values or the whole branch in training, before and after the layer
@@ -77,7 +82,7 @@ class FusedConvBNAddReLU(FusedConvBNAdd):
     steps: ClassVar[tuple[str, ...]] = (*FusedConvBNAdd.steps, "activation")
 
 
-class FusedConvBNReLUAdd(ResidualKernel, FusedConvBN):
+class FusedConvBNReLUAdd(ResidualKernel, FusedConvBNReLU):
     """Convolution, optional batch norm, an activation and the addition of a residual."""
 
     steps: ClassVar[tuple[str, ...]] = ("batch_norm", "activation", "noise", RESIDUAL)

@@ -16,7 +16,7 @@ from embedl_deploy.cli.output import Steps, answering
 from embedl_deploy.cli.spread import spread
 from embedl_deploy.errors import VerificationError
 from embedl_deploy.export import Parity, verify_onnx
-from embedl_deploy.export.manifest import Recipe
+from embedl_deploy.export.manifest import Manifest
 from embedl_deploy.export.probe import load
 from embedl_deploy.report.parity import parity_dict, stub_dicts, stub_table
 from embedl_deploy.report.tables import figures_table
@@ -96,7 +96,7 @@ def _hold_ours(file: Path) -> None:
     Raises:
         VerificationError: Another tool wrote it.
     """
-    if Recipe.read(load(file)) is None:
+    if Manifest.read(load(file)) is None:
         raise VerificationError(
             f"another tool wrote '{file}', so its quantizers have no counterpart in the model; "
             "leave --layers out to compare the outputs"
