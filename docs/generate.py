@@ -303,7 +303,7 @@ def _reference_lines() -> Iterator[str]:
     yield "# Reference\n\n"
     yield "<!-- This page is written by docs/generate.py; run `make docs` to write it anew. -->\n\n"
     yield "What each package exports: name, signature and the first line of the docstring. The\n"
-    yield "rest of a docstring is in `help(name)`. A base class stands behind `<`.\n\n"
+    yield "rest of a docstring is in `help(name)`. A base class stands after `<`.\n\n"
     for package in PACKAGES:
         yield f"- [`{package}`](#{package.replace('.', '')})\n"
     for package in PACKAGES:

@@ -1,4 +1,4 @@
-"""Small models in one line, warmed-up weights, and comparisons that can not be vacuous."""
+"""Small models in one line, warmed-up weights, and comparisons that cannot be vacuous."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

@@ -33,7 +33,7 @@ above. **refused**: errors that `check_onnx` finds in the file for TensorRT 11.
 
 Random weights are harder than trained ones where noise of early layers grows through the later
 ones, and easier where training makes outliers. What a difference of a decibel means for the
-accuracy of a trained network can not be read from it.
+accuracy of a trained network cannot be read from it.
 
 The settings:
 

@@ -1,4 +1,4 @@
-"""What the figures can not say of a model that falls short: how it is made."""
+"""What the figures cannot say of a model that falls short: how it is made."""
 
 NOTES = {
     "timm:cait_xxs24_224": "talking heads: a linear layer over the heads stands between the logits "

@@ -109,7 +109,7 @@ def _recorded(job: _Job, why: str | None) -> Record:
 
 
 def _resident(pid: int | None) -> float:
-    """MiB of resident memory now; 0 where that can not be known."""
+    """MiB of resident memory now; 0 where that cannot be known."""
     with contextlib.suppress(OSError, IndexError):
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20

@@ -32,7 +32,7 @@ def entries(folder: Path) -> list[Entry]:
 
 
 def smallest(sizes: Iterable[tuple[str, str, int | None]]) -> list[Entry]:
-    """The first of the smallest models of each family; a size of `None` can not be built."""
+    """The first of the smallest models of each family; a size of `None` cannot be built."""
     best: dict[str, Entry] = {}
     for family, name, size in sizes:
         if size is not None and (family not in best or size < best[family].parameters):
@@ -46,7 +46,7 @@ def parameters(name: str) -> int | None:
     try:
         with torch.device("meta"):
             model = timm.create_model(name)
-    except Exception:  # noqa: BLE001 - what can not be built here is not chosen
+    except Exception:  # noqa: BLE001 - what cannot be built here is not chosen
         return None
     return sum(one.numel() for one in model.parameters())
 

@@ -20,7 +20,7 @@ def progress_bars(console: Console) -> Progress:
 
 @contextmanager
 def step(bars: Progress, name: str) -> Iterator[None]:
-    """A bar that moves while something runs that can not say how far it is."""
+    """A bar that moves while something runs that cannot say how far it is."""
     task = bars.add_task(name, total=None)
     yield
     bars.update(task, total=1, completed=1)

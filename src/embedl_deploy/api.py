@@ -43,8 +43,8 @@ def get_transformation_plan(
         copy: Whether the result gets tensors of its own or shares the model's.
 
     Raises:
-        CaptureError: The model can not be captured, or the example inputs do not fit it.
-        PatternError: A pattern is written in a way that can not work.
+        CaptureError: The model cannot be captured, or the example inputs do not fit it.
+        PatternError: A pattern is written in a way that cannot work.
     """
     return find_plan(
         capture(model, args, kwargs, method=method, dynamic_shapes=dynamic_shapes, copy=copy),

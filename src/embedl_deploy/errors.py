@@ -28,15 +28,15 @@ class CaptureError(DeployError):
 
 
 class PatternError(DeployError):
-    """A pattern is written in a way that can not work."""
+    """A pattern is written in a way that cannot work."""
 
 
 class PlanError(DeployError):
-    """A transformation plan can not be found or applied."""
+    """A transformation plan cannot be found or applied."""
 
 
 class QuantizationError(DeployError):
-    """A quantized model can not be built or used as asked."""
+    """A quantized model cannot be built or used as asked."""
 
 
 class CalibrationError(QuantizationError):

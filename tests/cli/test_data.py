@@ -1,4 +1,4 @@
-"""Calibration data comes in batches, again and again; whatever can not be used is named."""
+"""Calibration data comes in batches, again and again; whatever cannot be used is named."""
 
 import sys
 import zipfile

@@ -39,7 +39,7 @@ class Block:
 
 
 def blocks(page: Path) -> Iterator[Block]:
-    """A `text` block right behind a `python` block is what that prints."""
+    """A `text` block right after a `python` block is what that prints."""
     text = page.read_text(encoding="utf-8")
     found = list(FENCE.finditer(text))
     for index, match in enumerate(found):
@@ -121,7 +121,7 @@ def test_every_public_name_is_in_the_reference(package: str) -> None:
 
 
 def commands(page: Path) -> Iterator[str]:
-    """What stands behind a prompt, without comments; `\\` at the end continues a line."""
+    """What stands after a prompt, without comments; `\\` at the end continues a line."""
     for block in blocks(page):
         if block.kind == "console":
             whole = block.text.replace("\\\n", " ")

@@ -27,7 +27,7 @@ class Residual(nn.Module):
 
 
 class Activations(nn.Module):
-    """Every activation behind a convolution and behind a linear layer."""
+    """Every activation after a convolution and after a linear layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ class Named(nn.Module):
 
 
 class PreActivation(nn.Module):
-    """A batch norm that no convolution can take in, and one that the next convolution can not."""
+    """A batch norm that no convolution can take in, and one that the next convolution cannot."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -178,7 +178,7 @@ class Twice(nn.Module):
 
 
 class Inverted(nn.Module):
-    """Additions behind convolutions, one with a branch that drops out, and a linear layer."""
+    """Additions after convolutions, one with a branch that drops out, and a linear layer."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -74,7 +74,7 @@ def test_the_simulation_rounds_as_the_operators_do(scale: float) -> None:
 
 @given(st.lists(st.floats(-3, 3, width=32), min_size=4, max_size=4), st.integers(0, 9))
 def test_a_factor_of_the_channel_changes_no_number(factors: list[float], seed: int) -> None:
-    """The identity behind folding: the steps of `w·g` at scale `s·|g|` are those of `w` at `s`."""
+    """The identity after folding: the steps of `w·g` at scale `s·|g|` are those of `w` at `s`."""
     weight = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(seed))
     norm = nn.BatchNorm2d(4).eval()
     norm.weight.data.copy_(torch.tensor(factors))

@@ -199,7 +199,7 @@ def test_inputs_and_outputs_may_stay_in_float32(tmp_path: Path) -> None:
     case, model = CASES["residual"], quantized("residual")
     path = tmp_path / "model.onnx"
     export_onnx(model, case.args(), path, precision="float16", float32_io=True)
-    assert single(path) == ["Cast"]  # behind the last operator: the first pair takes float32
+    assert single(path) == ["Cast"]  # after the last operator: the first pair takes float32
     assert files.File(path).nodes[-1].op_type == "Cast"
     assert OnnxModel(path)(*case.args())["output"].dtype == torch.float32
     assert verify_onnx(path, model, case.batches()).only_ties

@@ -24,7 +24,7 @@ SHAPE = (2, 3, 16, 16)
 
 
 class Net(nn.Module):
-    """Convolutions, a residual, and a classifier behind the last stub."""
+    """Convolutions, a residual, and a classifier after the last stub."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What capture keeps of a model, and what it can not take."""
+"""What capture keeps of a model, and what it cannot take."""
 
 import copy
 import io
@@ -427,7 +427,7 @@ def test_a_weight_that_is_made_by_something_else_is_not_taken_for_plain(
     assert_same_eval(model, result, (x,))
 
 
-# --- what can not be captured --------------------------------------------------------------------
+# --- what cannot be captured --------------------------------------------------------------------
 
 
 def branches(_: Any, x: Tensor) -> Tensor:
@@ -457,7 +457,7 @@ def test_an_untraceable_model_is_named_with_its_line(
 
 
 class Holder(nn.Module):
-    """Something that can not be copied."""
+    """Something that cannot be copied."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -568,7 +568,7 @@ def test_shapes_of_a_single_image_in_training() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("device", [None, "cpu"])
 def test_new_nodes_of_a_conversion_have_shapes_too(device: str | None) -> None:
-    """A graph that names a device can not be computed on the meta device."""
+    """A graph that names a device cannot be computed on the meta device."""
 
     def forward(m: Any, x: Tensor) -> Any:
         y = m.head(m.pool(x).flatten(1))[None] * torch.ones(x.shape[0], 1, device=device)

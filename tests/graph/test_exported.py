@@ -99,7 +99,7 @@ class Pair(nn.Module):
 
 
 class WritesSlices(nn.Module):
-    """Writes to parts of a tensor, which tracing can not express."""
+    """Writes to parts of a tensor, which tracing cannot express."""
 
     def __init__(self) -> None:
         super().__init__()

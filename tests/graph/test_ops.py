@@ -24,7 +24,7 @@ class Sample:
 
     Attributes:
         kind: Name of what stands in the graph.
-        args: The arguments behind the first, from the module and the inputs.
+        args: The arguments after the first, from the module and the inputs.
         inputs: Shapes of the inputs; the first is what the operation works on.
         parts: Parameters of the module.
         whole: Whether the inputs are whole numbers.
@@ -447,7 +447,7 @@ BOTH: dict[str, Callable[[Any, Tensor], Any]] = {
     "slices": lambda _, x: x[0:1, ::2, 1:5:2, -3:],
     "whole slices": lambda _, x: x[:, :, :, 1],
     "none": lambda _, x: x[:, None] * 2,
-    "none behind an ellipsis": lambda m, x: m.conv(x)[..., None] * 2,
+    "none after an ellipsis": lambda m, x: m.conv(x)[..., None] * 2,
     "ellipsis": lambda m, x: m.conv(x)[..., 1, :2],
     "item and slice": lambda _, x: x[:, 1:3, 0],
     "item": lambda _, x: x[-1],

@@ -60,7 +60,7 @@ def mobile(*, planted: bool) -> nn.Module:
 
 
 def vit(*, planted: bool) -> nn.Module:
-    """With two channels in each tensor 40 times as large: behind norms, in query and value."""
+    """With two channels in each tensor 40 times as large: after norms, in query and value."""
     model: Any = ready(lambda: VisionTransformer(16, 4, 2, 2, 32, 64, num_classes=10), SHAPE)
     for layer in model.encoder.layers if planted else ():
         attention = layer.self_attention

@@ -151,11 +151,11 @@ def test_weights_are_quantized_exactly_where_the_input_is(net: str, patterns: st
 # resnet, four blocks: input, 4 block inputs, 4 between convolutions, 3 downsample results,
 #   pooling's input and output (the classifier reads the same).
 # convnext, two blocks: input, per block (depthwise input, 2 linear inputs), 1 downsample,
-#   pooling's input and output, the classifier behind a norm.
+#   pooling's input and output, the classifier after a norm.
 # vit, two blocks: input, per block (projection, query, key, value, out-projection, 2 linear
 #   inputs), the head.
 # mobilenet: 52 convolutions with distinct inputs (17 of them depthwise), pooling's input and
-#   output; the classifier behind a dropout has a stub of its own where pooling has none. Residuals
+#   output; the classifier after a dropout has a stub of its own where pooling has none. Residuals
 #   are inputs of the convolutions beside them; of the first, in the mixed list, only a depthwise
 #   convolution reads the tensor as well, so the residual has a stub of its own.
 COUNTS = {

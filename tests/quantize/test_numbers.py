@@ -73,7 +73,7 @@ def test_what_is_never_negative_has_no_sign(bits: int) -> None:
     assert signs.pop("x_stub")
     assert signs.pop("cat_stub")
     assert len(signs) > 1
-    assert not any(signs.values())  # behind activations
+    assert not any(signs.values())  # after activations
     share = (2 ** (bits - 1) - 1) / (2**bits - 1)
     for path, stub in stubs(model).items():
         factor = 1 if stub.signed else share

@@ -84,7 +84,7 @@ MODULES: dict[str, tuple[nn.Module, bool]] = {
 
 
 class Between(nn.Module):
-    """A convolution's input, an operation, and a convolution or linear layer behind it."""
+    """A convolution's input, an operation, and a convolution or linear layer after it."""
 
     def __init__(self, operation: Operation) -> None:
         super().__init__()
@@ -307,7 +307,7 @@ def test_nothing_but_a_result_is_nothing_to_quantize() -> None:
 
 
 class Padded(nn.Module):
-    """A convolution behind a padding, and perhaps somebody else who reads what it pads."""
+    """A convolution after a padding, and perhaps somebody else who reads what it pads."""
 
     def __init__(self, padding: Operation, *, read: bool = False) -> None:
         super().__init__()

@@ -206,7 +206,7 @@ def cross() -> tuple[nn.Module, Tensor]:
 
 
 def tokens() -> tuple[nn.Module, Tensor]:
-    """Attention to the tokens of two layers, one behind the other's: no channel has one factor."""
+    """Attention to the tokens of two layers, one after the other's: no channel has one factor."""
 
     def forward(self: Any, x: Tensor) -> Any:
         both = torch.cat([self.mine(x), self.other(x[:, :2])], 1)

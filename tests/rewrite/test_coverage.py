@@ -241,7 +241,7 @@ REASONS: dict[str, tuple[Callable[..., Any], dict[str, Any], tuple[int, ...], st
         "Bilinear",
     ),
     "ConvBNPattern: no convolution stands before it; TensorRT runs it as a scale layer in "
-    "floating point, in one kernel with the activation behind it": (
+    "floating point, in one kernel with the activation after it": (
         lambda m, x: m.one(torch.cat([x, x], 1)),
         {"one": nn.BatchNorm2d(6)},
         (2, 3, 4, 4),

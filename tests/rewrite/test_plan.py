@@ -246,7 +246,7 @@ def test_a_long_chain_of_conversions_ends() -> None:
     for layer in layers[::2]:
         nn.init.orthogonal_(layer.weight, 1.2)  # type: ignore[arg-type]
     result = transform(model)
-    # The last activation stands behind the flattening.
+    # The last activation stands after the flattening.
     assert result.fused == {"FusedConvBNReLU": 99, "FusedConvBN": 1, "FusedAdaptiveAvgPool2d": 1}
     assert_same_eval(model, result, (torch.randn(2, 4, 3, 3),))
 
@@ -339,7 +339,7 @@ def test_an_error_inside_build_is_not_hidden() -> None:
 
 
 def leaky() -> nn.Module:
-    """One convolution fuses, two can not with their activations, one with groups not at all."""
+    """One convolution fuses, two cannot with their activations, one with groups not at all."""
 
     def forward(m: Any, x: Tensor) -> Tensor:
         first, second = m.first(x), m.second(x)

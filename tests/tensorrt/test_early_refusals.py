@@ -1,4 +1,4 @@
-"""What a file can not hold is refused by patterns and before calibration, with a remedy."""
+"""What a file cannot hold is refused by patterns and before calibration, with a remedy."""
 
 from collections.abc import Callable
 from pathlib import Path

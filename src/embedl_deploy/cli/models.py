@@ -40,7 +40,7 @@ def load_model(spec: str, *, weights: str | os.PathLike[str] | None = None) -> n
             `state_dict` or `model`; a `module.` before all its names is taken off.
 
     Raises:
-        LoadError: There is no such model, it can not be built, or the weights do not fit it.
+        LoadError: There is no such model, it cannot be built, or the weights do not fit it.
         MissingExtraError: The package of the model or of the file format is not installed.
     """
     model = _build(spec)
@@ -65,7 +65,7 @@ def find_object(spec: str) -> Any:
     """The object that `package.module:name` names, imported from the current directory too.
 
     Raises:
-        LoadError: The module can not be imported, or has no such name.
+        LoadError: The module cannot be imported, or has no such name.
     """
     module_name, _, path = spec.partition(":")
     found: Any = _import_user_module(module_name, spec)
@@ -126,7 +126,7 @@ def _from_timm(name: str) -> nn.Module:
     try:
         return _checked(timm.create_model(name, pretrained=False), name)
     except RuntimeError as error:  # a tag after the dot that does not exist
-        raise LoadError(f"timm can not build '{name}': {error}") from None
+        raise LoadError(f"timm cannot build '{name}': {error}") from None
 
 
 def _from_factory(spec: str) -> nn.Module:
@@ -209,7 +209,7 @@ def _read_safetensors(path: Path) -> object:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise LoadError(f"'{path}' can not be read: {error}; is the file whole?") from None
+        raise LoadError(f"'{path}' cannot be read: {error}; is the file whole?") from None
 
 
 def _read_torch(path: Path) -> object:
@@ -222,7 +222,7 @@ def _read_torch(path: Path) -> object:
             raise LoadError(_needs_code(path, "GLOBAL TorchScript was")) from None
         reason = str(error).split(". ")[0]
         raise LoadError(
-            f"'{path}' can not be read: {type(error).__name__} {reason}; is the file whole?"
+            f"'{path}' cannot be read: {type(error).__name__} {reason}; is the file whole?"
         ) from None
 
 

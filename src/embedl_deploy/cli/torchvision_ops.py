@@ -1,7 +1,7 @@
 """Torchvision imports beside a PyTorch build that its compiled library was not made for.
 
 The torchvision wheel of the common package index is compiled for CUDA. Beside a CPU build of
-PyTorch the library can not load, and `import torchvision` (seen with 0.28.0) fails at
+PyTorch the library cannot load, and `import torchvision` (seen with 0.28.0) fails at
 `register_fake("torchvision::nms")`, although models for classification use none of its operators.
 Only the two schemas that this registration looks up are missing.
 """
@@ -22,7 +22,7 @@ _libraries: list[Library] = []  # a schema lives as long as its Library object
 
 
 def import_torchvision() -> ModuleType:
-    """Torchvision is imported, with its operators declared where its library can not load.
+    """Torchvision is imported, with its operators declared where its library cannot load.
 
     Call it before anything that imports torchvision, as timm does.
 

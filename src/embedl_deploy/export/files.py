@@ -15,7 +15,7 @@ def written_beside(path: Path) -> Iterator[Path]:
     """A path in a fresh folder beside `path`; what is written there is moved when all went well.
 
     Raises:
-        ExportError: The folder does not exist, or can not be written to.
+        ExportError: The folder does not exist, or cannot be written to.
     """
     if path.is_dir():
         raise ExportError(f"'{path}' is a folder; give the name of a file")
@@ -23,13 +23,13 @@ def written_beside(path: Path) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     except OSError as error:
         raise ExportError(
-            f"can not write to the folder '{path.parent}': {error.strerror}"
+            f"cannot write to the folder '{path.parent}': {error.strerror}"
         ) from error
     try:
         yield folder / path.name
         for file in sorted(folder.iterdir()):
             os.replace(file, path.parent / file.name)  # noqa: PTH105 - replaces on every system
     except OSError as error:
-        raise ExportError(f"can not write '{path}': {error.strerror or error}") from error
+        raise ExportError(f"cannot write '{path}': {error.strerror or error}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

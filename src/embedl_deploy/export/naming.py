@@ -30,7 +30,7 @@ def input_names(
 
 
 def output_names(graph: "onnx_ir.Graph", inputs: Sequence[str]) -> tuple[str, ...]:
-    """`output`, or `output_0`, …; with a `_` behind it where an input has that name."""
+    """`output`, or `output_0`, …; with a `_` after it where an input has that name."""
     count = len(graph.outputs)
     names = ["output"] if count == 1 else [f"output_{index}" for index in range(count)]
     return tuple(f"{name}_" if name in inputs else name for name in names)

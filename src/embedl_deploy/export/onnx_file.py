@@ -54,7 +54,7 @@ def export_onnx(  # noqa: PLR0913 - each is one choice
 ) -> Path:
     """Write a transformed, perhaps quantized model as ONNX.
 
-    Weights that are quantized are stored as int8 or FP8 behind `DequantizeLinear`; stubs become
+    Weights that are quantized are stored as int8 or FP8 after `DequantizeLinear`; stubs become
     `QuantizeLinear`/`DequantizeLinear` pairs with zero-points of that type; batch norms are folded,
     exactly. Nodes are named by module paths. The model is left as it is, and the same model gives
     the same bytes.
@@ -67,13 +67,13 @@ def export_onnx(  # noqa: PLR0913 - each is one choice
             that `transform` did not make.
         precision: Of all that is not an integer: constants, scales, and what is computed.
         quantized_weights: `"int8"` stores the integers, or the FP8 or INT4 numbers that the config
-            asks for; `"float"` stores floating-point numbers behind a pair of their own, which
+            asks for; `"float"` stores floating-point numbers after a pair of their own, which
             round to the same.
         keep_float32: What stays in float32 in a half-precision file: patterns for module paths
             such as `"*.softmax"`, or types such as `nn.LayerNorm`. Layers whose weights or
-            calibrated ranges half precision can not hold stay as well.
+            calibrated ranges half precision cannot hold stay as well.
         float32_io: Whether the inputs and outputs of a half-precision file are float32. The inputs
-            are where half precision can not hold the calibrated range of one.
+            are where half precision cannot hold the calibrated range of one.
         attention_op: Whether attention is the one operator `Attention`, of opset 23, and not
             multiplication, softmax and multiplication; where its probabilities are not quantized.
         dynamic_batch: Whether the first dimension of every input may vary.
@@ -83,7 +83,7 @@ def export_onnx(  # noqa: PLR0913 - each is one choice
             first that has what is asked for: 22 for bfloat16, 23 for `attention_op`.
         input_names: Names of the inputs; by default those of the model's `forward`.
         output_names: Names of the outputs; by default `output`, or `output_0`, … (with a `_`
-            behind it where an input has that name).
+            after it where an input has that name).
 
     Returns:
         The path.

@@ -103,7 +103,7 @@ class DequantizedWeight(nn.Module):
 
 
 class QuantizedWeight(nn.Module):
-    """A weight stored in floating point behind a pair, already rounded to multiples of its scale.
+    """A weight stored in floating point after a pair, already rounded to multiples of its scale.
 
     So it quantizes to the numbers that were simulated, also where a batch norm is folded in.
     """

@@ -146,7 +146,7 @@ class Parity:
 
         At the stubs, integers differ by one step, at most one in 10,000 (or a single one), and
         before they were rounded the values were the same but for the rounding of sums. So are
-        the outputs behind the last stubs. `False` where stubs were not compared.
+        the outputs after the last stubs. `False` where stubs were not compared.
         """
         if self.rounding_difference is None or not math.isfinite(self.largest_difference):
             return False
@@ -187,7 +187,7 @@ class Parity:
         return next((stub for stub in self.stubs.values() if stub.diverges), None)
 
     def _fault(self) -> str:
-        """Where it first goes wrong: before a stub, or behind the last ones."""
+        """Where it first goes wrong: before a stub, or after the last ones."""
         first = self.first_divergence
         if first is not None:
             count = sum(stub.diverges for stub in self.stubs.values())

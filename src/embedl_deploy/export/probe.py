@@ -65,7 +65,7 @@ class Probe:
         runtime: The copy.
 
     Raises:
-        VerificationError: ONNX Runtime can not load it.
+        VerificationError: ONNX Runtime cannot load it.
     """
 
     def __init__(self, model: "onnx_ir.Model", folder: Path) -> None:

@@ -30,7 +30,7 @@ def program(
     """The model in ONNX.
 
     Raises:
-        ExportError: `torch.onnx` can not express it.
+        ExportError: `torch.onnx` cannot express it.
     """
     if dynamic_batch:
         args = pytree.tree_map_only(Tensor, _two, args)
@@ -48,7 +48,7 @@ def program(
                 verbose=False,
             )
     except Exception as error:  # the exporter raises what it likes
-        raise ExportError(f"torch.onnx can not express the model: {reason(error)}") from error
+        raise ExportError(f"torch.onnx cannot express the model: {reason(error)}") from error
     assert exported is not None  # noqa: S101 - it is one with dynamo=True
     fold_constants(exported.model)
     return exported.model

@@ -36,7 +36,7 @@ class OnnxModel:
         output_names: In the file's order.
 
     Raises:
-        VerificationError: ONNX Runtime can not load the file.
+        VerificationError: ONNX Runtime cannot load the file.
         MissingExtraError: ONNX Runtime is not installed.
     """
 
@@ -56,7 +56,7 @@ class OnnxModel:
             )
         except Exception as error:  # it raises classes of its own that share no public base
             name = "the file" if isinstance(model, bytes) else f"'{model}'"
-            raise VerificationError(f"ONNX Runtime can not load {name}: {error}") from error
+            raise VerificationError(f"ONNX Runtime cannot load {name}: {error}") from error
         self.input_names = tuple(one.name for one in self._session.get_inputs())
         self.output_names = tuple(one.name for one in self._session.get_outputs())
 

@@ -62,7 +62,7 @@ def verify_onnx(
         progress: Called after every batch.
 
     Raises:
-        VerificationError: The file can not be run, has other stubs or outputs than the model,
+        VerificationError: The file cannot be run, has other stubs or outputs than the model,
             or there is no data that fits it.
         CalibrationError: The data are no batches.
         QuantizationError: The model is not calibrated.

@@ -85,7 +85,7 @@ class Aliases:
                 )
 
     def _is_seen_after(self, node: fx.Node, write: fx.Node) -> bool:
-        """Whether a value is from before a write and used behind it."""
+        """Whether a value is from before a write and used after it."""
         return self._order[node] < self._order[write] < self._last_use[node]
 
 

@@ -34,7 +34,7 @@ def canonicalize(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     """The canonical graph module of a traced `graph` over `root`, whose modules it takes over.
 
     Raises:
-        CaptureError: An in-place write can not be expressed without changing the result.
+        CaptureError: An in-place write cannot be expressed without changing the result.
     """
     return _Writer(root, graph).write()
 

@@ -51,7 +51,7 @@ def capture(
         copy: Whether the graph gets tensors of its own. Without, it shares the model's.
 
     Raises:
-        CaptureError: The model can not be traced, or the example inputs do not fit it.
+        CaptureError: The model cannot be traced, or the example inputs do not fit it.
     """
     if method not in get_args(Method):
         raise CaptureError(f"capture method {method!r} is not known; use one of {get_args(Method)}")
@@ -157,7 +157,7 @@ def _copied(model: nn.Module, *, share: bool) -> nn.Module:
         return copy.deepcopy(model, memo)
     except Exception as error:  # a module may hold anything
         message = (
-            f"{type(model).__name__} can not be copied ({error}); remove what can not be copied "
+            f"{type(model).__name__} cannot be copied ({error}); remove what cannot be copied "
             "from the model (open files, locks, tensors that carry a gradient history)"
         )
         raise CaptureError(message) from error

@@ -56,7 +56,7 @@ def export(model: nn.Module, stage: nn.Module, inputs: Inputs) -> tuple[fx.Graph
         The graph, and the paths of what the code writes to the model besides its tensors.
 
     Raises:
-        CaptureError: `torch.export` can not take the model.
+        CaptureError: `torch.export` cannot take the model.
     """
     leaves = Leaves()
     with leaves.kept(_leaf_modules(stage)), _watched(stage) as written:
@@ -83,7 +83,7 @@ def _program(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     try:
         return _functional(_export(model, inputs))
     except Exception as error:  # torch raises what it likes
-        how = f"torch.export can not take {type(model).__name__}"
+        how = f"torch.export cannot take {type(model).__name__}"
         advice = (
             "capture a submodule without this line, other example inputs, or dynamic_shapes that "
             "the model's code allows"

@@ -74,7 +74,7 @@ def _item(graph: fx.Graph, argument: fx.Node | None, keys: Any, node: fx.Node) -
                 value = graph.call_function(getattr, (value, name))
             case _:
                 raise CaptureError(
-                    f"the input {node.name!r} is in a container that can not be read; write a "
+                    f"the input {node.name!r} is in a container that cannot be read; write a "
                     "wrapper whose forward() takes its tensors one by one"
                 )
         value.meta = dict(node.meta)

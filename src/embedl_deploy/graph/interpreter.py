@@ -14,7 +14,7 @@ class Interpreter(fx.Interpreter):
 
 
 def plain(tree: Any) -> Any:
-    """Arguments as a call gets them: torch.fx stores lists and dicts that can not be changed."""
+    """Arguments as a call gets them: torch.fx stores lists and dicts that cannot be changed."""
     match tree:
         case list():
             return [plain(one) for one in tree]

@@ -38,7 +38,7 @@ class Paths:
             self._containers.add(path)
 
     def fresh(self, stem: str) -> str:
-        """`stem` itself where it is free, else with a number behind it; reserved.
+        """`stem` itself where it is free, else with a number after it; reserved.
 
         A module can have no place inside another one of the graph: `attn.query` stands beside
         `attn` as `attn_query`.

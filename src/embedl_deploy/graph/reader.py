@@ -166,7 +166,7 @@ class Reader:
         return node
 
     def _output(self, node: fx.Node) -> fx.Node:
-        """The model's results; what it writes to its inputs and buffers is a result behind them."""
+        """The model's results; what it writes to its inputs and buffers is a result after them."""
         (outputs,) = node.args
         assert isinstance(outputs, tuple | list)  # noqa: S101 - torch.export gives a flat tuple
         specs = self.program.graph_signature.output_specs

@@ -2,7 +2,7 @@
 
 With example inputs every module runs on PyTorch's meta device, where kernels compute shapes and
 dtypes alone, in about a quarter of the time that `FakeTensorMode` takes (ResNet-50, torch 2.13).
-A graph that the meta device can not run, because it names a device or mixes in constants, goes
+A graph that the meta device cannot run, because it names a device or mixes in constants, goes
 through `FakeTensorMode`.
 """
 
@@ -160,7 +160,7 @@ def _fake(graph: fx.GraphModule, objects: Mapping[str, Any], inputs: Mapping[fx.
         where = error.node.target if error.node.op == "call_module" else error.node
         shapes = [shape(source) for source in error.node.all_input_nodes]
         message = (
-            f"the example inputs do not fit the model: '{where}' can not take shapes {shapes}: "
+            f"the example inputs do not fit the model: '{where}' cannot take shapes {shapes}: "
             f"{str(error).splitlines()[0]}"
         )
         raise CaptureError(message) from error

@@ -17,7 +17,7 @@ def stopped(model: nn.Module, how: str, error: Exception, advice: str) -> Captur
 
     Args:
         model: The model.
-        how: What could not be done, behind the model's name.
+        how: What could not be done, after the model's name.
         error: What was raised while the model's code ran.
         advice: What to try.
     """

@@ -174,7 +174,7 @@ def trace(model: nn.Module, omitted: Collection[str] = ()) -> fx.Graph:
     except CaptureError:
         raise
     except Exception as error:
-        how = f"{type(model).__name__} can not be traced"
+        how = f"{type(model).__name__} cannot be traced"
         advice = (
             "give example inputs, with which torch.export is tried too, capture a submodule "
             "without this line, or move the decision that depends on the input out of forward()"

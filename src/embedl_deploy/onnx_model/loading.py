@@ -29,7 +29,7 @@ def read_onnx(path: Path) -> "ModelProto":
     """The model in a file, without the bytes of large tensors.
 
     Raises:
-        CheckError: The file can not be read, or is no ONNX.
+        CheckError: The file cannot be read, or is no ONNX.
         MissingExtraError: The package onnx is not installed.
     """
     try:
@@ -63,7 +63,7 @@ def _without_weights(path: Path) -> bytes:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 return _message(content, path.name)
     except OSError as error:
-        raise CheckError(f"'{path}' can not be read: {error.strerror or error}") from None
+        raise CheckError(f"'{path}' cannot be read: {error.strerror or error}") from None
     except (IndexError, ValueError):
         raise _not_onnx(path) from None
 

@@ -111,7 +111,7 @@ def quantize(
 
     Raises:
         CalibrationError: There is no data, or a batch does not fit the model.
-        QuantizationError: There is no such recipe, or it can not work on such data.
+        QuantizationError: There is no such recipe, or it cannot work on such data.
     """
     if recipe not in get_args(Recipe):
         raise QuantizationError(f"recipe is one of {', '.join(get_args(Recipe))}, not {recipe!r}")
@@ -229,7 +229,7 @@ def _repeatable(data: Data) -> Iterable[Any]:
     """The data as what can be gone through several times.
 
     Raises:
-        QuantizationError: It can not.
+        QuantizationError: It cannot.
     """
     if callable(data) and not isinstance(data, Iterable):
         raise QuantizationError(

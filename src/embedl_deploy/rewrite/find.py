@@ -101,7 +101,7 @@ class Finder:
         return None
 
     def _reason(self, variant: Variant, match: Match) -> str | None:
-        """Why a match can not be used, if it can not."""
+        """Why a match cannot be used, if it cannot."""
         binding = match.binding
         hooked = self._hook_reason(binding)
         refused = self._escape_reason(variant, binding) or hooked

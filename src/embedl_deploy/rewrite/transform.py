@@ -45,7 +45,7 @@ def find_plan(
     """Find what `patterns`, by default those of the target, would do to a captured graph.
 
     Raises:
-        PatternError: The list holds something else than patterns, or one that can not work.
+        PatternError: The list holds something else than patterns, or one that cannot work.
     """
     chosen = target.patterns if patterns is None else patterns
     return _find(captured, target, _instances(chosen), frozenset())
@@ -59,7 +59,7 @@ def apply_transformation_plan(plan: TransformationPlan) -> Result:
 
     Raises:
         PlanError: The plan was applied before; its modules belong to that result.
-        PatternError: A pattern builds something that can not stand in a graph.
+        PatternError: A pattern builds something that cannot stand in a graph.
     """
     if plan._converted is None:  # noqa: SLF001 - the plan is of this module
         raise PlanError("this plan was applied before; get a new one for a second result")

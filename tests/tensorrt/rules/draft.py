@@ -93,7 +93,7 @@ class Draft:
         return quantize.input[0] if quantize else name
 
     def quantized(self, *ops: str) -> list[NodeProto]:
-        """Weighted operators behind a pair."""
+        """Weighted operators after a pair."""
         return [node for node in self.nodes(*ops) if self.source(node.input[0]) != node.input[0]]
 
     def weight_of(self, node: NodeProto) -> NodeProto | None:

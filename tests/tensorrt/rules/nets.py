@@ -22,7 +22,7 @@ def _conv(inputs: int = 16, outputs: int = 16, size: int = 3, groups: int = 1) -
 
 
 class Residual(nn.Module):
-    """Two residual blocks behind a stem."""
+    """Two residual blocks after a stem."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -156,7 +156,7 @@ def data_of(order: Order, source: nn.Module) -> Batches:
     """The data that is asked for, in the shape and with the normalization of a model.
 
     Raises:
-        LoadError: It can not be loaded.
+        LoadError: It cannot be loaded.
     """
     shape = order.shape or example_shape(order.model, source)
     if shape is None and Path(order.data).is_dir():

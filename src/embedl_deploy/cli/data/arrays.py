@@ -48,7 +48,7 @@ def from_npz(
     """One array is the input of the model; several are its inputs by name.
 
     Raises:
-        LoadError: The file is damaged, or its arrays can not be inputs, do not go together, or
+        LoadError: The file is damaged, or its arrays cannot be inputs, do not go together, or
             do not have the expected shape.
     """
     arrays = _headers(path)
@@ -68,7 +68,7 @@ def _headers(path: Path) -> list[_Array]:
             names = [name for name in archive.namelist() if name.endswith(_SUFFIX)]
             arrays = [_header(archive, name) for name in names]
     except (zipfile.BadZipFile, zlib.error, ValueError, OSError) as error:
-        raise LoadError(f"'{path}' can not be read: {error}; write it with numpy.savez") from None
+        raise LoadError(f"'{path}' cannot be read: {error}; write it with numpy.savez") from None
     if not arrays:
         raise LoadError(f"'{path}' has no arrays: write it with numpy.savez")
     return arrays
@@ -129,7 +129,7 @@ def _read(path: Path, arrays: list[_Array], cuts: list[tuple[int, int]]) -> Iter
             for start, end in cuts:
                 yield _batch(arrays, streams, end - start)
     except (zipfile.BadZipFile, zlib.error, ValueError, OSError) as error:
-        raise LoadError(f"'{path}' can not be read to its end: {error}; is it whole?") from None
+        raise LoadError(f"'{path}' cannot be read to its end: {error}; is it whole?") from None
 
 
 def _data(archive: zipfile.ZipFile, array: _Array) -> IO[bytes]:

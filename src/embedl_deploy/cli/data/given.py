@@ -17,7 +17,7 @@ def from_callable(spec: str, shape: Sequence[int] | None, limit: int | None) -> 
     """What the callable returns is gone through; one that returns a generator is called again.
 
     Raises:
-        LoadError: The callable can not be found or called, or returns nothing to go through.
+        LoadError: The callable cannot be found or called, or returns nothing to go through.
     """
     source = _Source(spec)
 

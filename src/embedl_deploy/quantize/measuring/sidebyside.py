@@ -123,7 +123,7 @@ def in_floating_point(
 
     Raises:
         QuantizationError: The reference is another model; or there is none and weights are
-            rounded already, so that the model can not tell what they were.
+            rounded already, so that the model cannot tell what they were.
     """
     other = reference.model if isinstance(reference, Result) else reference
     if other is None or _in_common(model, other):

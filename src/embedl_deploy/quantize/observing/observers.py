@@ -53,7 +53,7 @@ class Observer(ABC):
         """Take in what another observer of the same kind has seen, in another process.
 
         Raises:
-            QuantizationError: This kind of observer can not.
+            QuantizationError: This kind of observer cannot.
         """
         raise QuantizationError(
             f"{type(self).__name__} has no merge(), which calibration in several processes needs"

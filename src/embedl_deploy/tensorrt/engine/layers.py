@@ -119,12 +119,12 @@ def read_layers(path: str | Path) -> tuple[Layer, ...]:
     """The layers in a file that `trtexec --exportLayerInfo=` or `compile_onnx` wrote.
 
     Raises:
-        BuildError: The file can not be read, or is no report of layers.
+        BuildError: The file cannot be read, or is no report of layers.
     """
     try:
         return parse_layers(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise BuildError(f"'{path}' can not be read: {error.strerror or error}") from None
+        raise BuildError(f"'{path}' cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise BuildError(f"'{path}' is no report of layers: it is no text ({error})") from None
     except BuildError as error:

@@ -79,7 +79,7 @@ class ConvBNReLUPattern(ConvolutionPattern):
 
 _ALONE = (
     "no convolution stands before it; TensorRT runs it as a scale layer in floating point, in one "
-    "kernel with the activation behind it"
+    "kernel with the activation after it"
 )
 
 

@@ -12,11 +12,11 @@ _MULTIPLE = 4
 
 
 def no_statistics(batch_norm: _BatchNorm | None) -> str | None:
-    """Why a batch norm can not be folded into the weight before it, if it can not."""
+    """Why a batch norm cannot be folded into the weight before it, if it cannot."""
     if batch_norm is None or batch_norm.running_mean is not None:
         return None
     return (
-        "its batch norm keeps no running statistics, so it can not be folded and is computed in "
+        "its batch norm keeps no running statistics, so it cannot be folded and is computed in "
         "floating point; build it with track_running_stats=True"
     )
 

@@ -97,7 +97,7 @@ def _operator(plan: Plan) -> Iterator[Found]:
     for node in plan.free("Attention"):
         reason = ""
         if any(one.producer and one.producer.op == DEQUANTIZE for one in plan.operands(node)):
-            reason = "whether INT8 inputs are taken can not be seen: the softmax is inside"
+            reason = "whether INT8 inputs are taken cannot be seen: the softmax is inside"
         basis = Basis.UNKNOWN if reason else None
         yield Found([node], named(node.output.dtype), reason=reason, basis=basis)
 

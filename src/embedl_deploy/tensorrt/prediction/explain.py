@@ -37,7 +37,7 @@ def explain_onnx(
             an empty name. An open first size is taken as 1.
 
     Raises:
-        CheckError: The file can not be read, is no sound graph, the version is unknown, or a shape
+        CheckError: The file cannot be read, is no sound graph, the version is unknown, or a shape
             does not fit.
         MissingExtraError: The packages of the `onnx` extra are not installed.
     """

@@ -78,7 +78,7 @@ def _into_producer(plan: Plan) -> Iterator[Found]:
 PRODUCER = Fusion(
     "Q02",
     "",
-    "Q behind a kernel on quantized values, also across max pooling, concatenation and operators "
+    "Q after a kernel on quantized values, also across max pooling, concatenation and operators "
     "that copy, where nothing else reads the value",
     Basis.DOCUMENTED,
     "Guide, Q/DQ propagation and recommendation 3; API, IQuantizeLayer",
@@ -95,7 +95,7 @@ def _cancelled(plan: Plan) -> Iterator[Found]:
 CANCELLED = Fusion(
     "N06",
     "cancelled",
-    "Q behind DQ of the same scale, also across operators that copy",
+    "Q after DQ of the same scale, also across operators that copy",
     Basis.DOCUMENTED,
     "Guide, limitations (equal scales)",
     _cancelled,
@@ -118,7 +118,7 @@ def _alone(plan: Plan) -> Iterator[Found]:
 QUANTIZER = Fusion(
     "K19",
     "quantize",
-    "Q that no kernel takes in: a kernel, or a reformat, of its own; one behind a pointwise kernel "
+    "Q that no kernel takes in: a kernel, or a reformat, of its own; one after a pointwise kernel "
     "in floating point may be taken in all the same",
     Basis.REPORTED,
     "TRT#3492, TRT#3861, TRT#4366; Guide, recommendation 4",
@@ -135,7 +135,7 @@ def _into_readers(plan: Plan) -> Iterator[Found]:
 
 
 def _readers(node: Node) -> Iterator[Node | None]:
-    """Who reads a value, behind operators that DQ moves across."""
+    """Who reads a value, after operators that DQ moves across."""
     for one in reached(node.output, COMMUTING):
         if one is not None and one.op == "Concat":
             yield from reached(one.output, COMMUTING | {"Concat"})

@@ -170,7 +170,7 @@ class Explanation:
 
 
 def grouped(kernels: Iterable[Kernel]) -> list[tuple[tuple[str, str, str], Sequence[Kernel]]]:
-    """Kernels of one rule, kind, type and basis together, behind the first three of them."""
+    """Kernels of one rule, kind, type and basis together, after the first three of them."""
     found: dict[tuple[str, str, str, Basis], list[Kernel]] = {}
     for one in kernels:
         key = (one.rules[0], one.kind, one.dtype or "unknown", one.basis)

@@ -48,7 +48,7 @@ class Found:
         dtype: What they compute in; empty where that is not known or they compute nothing.
         quantized: Whether they read quantized values.
         into: The group that takes them in; None for a group of their own.
-        open: Why no Q can be taken in behind them; empty where it can.
+        open: Why no Q can be taken in after them; empty where it can.
         reason: What there is to say of this place.
         basis: If another than the rule's.
     """

@@ -33,6 +33,6 @@ def compute_type(node: Node) -> str:
 
 
 def only_quantized(value: Value, through: frozenset[str] = COMMUTING) -> bool:
-    """Whether Q alone reads a value, behind operators that Q moves across."""
+    """Whether Q alone reads a value, after operators that Q moves across."""
     readers = list(reached(value, through))
     return bool(readers) and all(one is not None and one.op == QUANTIZE for one in readers)

@@ -103,7 +103,7 @@ RESIDUAL = Fusion(
     "K04",
     "convolution + addition",
     "a convolution, batch norm, activation, the addition (or Min, Max) of a residual of one shape, "
-    "and the activation behind it; of two convolutions that meet, the last",
+    "and the activation after it; of two convolutions that meet, the last",
     Basis.DOCUMENTED,
     "Fusion catalog (second-hand); Guide, recommendation 4; MO#425, MO#450",
     _residual,
@@ -131,7 +131,7 @@ def _doubt(head: Node, nodes: list[Node]) -> str:
 CONVOLUTION = Fusion(
     "K05",
     "convolution",
-    "a convolution with batch norm and the pointwise operators behind it that read nothing else; "
+    "a convolution with batch norm and the pointwise operators after it that read nothing else; "
     "GELU only where the convolution gives the type that it reads",
     Basis.DOCUMENTED,
     "Fusion catalog (second-hand); Guide, recommendation 3",
@@ -172,7 +172,7 @@ def _pool(plan: Plan) -> Iterator[Found]:
 POOL = Fusion(
     "K07",
     "",
-    "pooling right behind a convolution, where both compute in one type",
+    "pooling right after a convolution, where both compute in one type",
     Basis.DOCUMENTED,
     "Fusion catalog (second-hand)",
     _pool,
@@ -193,8 +193,8 @@ def _product(plan: Plan) -> Iterator[Found]:
 PRODUCT = Fusion(
     "K08",
     "matrix product",
-    "a matrix product with its bias, and the pointwise operators behind it that read nothing else",
+    "a matrix product with its bias, and the pointwise operators after it that read nothing else",
     Basis.ASSUMED,
-    "Parser (Gemm is a product and an addition); what fuses behind it is not in the catalog",
+    "Parser (Gemm is a product and an addition); what fuses after it is not in the catalog",
     _product,
 )

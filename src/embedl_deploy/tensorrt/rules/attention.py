@@ -82,7 +82,7 @@ class Attention:
 
     @property
     def result_quantized(self) -> bool:
-        """Whether what comes out is quantized, behind operators that copy."""
+        """Whether what comes out is quantized, after operators that copy."""
         return is_quantized_behind(self.product.output)
 
     @property
@@ -145,7 +145,7 @@ def _product(softmax: Node) -> Node | None:
 
 
 def operand(value: Value | None) -> Operand:
-    """An operand of a product, looked at behind scaling and operators that copy."""
+    """An operand of a product, looked at after scaling and operators that copy."""
     between: list[Node] = []
     while value is not None:
         found = made_by(value, DEQUANTIZE)

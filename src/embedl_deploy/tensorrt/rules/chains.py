@@ -148,7 +148,7 @@ def _chain(gate: Node) -> ActivationChain | None:
 
 
 def _next(value: Value | None, inside: list[Node]) -> tuple[Node, Value] | None:
-    """The one node behind a value, and the value that it reads; pairs between are noted."""
+    """The one node after a value, and the value that it reads; pairs between are noted."""
     while value is not None and value.uses and len({id(node) for node in value.users}) == 1:
         node = value.users[0]
         if node.op != QUANTIZE:
@@ -178,7 +178,7 @@ def _sources(value: Value | None) -> dict[int, tuple[Value, Node | None]]:
 
 
 def _tail(node: Node) -> Node:
-    """The last of the multiplications with constants behind a node."""
+    """The last of the multiplications with constants after a node."""
     for _ in range(_STEPS):
         users = node.output.users
         if not node.output.single or users[0].op != "Mul" or data_operand(users[0]) is None:
@@ -221,7 +221,7 @@ def decomposed_norms(view: View) -> Iterator[WrittenNorm]:
 
 
 def _back(value: Value | None, passed: list[Node], *ops: str) -> Node | None:
-    """The operator that makes a value, behind a pair; both are noted."""
+    """The operator that makes a value, after a pair; both are noted."""
     before, pair = bare(value)
     maker = made_by(before, *ops)
     passed.extend(one for one in (pair, maker) if one is not None)

@@ -36,7 +36,7 @@ def check_onnx(
         All that was found, and what could not be judged.
 
     Raises:
-        CheckError: The file can not be read, is no sound graph, or the version or an id is unknown.
+        CheckError: The file cannot be read, is no sound graph, or the version or an id is unknown.
         MissingExtraError: The packages of the `onnx` extra are not installed.
     """
     wanted = Version.parse(version)
@@ -61,7 +61,7 @@ def check_onnx(
 
 
 def found(rules: Sequence[Rule], subject: Subject) -> tuple[list[Finding], list[Unjudged]]:
-    """What rules find in a graph, and what they can not judge."""
+    """What rules find in a graph, and what they cannot judge."""
     findings, unjudged = [], []
     for rule in rules:
         for one in rule.check(subject):

@@ -43,7 +43,7 @@ P21 = Rule(
     why="Values are rounded without a kernel that gains from it. A Q on an input of the file is a "
     "kernel of its own (a note).",
     source="ModelOpt, get_skipped_output_layers; TRT#3492",
-    remedy="Take the pairs at the output away; one at an input is needed by the kernel behind it.",
+    remedy="Take the pairs at the output away; one at an input is needed by the kernel after it.",
     check=_ends,
 )
 

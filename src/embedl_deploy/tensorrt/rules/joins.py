@@ -33,7 +33,7 @@ class Branch:
 
     Attributes:
         pair: The DQ at it.
-        quantized: Whether it is quantized, also behind operators that copy.
+        quantized: Whether it is quantized, also after operators that copy.
         conv: The quantized convolution whose branch it is.
     """
 
@@ -80,7 +80,7 @@ P04 = Rule(
     Severity.WARNING,
     "at a residual addition exactly one input is quantized: the one that does not come from the "
     "convolution it fuses with",
-    why="Convolution, addition and activation are one INT8 kernel only then. A pair behind the "
+    why="Convolution, addition and activation are one INT8 kernel only then. A pair after the "
     "convolution splits it; a residual in floating point keeps its output there.",
     source="Guide, recommendation 4; TensorFlow toolkit, custom Q/DQ cases; ModelOpt, "
     "build_non_residual_input_map; MO#425, MO#450",
@@ -101,7 +101,7 @@ P05 = Rule(
     "P05",
     Severity.WARNING,
     "a tensor is quantized with one scale",
-    why="Each scale is a kernel and a copy of its own, and its readers can not be merged.",
+    why="Each scale is a kernel and a copy of its own, and its readers cannot be merged.",
     source="TensorFlow toolkit, horizontal fusion; ModelOpt, DedicatedQDQPair=False; Guide",
     remedy="Let all readers of a tensor share one pair.",
     check=_one_pair,
@@ -140,7 +140,7 @@ def _across(view: View) -> Iterator[Outcome]:
             continue
         before = dequantizer(node.first)
         if before is not None and view.same_scale(before, node) is False:
-            what = "scales differ before and behind operators that keep values"
+            what = "scales differ before and after operators that keep values"
             yield Fault(what, (before, node))
 
 

@@ -87,7 +87,7 @@ P02 = Rule(
     "or Clip",
     why="TensorRT runs them as one kernel; a pair, Identity or Cast between them splits it.",
     source="Guide, recommendation 3; ModelOpt, skip_invalid_insertion_points; TRT#1699",
-    remedy="Quantize behind the activation.",
+    remedy="Quantize after the activation.",
     check=_inside_kernel,
 )
 
@@ -103,7 +103,7 @@ def _inside_activation(view: View) -> Iterator[Outcome]:
             what = f"a pair stands between a weighted operator and {chain.end.op}"
             yield Fault(what, (found[0], chain.end))
         elif _is_open_gelu(chain.head, chain.end):
-            yield Fault("GELU behind a quantized convolution does not end in Q", (chain.end,))
+            yield Fault("GELU after a quantized convolution does not end in Q", (chain.end,))
 
 
 def _is_open_gelu(head: Value, end: Node) -> bool:
@@ -130,11 +130,11 @@ P03 = Rule(
     "P03",
     Severity.WARNING,
     "no pair stands inside an activation of several operators (SiLU, GELU, HardSwish), nor between "
-    "it and its weighted operator; GELU behind a quantized convolution ends in Q",
+    "it and its weighted operator; GELU after a quantized convolution ends in Q",
     why="Convolution and activation then stay in floating point, or run as several kernels. GELU "
     "fuses only if the convolution reads and gives one precision.",
     source="TRT#3629, TRT#3127; fusion catalog (second-hand)",
-    remedy="Quantize behind the activation.",
+    remedy="Quantize after the activation.",
     check=_inside_activation,
 )
 
@@ -171,7 +171,7 @@ def _parallel(view: View) -> Iterator[Outcome]:
 
 
 def _behind(node: Node) -> Node | None:
-    """The Q behind a convolution and its activation."""
+    """The Q after a convolution and its activation."""
     nodes = reached(node.output, PLAIN | SMOOTH | {"BatchNormalization"})
     return next((one for one in nodes if one is not None and one.op == QUANTIZE), None)
 

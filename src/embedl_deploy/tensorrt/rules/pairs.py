@@ -61,7 +61,7 @@ F10 = Rule(
     "Q goes to DQ alone, DQ comes from Q or a quantized constant, and the two have the same scale "
     "and axis",
     why="A pair stands for a rounding; with two scales it multiplies. Quantized values may go "
-    "nowhere else. A DQ with a Q of the same scale behind it does nothing (a warning).",
+    "nowhere else. A DQ with a Q of the same scale after it does nothing (a warning).",
     source="Guide; strong-typing migration notes",
     remedy="Let both operators of a pair read one scale and one zero-point.",
     check=_pairing,

@@ -199,7 +199,7 @@ def _axis_faults(view: Subject, node: Node) -> Iterator[Outcome]:
         found = True
         right = axis
         if axis is None:
-            yield Unknown("it reaches its operator behind a reshape", (node, use))
+            yield Unknown("it reaches its operator after a reshape", (node, use))
         elif axis != _positive(_axis(node), node):
             what = f"the axis is {_axis(node)}, and output channels of {use.op} are along {axis}"
             yield Fault(what, (node, use))
@@ -216,7 +216,7 @@ def _positive(axis: int, node: Node) -> int:
 
 
 def _weight_uses(node: Node) -> Iterator[tuple[Node, int | None]]:
-    """Weighted operators behind a DQ, each with the axis of its output channels in the DQ."""
+    """Weighted operators after a DQ, each with the axis of its output channels in the DQ."""
     rank = len(node.first.shape or ())
     if not rank:
         return

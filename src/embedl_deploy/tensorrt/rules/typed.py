@@ -38,7 +38,7 @@ _WIDE = 512.0
 
 
 def _by_quantizer(node: Node) -> bool:
-    """Whether T02 speaks of a node: a weighted operator behind DQ."""
+    """Whether T02 speaks of a node: a weighted operator after DQ."""
     return node.op in WEIGHTED and any(made_by(one, DEQUANTIZE) for one in node.inputs)
 
 

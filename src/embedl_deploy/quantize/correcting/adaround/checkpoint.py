@@ -36,7 +36,7 @@ class Checkpoint:
         """What `save` was given for a layer; `None` where it is not finished.
 
         Raises:
-            QuantizationError: The file is of another run, or can not be read.
+            QuantizationError: The file is of another run, or cannot be read.
         """
         path = self._path(index)
         if not path.exists():
@@ -45,7 +45,7 @@ class Checkpoint:
             stored = torch.load(path, weights_only=True)
             identity, values = stored["identity"], stored["values"]
         except Exception as error:  # torch raises what it likes for a file that is none
-            raise QuantizationError(f"'{path}' can not be read; delete it: {error}") from error
+            raise QuantizationError(f"'{path}' cannot be read; delete it: {error}") from error
         if identity != self.identity:
             raise QuantizationError(
                 f"'{path}' is of another model, other data or other settings; take another folder, "
