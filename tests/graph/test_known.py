@@ -66,6 +66,19 @@ def test_a_number_of_a_constant_is_known(read: str, kind: str, method: Any) -> N
     assert_close(run(graph, (other,)), run(model, (other,)))
 
 
+@pytest.mark.parametrize(
+    "make", [lambda: nn.Embedding(16, 16), lambda: nn.Linear(16, 16), lambda: nn.LayerNorm(16)]
+)
+def test_a_module_may_be_called_with_a_constant(make: Callable[[], nn.Module]) -> None:
+    layer = make()
+    ids = torch.arange(16) if isinstance(layer, nn.Embedding) else torch.randn(16, 16)
+    model = net(lambda m, x: m.layer(m.ids) @ x * float(m.ids[1].sum()), layer=layer).eval()
+    model.register_buffer("ids", ids)
+    example = torch.randn(16, 4)
+    for method in METHODS:
+        assert_same_eval(model, capture(model, (example,), method=method), (example,))  # type: ignore[arg-type]
+
+
 def test_what_trains_is_no_number_while_it_trains() -> None:
     model = net(lambda m, x: x * float(m.scale), scale=nn.Parameter(torch.tensor(2.0)))
     with pytest.raises(CaptureError, match="float\\(\\) of 'scale'"):

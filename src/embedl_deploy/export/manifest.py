@@ -9,6 +9,7 @@ from torch import fx
 
 from embedl_deploy.export.attention import set_factors
 from embedl_deploy.export.lower import fold
+from embedl_deploy.export.positions import store
 from embedl_deploy.export.precision import Precision, dtype_of, round_values
 from embedl_deploy.target import Lowering, Target
 
@@ -27,11 +28,15 @@ class Manifest:
         precision: Of what is no integer.
         float32: Nodes that stay in float32 all the same, with the reason.
         attention_op: Whether attention is one operator.
+        constants: Nodes that are stored tensors in the file.
+        limited: Nodes with constants beyond the precision, which are its largest number.
     """
 
     precision: Precision = "float32"
     float32: Mapping[str, str] = field(default_factory=dict)
     attention_op: bool = False
+    constants: Sequence[str] = ()
+    limited: Sequence[str] = ()
 
     @classmethod
     def read(cls, model: "onnx_ir.Model") -> "Manifest | None":
@@ -54,12 +59,16 @@ def settle(
     kwargs: Mapping[str, Any],
     manifest: Manifest,
     lowering: Lowering,
-) -> None:
-    """Give a folded model the values of the file, in place and computed in float32."""
+) -> list[str]:
+    """Give a folded model the values of the file, in place and computed in float32.
+
+    Returns:
+        Names of nodes with constants that the file's type limits.
+    """
     set_factors(folded, args, kwargs)
-    if manifest.precision != "float32":
-        dtype = dtype_of(manifest.precision)
-        round_values(folded, dtype, manifest.float32, lowering)
+    if manifest.precision == "float32":
+        return []
+    return round_values(folded, dtype_of(manifest.precision), manifest.float32, lowering)
 
 
 def reference(
@@ -79,5 +88,6 @@ def reference(
         lowering: Of the file.
     """
     folded = fold(model)
+    store(folded, args, kwargs, manifest.constants)
     settle(folded, args, kwargs, manifest, lowering)
     return folded

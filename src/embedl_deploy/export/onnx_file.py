@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,13 @@ from embedl_deploy.default import target_for
 from embedl_deploy.errors import ExportError
 from embedl_deploy.export import naming
 from embedl_deploy.export.blocks import pack
+from embedl_deploy.export.extremes import spell_out, warn_of_limited
 from embedl_deploy.export.files import written_beside
 from embedl_deploy.export.lower import fold, to_operators
 from embedl_deploy.export.manifest import Manifest, settle
 from embedl_deploy.export.numbers import check_numbers
 from embedl_deploy.export.options import ExportOptions
+from embedl_deploy.export.positions import constants, store
 from embedl_deploy.export.precision import Keep, Precision, kept_nodes
 from embedl_deploy.export.program import DynamicShapes, program, reason
 from embedl_deploy.export.runtime import require
@@ -126,9 +129,12 @@ def _proto(
 ) -> "onnx_ir.Model":
     """The file, with names and metadata."""
     folded = fold(model)
+    known = _constants(folded, inputs, options)
+    store(folded, inputs, {}, known)
     kept = kept_nodes(folded, options.dtype, options.keep_float32)
-    manifest = Manifest(options.precision, kept, options.lowering.whole_attention)
-    settle(folded, inputs, {}, manifest, options.lowering)
+    manifest = Manifest(options.precision, kept, options.lowering.whole_attention, known)
+    manifest = replace(manifest, limited=settle(folded, inputs, {}, manifest, options.lowering))
+    warn_of_limited(manifest.limited, options.dtype)
     to_operators(folded, options.lowering)
     edge = _give_types(folded, options, kept)
     typed = pytree.tree_map(lambda one: to_type(one, edge), inputs)
@@ -149,6 +155,17 @@ def _proto(
     return proto
 
 
+def _constants(
+    folded: fx.GraphModule, inputs: tuple[Any, ...], options: ExportOptions
+) -> list[str]:
+    """Nodes that become stored tensors of a file in half precision."""
+    if options.dtype == torch.float32:
+        return []
+    if options.dynamic_shapes is not None:
+        return constants(folded, inputs, "any")
+    return constants(folded, inputs, "rows" if options.dynamic_batch else "nothing")
+
+
 def _give_types(
     lowered: fx.GraphModule, options: ExportOptions, kept: Mapping[str, str]
 ) -> torch.dtype:
@@ -158,6 +175,7 @@ def _give_types(
     wide = options.float32_io or not inputs.isdisjoint(kept)
     ends = {*(inputs if wide else ()), *(outputs if options.float32_io else ())}
     give_types(lowered, options.dtype, {*kept, *ends})
+    spell_out(lowered, None if options.dtype == torch.float32 else kept)
     return torch.float32 if wide else options.dtype
 
 

@@ -4,7 +4,7 @@ import fnmatch
 import logging
 import operator
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -12,10 +12,10 @@ from torch import Tensor, fx, nn
 
 from embedl_deploy.errors import ExportError
 from embedl_deploy.export.attention import attentions, upstream
-from embedl_deploy.export.operators import DequantizedWeight
+from embedl_deploy.export.extremes import Unfit, unfit_for, vanishing, warn_of, within
 from embedl_deploy.export.positions import from_sizes
 from embedl_deploy.export.scales import raise_scales
-from embedl_deploy.modules import FusedModule
+from embedl_deploy.export.tensors import floating_tensors, replace_tensor
 from embedl_deploy.quantize import QuantStub
 from embedl_deploy.target import Lowering
 
@@ -63,17 +63,18 @@ def kept_nodes(
     if dtype == torch.float32:
         return {}
     kept |= {one.name: "computed from sizes alone" for one in from_sizes(model)}
+    kept |= vanishing(model, dtype)
     modules = dict(model.named_modules(remove_duplicate=False))
-    unfit: dict[str, _Unfit] = {}
+    unfit: dict[str, Unfit] = {}
     for node in model.graph.nodes:
         module = modules[str(node.target)] if node.op == "call_module" else None
-        found = None if module is None else _unfit(module, dtype)
+        found = None if module is None else unfit_for(module, dtype)
         if found is not None:
             unfit[str(node.target)] = found
             stub = isinstance(module, QuantStub)
             around = [*node.all_input_nodes, node, *node.users] if stub else [node]
             kept |= {one.name: str(found) for one in around if one.op != "output"}
-    _warn(unfit)
+    warn_of(unfit)
     return _with_what_belongs(model, kept)
 
 
@@ -112,58 +113,6 @@ def _fits(entry: Keep, path: str, module: nn.Module) -> bool:
     return isinstance(module, entry)
 
 
-@dataclass(frozen=True)
-class _Unfit:
-    """Why a module stays in float32: a text with a number in it."""
-
-    text: str
-    number: float
-
-    def __str__(self) -> str:
-        return self.text.format(f"{self.number:.3g}")
-
-
-def _unfit(module: nn.Module, dtype: torch.dtype) -> _Unfit | None:
-    return _unfit_scale(module, dtype) if isinstance(module, QuantStub) else _large(module, dtype)
-
-
-def _large(module: nn.Module, dtype: torch.dtype) -> _Unfit | None:
-    tensors = [getattr(owner, name) for owner, name in floating_tensors(module)]
-    sizes = [
-        one.detach().abs().max() for one in tensors if one.numel() and isinstance(one, nn.Parameter)
-    ]
-    weights = [one.values() for one in module.modules() if isinstance(one, DequantizedWeight)]
-    largest = max(map(float, (*sizes, *(one.abs().max() for one in weights))), default=0.0)
-    if largest <= torch.finfo(dtype).max:
-        return None
-    return _Unfit(f"a weight of {{}} is beyond {_name(dtype)}", largest)
-
-
-def _unfit_scale(stub: QuantStub, dtype: torch.dtype) -> _Unfit | None:
-    limits, scale = torch.finfo(dtype), float(stub.scale)
-    if scale * -stub.lowest > limits.max:
-        return _Unfit(f"values up to {{}} are beyond {_name(dtype)}", scale * stub.highest)
-    if scale < limits.smallest_normal:
-        return _Unfit(f"its scale of {{}} is below what {_name(dtype)} holds precisely", scale)
-    return None
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _warn(unfit: Mapping[str, _Unfit]) -> None:
-    """One warning for each kind of reason; every module by itself for who asks for details."""
-    kinds: dict[str, list[str]] = {}
-    for path, why in unfit.items():
-        _logger.info("'%s' stays in float32: %s", path, why)
-        kinds.setdefault(why.text, []).append(path)
-    for paths in kinds.values():
-        others = f" and {len(paths) - 1} more like it" if len(paths) > 1 else ""
-        stay = "stay" if others else "stays"
-        _logger.warning("'%s'%s %s in float32: %s", paths[0], others, stay, unfit[paths[0]])
-
-
 def _with_what_belongs(model: fx.GraphModule, kept: Mapping[str, str]) -> dict[str, str]:
     """All calls of a module, the result that a kept part is of, and the parts of such a result."""
     result = dict(kept)
@@ -191,7 +140,7 @@ def round_values(
     dtype: torch.dtype,
     kept: Mapping[str, str],
     lowering: Lowering,
-) -> None:
+) -> list[str]:
     """Give every constant the value that it has in the file; the types stay as they are.
 
     So the model computes in float32 what the file says in half precision.
@@ -201,34 +150,47 @@ def round_values(
         dtype: Of the file.
         kept: Nodes that stay in float32.
         lowering: Whether factors on logits stand before stubs, and small scales are raised.
+
+    Returns:
+        Names of nodes with constants beyond the type, which become its largest number.
     """
     for node, attention in attentions(model):
         if node.name not in kept and attention.scale is not None:
             attention.scale = _rounded_number(attention.scale, dtype)
     factors = upstream(model, lowering).factors
     modules = dict(model.named_modules(remove_duplicate=False))
+    limited: list[str] = []
     for node in model.graph.nodes:
         if node.name in kept:
             continue
         if node.op == "call_module" and lowering.normal_scales:
             raise_scales(modules[str(node.target)], dtype, str(node.target))
-        _round_node(node, modules, dtype, factors.get(str(node.target)) or 1.0)
+        if _round_node(node, modules, dtype, factors.get(str(node.target)) or 1.0):
+            limited.append(node.name)
     model.recompile()
+    return limited
 
 
 def _round_node(
     node: fx.Node, modules: Mapping[str, nn.Module], dtype: torch.dtype, factor: float
-) -> None:
+) -> bool:
+    """Round the constants of a node; whether the type limits one."""
     path = str(node.target)
     if node.op == "call_module":
         _round_module(modules[path], dtype, factor)
     elif node.op == "get_attr":
         owner, _, name = path.rpartition(".")
-        _replace_rounded(modules[owner], name, dtype)
-    elif node.op == "call_function" and node.target in _ARITHMETIC:
-        node.args = tuple(
-            _rounded_number(one, dtype) if isinstance(one, float) else one for one in node.args
-        )
+        return _replace_rounded(modules[owner], name, dtype)
+    elif node.op in {"call_function", "call_method"}:
+        given = (node.args, node.kwargs)
+        limited = fx.node.map_aggregate(given, partial(within, dtype=dtype))
+        node.args, node.kwargs = limited
+        if node.target in _ARITHMETIC:
+            node.args = tuple(
+                _rounded_number(one, dtype) if isinstance(one, float) else one for one in node.args
+            )
+        return bool(limited != given)
+    return False
 
 
 def _rounded_number(number: float, dtype: torch.dtype) -> float:
@@ -243,35 +205,11 @@ def _round_module(module: nn.Module, dtype: torch.dtype, factor: float) -> None:
         _replace_rounded(owner, name, dtype)
 
 
-def _replace_rounded(owner: nn.Module, name: str, dtype: torch.dtype) -> None:
+def _replace_rounded(owner: nn.Module, name: str, dtype: torch.dtype) -> bool:
+    """Round a tensor; whether it has numbers that are limited for it."""
     tensor = getattr(owner, name)
-    if isinstance(tensor, Tensor) and tensor.is_floating_point():
-        replace_tensor(owner, name, tensor.detach().to(dtype).to(tensor.dtype))
-
-
-def replace_tensor(owner: nn.Module, name: str, tensor: Tensor) -> None:
-    """Put another tensor into a module; the old one may be shared with the user's model."""
-    parameter = isinstance(getattr(owner, name), nn.Parameter)
-    setattr(owner, name, nn.Parameter(tensor, requires_grad=False) if parameter else tensor)
-
-
-def floating_tensors(module: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    """The floating-point tensors of a module that the file needs, by owner and name."""
-    stored: set[tuple[int, str]] = set()
-    for fused in module.modules():
-        if isinstance(fused, FusedModule):
-            for path in fused.weights():
-                owner, _, name = path.rpartition(".")
-                if fused.quantizer(path) is not None:
-                    stored.add((id(fused.get_submodule(owner)), name))
-    for owner_module in module.modules():
-        for name, tensor in (*owner_module._parameters.items(), *owner_module._buffers.items()):  # noqa: SLF001 - there is no public way
-            if tensor is None or not computes(tensor):
-                continue
-            if (id(owner_module), name) not in stored:
-                yield owner_module, name
-
-
-def computes(tensor: Tensor) -> bool:
-    """Whether a tensor is of a type that is computed with, and not only stored, as FP8 is."""
-    return tensor.is_floating_point() and tensor.itemsize > 1
+    if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+        return False
+    limited = within(tensor.detach(), dtype)
+    replace_tensor(owner, name, limited.to(dtype).to(tensor.dtype))
+    return bool((limited != tensor).any())

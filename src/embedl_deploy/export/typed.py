@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from embedl_deploy.export.operators import MatMulAttention, QuantizeDequantize
-from embedl_deploy.export.precision import SOFTMAX, floating_tensors, replace_tensor
+from embedl_deploy.export.precision import SOFTMAX
+from embedl_deploy.export.tensors import floating_tensors, replace_tensor
 
 TWIN = "float32"
 """Ends the path of a pair that stands beside another for what reads float32."""
