@@ -1,4 +1,4 @@
-"""Constants that half precision can not hold: too large, or so small that they become zero."""
+"""Constants that half precision cannot hold: too large, or so small that they become zero."""
 
 import logging
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Numbers that half precision can not hold: too large, or so small that they become zero."""
+"""Numbers that half precision cannot hold: too large, or so small that they become zero."""
 
 import logging
 import math
