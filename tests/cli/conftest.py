@@ -19,12 +19,12 @@ class Small(nn.Module):
         self.stem = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
         self.depthwise = nn.Conv2d(4, 4, 3, groups=4)
         self.last = nn.Conv2d(4, 4, 1)
-        self.slopes = nn.PReLU(4)
+        self.slopes = nn.PReLU(3)
         self.head = nn.Linear(4, 2)
 
     def forward(self, x):
-        x = self.depthwise(self.stem(x))
-        return self.head(self.slopes(self.last(x)).flatten(2).mean(2))
+        x = self.depthwise(self.stem(self.slopes(x)))
+        return self.head(self.last(x).flatten(2).mean(2))
 
 class Attends(nn.Module):
     def __init__(self):

@@ -48,14 +48,32 @@ def stubs_of(model: fx.GraphModule) -> dict[str, QuantStub]:
 
 
 def quantizers_of(model: fx.GraphModule) -> dict[str, WeightFakeQuantize]:
-    """By the paths of the weights, which their operators are named by."""
+    """By the paths of the weights in the file, which their operators are named by."""
     found = {}
-    for path, one in model.named_modules():
-        for weight in one.weights() if isinstance(one, FusedModule) else ():
-            if (quantizer := one.quantizer(weight)) is None:
+    for path, module in model.named_modules():
+        if not isinstance(module, FusedModule):
+            continue
+        written = module.unpacked(lambda quantizer, _: quantizer)
+        for weight in written.weights():
+            if (quantizer := written.quantizer(weight)) is None:
                 continue
             assert isinstance(quantizer, WeightFakeQuantize)
             found[f"{path}.{weight}"] = quantizer
+    return found
+
+
+def written_as(model: fx.GraphModule) -> dict[str, tuple[Tensor, list[str]]]:
+    """The rounded weights of a model by path, each with the paths of its parts in the file."""
+    found: dict[str, tuple[Tensor, list[str]]] = {}
+    for path, module in model.named_modules():
+        if not isinstance(module, FusedModule):
+            continue
+        written = module.unpacked(lambda quantizer, _: quantizer)
+        for part, own in zip(module.parts, written.parts, strict=True):
+            if module.quantizer(part.weight) is not None:
+                rounded = module.weight(part.weight).detach()
+                _, names = found.setdefault(f"{path}.{part.weight}", (rounded, []))
+                names.append(f"{path}.{own.weight}")
     return found
 
 

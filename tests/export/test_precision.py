@@ -364,7 +364,7 @@ def test_a_factor_that_can_not_move_stays_at_the_logits(
     model = result.model
     if fused:
         module.qdq_points, module.kept_float = match.pattern.qdq_points, ""
-        model = quantize(result, [args])
+        model = quantize(result, [args], QuantConfig(attention="inputs"))
     path = export_onnx(model, args, tmp_path / "model.onnx")
     assert verify_onnx(path, model, [args]).only_ties
 
@@ -373,7 +373,8 @@ def test_a_head_size_that_was_not_known_is_found(tmp_path: Path) -> None:
     case = Case(lambda: Scaled(1.0), ((1, 2, 5, 8), (1, 2, 7, 8), (1, 2, 7, 8)))
     source = Scaled(1.0)
     source.scale = None  # type: ignore[assignment]
-    model = quantize(transform(source), case.batches())
+    config = QuantConfig(attention="inputs")
+    model = quantize(transform(source), case.batches(), config)
     path = export_onnx(model, case.args(), tmp_path / "model.onnx", precision="float16")
     assert verify_onnx(path, model, case.batches()).only_ties
 

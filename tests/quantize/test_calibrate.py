@@ -437,15 +437,3 @@ def test_fine_tuning_happens_between_calibration_and_the_end() -> None:
     model = quantize(transform(net()), data(), fine_tune=train)
     assert seen == [True]
     assert not any(modes(model).values())
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_floating_point_types(dtype: torch.dtype) -> None:
-    source = net().to(dtype)
-    parts = [part.to(dtype) for part in data()]
-    model = quantize(transform(source), parts)
-    assert all(one.dtype == torch.float32 for name, one in model.named_buffers() if "stub" in name)
-    with torch.no_grad():
-        got, want = model(parts[0]), source(parts[0])
-    assert got.dtype == dtype
-    assert 0 < float((got - want).float().norm() / want.float().norm()) < 0.2

@@ -13,7 +13,7 @@ from embedl_deploy.errors import QuantizationError
 from embedl_deploy.modules import FusedModule, QDQPoint
 from embedl_deploy.modules.conv import ConvKernel
 from embedl_deploy.patterns import Pattern
-from embedl_deploy.quantize import QuantStub, WeightFakeQuantize, insert_qdq
+from embedl_deploy.quantize import QuantConfig, QuantStub, WeightFakeQuantize, insert_qdq
 from embedl_deploy.tensorrt import (
     TENSORRT_MIXED_PRECISION_PATTERNS,
     TENSORRT_PATTERNS,
@@ -27,6 +27,10 @@ LISTS = {
     "mixed": TENSORRT_MIXED_PRECISION_PATTERNS,
 }
 EXAMPLE = (torch.zeros(2, 3, SIZE, SIZE),)
+
+
+DECLARED = QuantConfig(attention="inputs")
+"""All declared points are quantized, those of attention too."""
 
 
 @cache
@@ -97,7 +101,7 @@ def quantized_uses(model: fx.GraphModule) -> set[tuple[str, str, str]]:
 @pytest.mark.parametrize("net", NETS)
 def test_stubs_stand_exactly_at_declared_points(net: str, patterns: str) -> None:
     result = transformed(net, patterns)
-    model = insert_qdq(result)
+    model = insert_qdq(result, DECLARED)
     expected, behind = declared_uses(result.model), outputs(result.model)
     assert len(expected) > 3
     found = quantized_uses(model)
@@ -113,7 +117,7 @@ def test_stubs_stand_exactly_at_declared_points(net: str, patterns: str) -> None
 @pytest.mark.parametrize("net", NETS)
 def test_each_tensor_has_one_stub(net: str, patterns: str) -> None:
     result = transformed(net, patterns)
-    model = insert_qdq(result)
+    model = insert_qdq(result, DECLARED)
     stubbed = [str(node.args[0]) for node in stub_nodes(model)]
     expected = {tensor for tensor, _, _ in declared_uses(result.model)} | outputs(result.model)
     assert sorted(stubbed) == sorted(expected)
@@ -176,7 +180,9 @@ COUNTS = {
 
 @pytest.mark.parametrize(("net", "patterns"), COUNTS)
 def test_the_number_of_stubs_is_that_of_the_architecture(net: str, patterns: str) -> None:
-    assert len(stub_nodes(insert_qdq(transformed(net, patterns)))) == COUNTS[net, patterns]
+    assert (
+        len(stub_nodes(insert_qdq(transformed(net, patterns), DECLARED))) == COUNTS[net, patterns]
+    )
 
 
 @pytest.mark.parametrize("net", ["resnet", "convnext", "mobilenet"])
