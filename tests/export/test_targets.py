@@ -166,7 +166,7 @@ def test_pools_are_the_targets(pooling: bool, op: int, tmp_path: Path) -> None: 
 
 
 def test_an_explicit_target_wins(tmp_path: Path) -> None:
-    model = quantize(transformed(TOY), batches(), QuantConfig())
+    model = quantize(transformed(TOY), batches(), QuantConfig(attention="inputs"))
     path = export_onnx(model, batches()[0], tmp_path / "trt.onnx", target=TENSORRT)
     (opset,) = File(path).model.opset_import
     assert opset.version == 21
