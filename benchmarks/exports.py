@@ -70,8 +70,8 @@ EXPLAINED = {
     "out.",
     "P12": "At batch size 1 a classifier multiplies one row, and small heads have few columns.",
     "P14": "The library leaves the output of a convolution before a layer norm in floating point.",
-    "P16": "By default query, key and value are quantized and the softmax is not; "
-    '`QuantConfig(attention="full")` or `"none"` settle it.',
+    "P16": "Query, key and value are quantized and the softmax is not, which was the default when "
+    'the file was made; it is `attention="none"` now.',
     "P17": "Heads of this size, or so many positions, have no INT8 kernel; "
     '`QuantConfig(attention="none")` leaves attention in floating point.',
 }

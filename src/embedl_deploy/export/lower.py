@@ -100,7 +100,7 @@ def _share(quantizer: Any, part: Part) -> DequantizedWeight:
 
 
 def check_calibrated(model: fx.GraphModule) -> None:
-    """Hold that every stub has a scale.
+    """Raise unless every stub has a scale.
 
     Raises:
         ExportError: One has none.

@@ -105,7 +105,7 @@ def _array(tensor: Tensor, dtype: torch.dtype | None) -> Any:
 
 
 def require(package: str, purpose: str) -> None:
-    """Hold that a package of the `onnx` extra is installed.
+    """Raise unless a package of the `onnx` extra is installed.
 
     Raises:
         MissingExtraError: It is not.

@@ -91,7 +91,7 @@ def _compared(file: Path, order: Comparison, steps: Steps) -> Parity:
 
 
 def _hold_ours(file: Path) -> None:
-    """Hold that the quantizers of a file have counterparts in the simulation.
+    """Raise unless the quantizers of a file have counterparts in the simulation.
 
     Raises:
         VerificationError: Another tool wrote it.
