@@ -119,7 +119,7 @@ BAD = {
     "a file, not a module": (["./user_nets.py:small"], "LoadError", "write user_nets:small"),
     "a file of this folder": (["user_nets.py:small"], "LoadError", "write user_nets:small"),
     "two inputs": (["user_nets:twice", "--shape", "4"], "CaptureError", "its inputs (x, y)"),
-    "misfit shape": ([SMALL, "--shape", "5,8,8"], "CaptureError", "stem.0"),
+    "misfit shape": ([SMALL, "--shape", "5,8,8"], "CaptureError", "'slopes' cannot take"),
     "untraceable": (["user_nets:branches"], "CaptureError", "be traced"),
 }
 
