@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from embedl_deploy.export.difference import Difference, OrderParity, difference, largest
 from embedl_deploy.quantize.rounding import INT8, Grid
 
 _STEPS = 0.01
@@ -14,6 +15,9 @@ _STEPS = 0.01
 A step is one of 127 to the largest magnitude. FP8 numbers are finer than that near zero; the
 rounding of sums is not.
 """
+
+_SHOWN = 3
+"""Outputs whose figures stand in the text."""
 
 _ROUNDING = 2e-5
 """How far, relative to its largest magnitude, the order of summation can move an output."""
@@ -51,7 +55,7 @@ class StubParity:
         """
         unit = grid.highest / 127 if grid.float8 else 1.0
         if before is not None:
-            self.distance = max(self.distance, _largest(_difference(steps, before)) / unit)
+            self.distance = max(self.distance, largest(difference(steps, before)) / unit)
         simulated = grid.round(steps)
         least = torch.minimum(simulated.abs(), computed.abs())
         apart = (simulated - computed).abs() / grid.spacing(least).clamp(min=_STEPS * unit)
@@ -76,52 +80,38 @@ class StubParity:
 
 
 @dataclass
-class Parity:
+class Parity(Difference):
     """How a file compares with the simulation.
 
     Attributes:
-        values: How many output values were compared.
-        largest_difference: Between outputs, both run freely.
-        largest_output: Largest magnitude of the simulated outputs.
-        signal: Sum of squares of the simulated outputs.
-        noise: Sum of squares of the differences.
+        outputs: Each output by its name in the file; the figures of all are in the parity itself.
         rounding_difference: Largest difference between outputs, relative to the output's largest
             magnitude, where the simulation goes on from the file's integers at every stub; `None`
             where stubs were not compared.
         stubs: One entry per stub, in the file's order; empty where the model has none or they were
             not asked for.
         foreign: Whether another tool wrote the file, so that outputs alone were compared.
+        orders: Operators that rank, by their name in the file. The simulation picked what they
+            did, so near-equal scores in another order are no difference.
     """
 
-    values: int = 0
-    largest_difference: float = 0.0
-    largest_output: float = 0.0
-    signal: float = 0.0
-    noise: float = 0.0
+    outputs: dict[str, Difference] = field(default_factory=dict)
     rounding_difference: float | None = None
     stubs: dict[str, StubParity] = field(default_factory=dict)
     foreign: bool = False
+    orders: dict[str, OrderParity] = field(default_factory=dict)
 
-    def add(self, simulated: Tensor, computed: Tensor) -> None:
+    def add_output(self, name: str, simulated: Tensor, computed: Tensor) -> None:
         """Take in one output of one batch."""
-        difference = _difference(simulated, computed)
-        self.values += difference.numel()
-        self.largest_difference = max(self.largest_difference, _largest(difference))
-        self.largest_output = max(self.largest_output, _largest(simulated))
-        self.signal += float(simulated.double().square().sum())
-        self.noise += float(difference.square().sum())
+        self.add(simulated, computed)
+        self.outputs.setdefault(name, Difference()).add(simulated, computed)
 
     def add_rounding(self, simulated: Tensor, computed: Tensor) -> None:
         """Take in one output of one batch, simulated from the file's integers."""
-        difference, output = _largest(_difference(simulated, computed)), _largest(simulated)
-        relative = difference / output if 0 < output < math.inf else difference
+        found = Difference.of(simulated, computed)
+        largest, output = found.largest_difference, found.largest_output
+        relative = largest / output if 0 < output < math.inf else largest
         self.rounding_difference = max(relative, self.rounding_difference or 0.0)
-
-    @property
-    def sqnr_db(self) -> float:
-        """Signal to noise between simulated and computed outputs, in decibels."""
-        ratio = self.signal / self.noise if self.noise else math.inf
-        return 10 * math.log10(ratio) if ratio > 0 else -math.inf
 
     @property
     def largest_step_difference(self) -> float:
@@ -153,6 +143,7 @@ class Parity:
         stubs = self.stubs.values()
         return (
             self.first_divergence is None
+            and all(one.sound for one in self.orders.values())
             and sum(stub.differing for stub in stubs)
             <= max(1, 1e-4 * sum(stub.values for stub in stubs))
             and self.rounding_difference <= _ROUNDING
@@ -160,14 +151,23 @@ class Parity:
 
     def __str__(self) -> str:
         text = (
-            f"output SQNR {self.sqnr_db:.1f} dB, largest output difference "
+            f"output SQNR {self.sqnr_db:.1f} dB{self._each()}, largest output difference "
             f"{self.largest_step_difference:.3f} steps"
         )
         if self.foreign:
             return f"{text}; another tool wrote the file, so outputs alone were compared"
         if self.stubs:
             text = f"{text}; {self._at_stubs()}"
+        text += "".join(f"; {one.said(name)}" for name, one in self.orders.items())
         return text if self.only_ties else f"{text}{self._fault()}"
+
+    def _each(self) -> str:
+        """Of several outputs those with the least."""
+        if len(self.outputs) < 2:
+            return ""
+        worst = sorted(self.outputs.items(), key=lambda one: one[1].sqnr_db)[:_SHOWN]
+        more = ", …" if len(self.outputs) > _SHOWN else ""
+        return f" ({', '.join(f'{name} {one.sqnr_db:.1f}' for name, one in worst)}{more})"
 
     def _at_stubs(self) -> str:
         count, largest = len(self.stubs), self.largest_stub_difference
@@ -193,22 +193,10 @@ class Parity:
             count = sum(stub.diverges for stub in self.stubs.values())
             also = f" (and at {count - 1} more)" if count > 1 else ""
             return f"; first at '{first.path}', values differ by {first.distance:.2g} steps{also}"
+        if wrong := next((name for name, one in self.orders.items() if not one.sound), None):
+            return f"; what '{wrong}' picks does not follow from its scores"
         if (self.rounding_difference or 0.0) > _ROUNDING:
             return f"; from the same integers outputs differ by {self.rounding_difference:.1e}"
         if not math.isfinite(self.largest_difference):
             return "; outputs are infinite or no numbers in one of the two alone"
         return ""
-
-
-def _difference(simulated: Tensor, computed: Tensor) -> Tensor:
-    """Zero where both are the same infinity or no number, infinite where one alone is."""
-    one, other = simulated.double(), computed.double()
-    same = (one == other) | (one.isnan() & other.isnan())
-    return (one - other).abs().nan_to_num(nan=math.inf, posinf=math.inf).masked_fill(same, 0.0)
-
-
-def _largest(tensor: Tensor) -> float:
-    """The largest magnitude that is a number; 0 of nothing."""
-    numbers = tensor.double().abs()
-    numbers = numbers[~numbers.isnan()]
-    return float(numbers.max()) if numbers.numel() else 0.0

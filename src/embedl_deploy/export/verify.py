@@ -9,6 +9,7 @@ layers since the stub before.
 
 import inspect
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -26,9 +27,9 @@ from embedl_deploy.default import target_for
 from embedl_deploy.errors import VerificationError
 from embedl_deploy.export.attention import Upstream, upstream
 from embedl_deploy.export.manifest import Manifest, reference
+from embedl_deploy.export.orders import Orders, Pair, Picks, counted
 from embedl_deploy.export.parity import Parity, StubParity
 from embedl_deploy.export.probe import Probe, Seen, load
-from embedl_deploy.export.runtime import OnnxModel
 from embedl_deploy.quantize import QuantStub
 from embedl_deploy.quantize.calibrating.calibrate import Progress
 from embedl_deploy.quantize.rounding import in_steps
@@ -76,7 +77,7 @@ def verify_onnx(
             comparison.add(batch)
             if progress is not None:
                 progress(done, total)
-    if not comparison.parity.values:
+    if not comparison.pieces:
         raise VerificationError("there is no data to verify with, or less than one batch of it")
     return comparison.parity
 
@@ -95,10 +96,18 @@ class _Comparison:
         self.target = target_for(model, target)
         self.referred = precision not in {"float16", "bfloat16"}
         self.compare_stubs = stubs and self.manifest is not None
-        probe = Probe(file, folder) if self.compare_stubs or precision == "bfloat16" else None
-        self.probe = probe
-        self.runtime = OnnxModel(path) if probe is None or precision == "float16" else probe.runtime
-        self.parity = Parity(foreign=written is None)
+        self.orders = Orders(file)
+        lifted = self.compare_stubs or precision == "bfloat16"
+        if as_it_is := not lifted or precision == "float16":
+            self.runtime = self.orders.runnable(path, file, folder)
+        self.probe = Probe(file, folder) if lifted else None
+        if self.probe is not None and not as_it_is:
+            self.runtime = self.probe.runtime
+        self.parity = Parity(foreign=written is None, orders=self.orders.found)
+        self.ranked: Counter[Any] | None = None
+        self.picks = Picks()
+        self.scores: Sequence[Pair] = ()
+        self.pieces = 0
         self.inputs = _input_names(model)
         self.device = next((one.device for one in model.parameters()), None)
 
@@ -118,36 +127,50 @@ class _Comparison:
         inputs = _tensors((args, kwargs))
         computed = self.runtime(*inputs)
         seen = {} if self.probe is None else self.probe.pop(computed)
-        for one, other in self._pairs(self._simulate(args, kwargs), computed):
-            self.parity.add(one, other)
+        self.picks = self.orders.pop(computed)
+        self.pieces += 1
+        for name, one, other in self._pairs(self._simulate(args, kwargs), computed):
+            self.parity.add_output(name, one, other)
         if not self.compare_stubs or self.probe is None:
             return
         if self.runtime is not self.probe.runtime:
             computed = self.probe.runtime(*inputs)
             seen = self.probe.pop(computed)
+            self.picks = self.orders.pop(computed)
         hooks = self._hooks(seen)
         try:
             forced = self._simulate(args, kwargs)
         finally:
             for hook in hooks:
                 hook.remove()
-        for one, other in self._pairs(forced, computed):
+        for one, other in self.scores:
+            self.parity.add_rounding(one, other)
+        for _, one, other in self._pairs(forced, computed):
             self.parity.add_rounding(one, other)
 
     def _simulate(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
         args, kwargs = moved((args, kwargs), self.device)
-        if self.manifest is not None and not self.referred:
-            assert isinstance(self.model, fx.GraphModule)  # noqa: S101 - checked at the start
-            lowering = self.manifest.lowering(self.target)
-            self.model = reference(self.model, args, kwargs, self.manifest, lowering)
-            self.referred = True
-        with torch.no_grad():
+        self._refer(args, kwargs)
+        if self.orders.found and self.ranked is None:
+            with counted() as self.ranked, torch.no_grad():
+                self.model(*args, **kwargs)
+        with self.picks.followed(self.ranked or Counter()) as self.scores, torch.no_grad():
             output = self.model(*args, **kwargs)
         return [one.cpu() for one in _tensors(output)]
 
+    def _refer(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Give the model the values that a file in half precision has."""
+        if self.manifest is None or self.referred:
+            return
+        assert isinstance(self.model, fx.GraphModule)  # noqa: S101 - checked at the start
+        lowering = self.manifest.lowering(self.target)
+        self.model = reference(self.model, args, kwargs, self.manifest, lowering)
+        self.referred = True
+
     def _pairs(
         self, simulated: Sequence[Tensor], computed: Mapping[str, Tensor]
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Outputs that can be compared, by name."""
         if len(simulated) != len(computed):
             raise VerificationError(
                 f"the model has {len(simulated)} outputs and the file {len(computed)}: it was not "
@@ -159,7 +182,8 @@ class _Comparison:
                     f"output '{name}' has shape {tuple(other.shape)} in the file and "
                     f"{tuple(one.shape)} in the model"
                 )
-            yield one, other
+            if name not in self.orders.uncompared:
+                yield name, one, other
 
     def _hooks(self, seen: Mapping[str, Seen]) -> list[RemovableHandle]:
         """From each stub on, the simulation sees the numbers that the file computed."""

@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from embedl_deploy.export import Parity, StubParity
+from embedl_deploy.export import Difference, OrderParity, Parity, StubParity
 
 
 def parity_dict(parity: Parity) -> dict[str, Any]:
@@ -19,6 +19,32 @@ def parity_dict(parity: Parity) -> dict[str, Any]:
         "largest_stub_difference": parity.largest_stub_difference,
         "differing_share": parity.tie_share,
         "only_ties": parity.only_ties,
+        "outputs": [difference_dict(name, one) for name, one in parity.outputs.items()],
+        "orders": [order_dict(name, one) for name, one in parity.orders.items()],
+    }
+
+
+def difference_dict(name: str, one: Difference) -> dict[str, Any]:
+    """The figures of one output."""
+    return {
+        "name": name,
+        "values": one.values,
+        "sqnr_db": _finite(one.sqnr_db),
+        "largest_difference": _finite(one.largest_difference),
+        "largest_magnitude": _finite(one.largest_output),
+    }
+
+
+def order_dict(name: str, one: OrderParity) -> dict[str, Any]:
+    """The figures of an operator that ranks."""
+    return {
+        "name": name,
+        "outputs": list(one.outputs),
+        "followed": one.followed,
+        "sound": one.sound,
+        "picks": one.picks,
+        "same_picks": one.same,
+        "scores_sqnr_db": _finite(one.sqnr_db),
     }
 
 

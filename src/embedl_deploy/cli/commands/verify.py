@@ -103,12 +103,20 @@ def _hold_ours(file: Path) -> None:
         )
 
 
+def _by_output(parity: Parity) -> list[tuple[str, str]]:
+    """Each of several outputs, and what is an order."""
+    rows = [("", f"{one.sqnr_db:.1f} dB at {name}") for name, one in parity.outputs.items()]
+    orders = [("Order", one.said(name)) for name, one in parity.orders.items()]
+    return [*(rows if len(rows) > 1 else ()), *orders]
+
+
 def _figures(file: Path, order: Comparison, parity: Parity, *, ok: bool) -> list[tuple[str, str]]:
     figures = [
         ("File", str(file)),
         ("Model", origin(order.model, order.weights)),
         ("Compared", f"{parity.values:,} output values of {order.data}"),
         ("Signal to noise", f"{parity.sqnr_db:.1f} dB at the outputs"),
+        *_by_output(parity),
         ("Largest difference", f"{parity.largest_difference:.3g} of {parity.largest_output:.3g}"),
     ]
     if order.layers:
