@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from embedl_deploy.conversions.einsum import EinsumPattern
+from embedl_deploy.conversions.fills import FillNumberPattern
 from embedl_deploy.conversions.projection import (
     ComputedBiasPattern,
     PackedProjectionPattern,
@@ -28,6 +29,11 @@ def attend(function: Function, **parts: object) -> Callable[[], nn.Module]:
 
 def masked(m: Any, q: Tensor, k: Tensor, v: Tensor) -> Any:
     return (q @ k.mT + m.mask).softmax(-1) @ v
+
+
+def filled(function: Function) -> Function:
+    """Attention with something done to its logits."""
+    return lambda m, q, k, v: function(m, q @ k.mT).softmax(-1) @ v
 
 
 def bias(*shape: int) -> nn.Parameter:
@@ -123,6 +129,22 @@ WRITTEN = (
         )
         for shape in ((3, 1, 1), (5, 1), ())
     ),
+    *(
+        Case(
+            WrittenAttentionPattern,
+            attend(function, hidden=torch.ones(5, 7).triu(1) > 0, mask=torch.randn(5, 7)),
+            HEADS,
+            becomes=ATTENTION | {"add": 0, "where": 0, "masked_fill": 0, "logical_not": inverted},
+        )
+        for inverted, function in (
+            (0, filled(lambda m, a: a.masked_fill(m.hidden, -torch.inf))),
+            (0, filled(lambda m, a: (a * 0.3 + m.mask).masked_fill_(m.hidden, -1e4))),
+            (0, filled(lambda m, a: a.masked_fill(m.hidden, -1.5) + m.mask)),
+            (0, filled(lambda m, a: torch.where(m.hidden, -1e9, a))),
+            (1, filled(lambda m, a: torch.where(~m.hidden, a, -3.4028234663852886e38) + m.mask)),
+            (1, filled(lambda m, a: a.where(m.mask > 0, -20))),
+        )
+    ),
     Case(
         WrittenAttentionPattern,
         attend(lambda m, q, k, v: m.drop((q @ k.mT * 0.5).softmax(-1)) @ v, drop=nn.Dropout(0.4)),
@@ -159,6 +181,21 @@ WRITTEN = (
                 "of type torch.float64, and they are torch.float32",
             ),
             Near(attend(lambda _, q, k, v: (q @ k.mT).sigmoid() @ v)),
+            Near(
+                attend(
+                    filled(lambda m, a: a.masked_fill(m.hidden, -9.0) + m.mask),
+                    hidden=torch.ones(5, 7).triu(1) > 0,
+                    mask=bias(7),
+                ),
+                "(7,) has no dimension for queries",
+            ),
+            Near(
+                attend(
+                    filled(lambda m, a: a.masked_fill(m.hidden, m.fill)),
+                    hidden=torch.ones(5, 7).triu(1) > 0,
+                    fill=nn.Parameter(torch.tensor(-9.0)),
+                ),
+            ),
             Near(attend(lambda _, q, k, v: ((q @ k.mT) ** 2).softmax(-1) @ v)),
             Near(attend(lambda _, q, k, v: v.mT @ (q @ k.mT).softmax(-1).mT)),
             Near(
@@ -176,6 +213,57 @@ WRITTEN = (
             Near(
                 attend(masked, mask=bias(5, 7)),
                 "the shape of its mask is not known; pass example inputs",
+                example=False,
+            ),
+        ),
+    ),
+)
+
+FILLED = (
+    *(
+        Case(
+            FillNumberPattern,
+            lambda function=function: net(
+                function, mask=torch.rand(5, 7) > 0.5, fill=torch.tensor(-1e4)
+            ),
+            rand((2, 3, 5, 7)),
+            becomes={"full_like": 0, "full": 0, "new_full": 0, "tensor": 0},
+        )
+        for function in (
+            lambda m, x: torch.where(m.mask, x, torch.full_like(x, -1e4)),
+            lambda m, x: torch.where(m.mask, torch.full_like(x, fill_value=-torch.inf), x).exp(),
+            lambda m, x: torch.where(m.mask, x, torch.full((), -9.0, dtype=x.dtype)),
+            lambda m, x: torch.where(m.mask, x.new_full((1, 1), 3), x),
+            lambda m, x: torch.where(m.mask, x, torch.tensor(-1e9)),
+            lambda m, x: x.where(m.mask, m.fill),
+            lambda m, x: x.masked_fill(m.mask, m.fill),
+        )
+    ),
+    Case(
+        FillNumberPattern,
+        lambda: net(lambda m, x: x.masked_fill(x > m.fill, m.fill), fill=torch.tensor(0.5)),
+        rand((2, 3, 5)),
+        becomes={"masked_fill": 1},
+        near=(
+            Near(lambda: net(lambda _, x: torch.where(x > 0, x, 0.0))),
+            Near(lambda: net(lambda _, x: torch.where(x > 0, x, x.exp()))),
+            Near(
+                lambda: net(lambda m, x: torch.where(x > 0, x, m.fill), fill=torch.randn(5)),
+                "the values that it fills in differ",
+            ),
+            Near(
+                lambda: net(
+                    lambda m, x: torch.where(x > 0, x, m.fill), fill=torch.zeros(2, 1, 1, 1)
+                ),
+                "of shape (2, 1, 1, 1) into (2, 3, 5)",
+            ),
+            Near(
+                lambda: net(lambda _, x: torch.where(x > 0, x, torch.full((1,), 2.0).double())),
+                "it fills values of torch.float64 into torch.float32",
+            ),
+            Near(
+                lambda: net(lambda m, x: torch.where(x > 0, x, m.fill), fill=torch.zeros(5)),
+                "not known; pass example inputs",
                 example=False,
             ),
         ),
@@ -389,4 +477,4 @@ COMPUTED = (
     ),
 )
 
-CASES = (*WRITTEN, *EINSUM, *PACKED, *SPLIT, *COMPUTED)
+CASES = (*WRITTEN, *FILLED, *EINSUM, *PACKED, *SPLIT, *COMPUTED)

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from embedl_deploy.conversions.fills import broadcasts, fill_of, fills
 from embedl_deploy.modules import ScaledDotProductAttention
 from embedl_deploy.patterns import (
     ADD,
@@ -15,6 +16,7 @@ from embedl_deploy.patterns import (
     Call,
     ConversionPattern,
     Site,
+    Source,
     Value,
     chain,
     either,
@@ -43,19 +45,46 @@ _KEY = either(
 _LOGITS = chain(fork(MATMUL.named("logits"), hole("query"), _KEY), optional(scaled("scale")))
 _SCALED = either(_LOGITS, fork(MUL.named("tempered"), _LOGITS, hole("factor")))
 _MASKED = fork(ADD.named("masked"), _SCALED, hole("mask"))
-_BIASED = either(_SCALED, _MASKED, fork(ADD.named("masked_again"), _MASKED, hole("more")))
+_FILL = op("filled", torch.masked_fill, predicate=fills)
+_FILL_CHOSEN = op("filled", torch.where, predicate=fills, operands=(0, 2))
+_FILL_OTHERS = op("filled", torch.where, predicate=fills)
+
+
+def _filled(logits: Source) -> Source:
+    return either(
+        fork(_FILL, logits, hole("hidden")),
+        fork(_FILL_CHOSEN, hole("hidden"), logits),
+        fork(_FILL_OTHERS, hole("shown"), logits),
+    )
+
+
+_BIASED = either(
+    _SCALED,
+    _MASKED,
+    fork(ADD.named("masked_again"), _MASKED, hole("more")),
+    _filled(either(_SCALED, _MASKED)),
+    fork(ADD.named("masked_after"), _filled(_SCALED), hole("after")),
+)
 
 
 class WrittenAttentionPattern(ConversionPattern):
     """`softmax(q @ kᵀ · scale + mask) @ v` becomes attention; a factor that is a tensor goes to q.
 
-    Keys, values and masks keep their places; dropout of the probabilities stays.
+    Keys, values and masks keep their places; dropout of the probabilities stays. What a boolean
+    mask fills in by `masked_fill` or `torch.where` stays that number, so rows that are masked
+    wholly stay what they are.
     """
 
     tree = fork(MATMUL.named("attended"), chain(_BIASED, SOFTMAX, optional(DROPOUT)), hole("value"))
 
     def refuse(
-        self, softmax: nn.Softmax, tempered: Any, masked: Any, masked_again: Any, site: Site
+        self,
+        softmax: nn.Softmax,
+        tempered: Any,
+        masked: Any,
+        masked_again: Any,
+        masked_after: Any,
+        site: Site,
     ) -> str | None:
         logits = site.value("logits")
         if softmax.dim not in {-1, len(logits.shape or ()) - 1}:
@@ -63,8 +92,8 @@ class WrittenAttentionPattern(ConversionPattern):
         shapes = [site.value(name).shape for name in ("query", "key", "value")]
         if any(shape is not None and len(shape) < 2 for shape in shapes):
             return "one of query, key and value is a vector"
-        added = ("mask", "more")[: (masked is not None) + (masked_again is not None)]
-        reasons = [_mask_reason(site.value(name), logits) for name in added]
+        added = {"mask": masked, "more": masked_again, "after": masked_after}
+        reasons = [_mask_reason(site.value(name), logits) for name in added if added[name]]
         if tempered is not None:
             reasons.append(_factor_reason(site.value("factor"), logits))
         return next((reason for reason in reasons if reason), None)
@@ -74,10 +103,16 @@ class WrittenAttentionPattern(ConversionPattern):
         transposed: Call | None,
         key_scale: Call | None,
         scale: Call | None,
+        filled: Call | None,
+        masked_after: Call | None,
         dropout: nn.Dropout | None,
     ) -> nn.Module:
-        by = factor(key_scale) * factor(scale)
-        attention = ScaledDotProductAttention(scale=by, dropout=dropout.p if dropout else 0.0)
+        attention = ScaledDotProductAttention(
+            scale=factor(key_scale) * factor(scale),
+            dropout=dropout.p if dropout else 0.0,
+            fill=None if filled is None else fill_of(filled),
+            fill_first=masked_after is not None,
+        )
         return WrittenAttention(attention, _order(transposed))
 
 
@@ -95,13 +130,16 @@ class WrittenAttention(nn.Module):
         self.attention = attention
         self.order = order
 
-    def forward(
+    def forward(  # noqa: PLR0917 - the holes of the tree, in order
         self,
         query: Tensor,
         key: Tensor,
         factor: Tensor | None,
         mask: Tensor | None,
         more: Tensor | None,
+        hidden: Tensor | None,
+        shown: Tensor | None,
+        after: Tensor | None,
         value: Tensor,
     ) -> Any:
         """Attend; shapes as in `ScaledDotProductAttention.forward`."""
@@ -113,7 +151,9 @@ class WrittenAttention(nn.Module):
             query = query * factor
         if mask is not None and more is not None:
             mask = mask + more
-        return self.attention(query, key, value, mask)
+        if shown is not None:
+            hidden = shown.logical_not()
+        return self.attention(query, key, value, mask if after is None else after, hidden)
 
 
 def _order(transposed: Call | None) -> tuple[int, ...] | None:
@@ -133,7 +173,7 @@ def _mask_reason(mask: Value, logits: Value) -> str | None:
         return f"its mask is of type {mask.dtype}, and its logits are of type {logits.dtype}"
     if len(mask.shape) == 1:
         return f"its mask of shape {mask.shape} has no dimension for queries"
-    if not _broadcasts(mask.shape, logits.shape):
+    if not broadcasts(mask.shape, logits.shape):
         return f"its mask of shape {mask.shape} does not broadcast to its logits {logits.shape}"
     return None
 
@@ -143,11 +183,6 @@ def _factor_reason(by: Value, logits: Value) -> str | None:
         return "its scale is computed, and the shape is not known; pass example inputs"
     if by.dtype not in {None, logits.dtype}:
         return f"the factor on its logits is of type {by.dtype}, and they are {logits.dtype}"
-    if not _broadcasts(by.shape, (*logits.shape[:-1], 1)):
+    if not broadcasts(by.shape, (*logits.shape[:-1], 1)):
         return f"the factor on its logits has shape {by.shape}, which differs between keys"
     return None
-
-
-def _broadcasts(shape: tuple[int | None, ...], to: tuple[int | None, ...]) -> bool:
-    pairs = zip(reversed(shape), reversed(to), strict=False)
-    return len(shape) <= len(to) and all(one in {1, other} for one, other in pairs)

@@ -108,6 +108,8 @@ def lower_attention(model: fx.GraphModule, lowering: Lowering) -> None:
             transposed=key is not None,
             is_causal=attention.is_causal,
             enable_gqa=attention.enable_gqa,
+            fill=attention.fill,
+            fill_first=attention.fill_first,
             probabilities=_probabilities(model.get_submodule(str(node.target))),
         )
     for path, module in lowered.items():

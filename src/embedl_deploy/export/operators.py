@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from embedl_deploy.modules.attention import fill_hidden
 from embedl_deploy.quantize import QuantStub
 from embedl_deploy.quantize.rounding import per_channel
 
@@ -194,6 +195,8 @@ class MatMulAttention(nn.Module):
         transposed: Whether the key comes transposed.
         is_causal: Whether a position attends to none after it.
         enable_gqa: Whether several query heads share one key and value head.
+        fill: What hidden logits become.
+        fill_first: Whether they do before the mask is added.
         probabilities: The stub, then the pair, of what the softmax gives.
     """
 
@@ -204,6 +207,8 @@ class MatMulAttention(nn.Module):
         transposed: bool,
         is_causal: bool,
         enable_gqa: bool,
+        fill: float | None,
+        fill_first: bool,
         probabilities: nn.Module | None,
     ) -> None:
         super().__init__()
@@ -211,12 +216,19 @@ class MatMulAttention(nn.Module):
         self.transposed = transposed
         self.is_causal = is_causal
         self.enable_gqa = enable_gqa
+        self.fill = fill
+        self.fill_first = fill_first
         self.softmax = nn.Softmax(-1)
         self.softmax_type: torch.dtype | None = None
         self.probabilities = probabilities
 
     def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        hidden: Tensor | None = None,
     ) -> Tensor:
         """Attend. Shapes as in `ScaledDotProductAttention`; a transposed key (…, heads, E, S)."""
         query = query if self.factor is None else query * self.factor
@@ -227,8 +239,11 @@ class MatMulAttention(nn.Module):
         logits = query @ key
         if self.is_causal:
             attn_mask = logits.new_ones(logits.shape[-2:], dtype=torch.bool).tril()
-        if attn_mask is not None:
-            logits = logits + _bias(attn_mask, logits)
+        mask = None if attn_mask is None else _bias(attn_mask, logits)
+        if hidden is not None:
+            logits = fill_hidden(logits, mask, hidden, self.fill, first=self.fill_first)
+        elif mask is not None:
+            logits = logits + mask
         kept = logits if self.softmax_type is None else logits.to(self.softmax_type)
         weights: Tensor = self.softmax(kept)
         if self.probabilities is not None:

@@ -154,12 +154,16 @@ def round_values(
     Returns:
         Names of nodes with constants beyond the type, which become its largest number.
     """
+    limited: list[str] = []
     for node, attention in attentions(model):
         if node.name not in kept and attention.scale is not None:
             attention.scale = _rounded_number(attention.scale, dtype)
+        if node.name not in kept and attention.fill is not None:
+            fill = within(attention.fill, dtype)
+            limited += [node.name] if fill != attention.fill else []
+            attention.fill = _rounded_number(fill, dtype)
     factors = upstream(model, lowering).factors
     modules = dict(model.named_modules(remove_duplicate=False))
-    limited: list[str] = []
     for node in model.graph.nodes:
         if node.name in kept:
             continue

@@ -21,6 +21,8 @@ class ScaledDotProductAttention(LeafModule):
         is_causal: Whether a position attends to none after it.
         scale: Factor on the logits; `None` is one over the square root of the head size.
         enable_gqa: Whether several query heads share one key and value head.
+        fill: What the logits become where `hidden` is true.
+        fill_first: Whether they do before the mask is added.
     """
 
     def __init__(
@@ -30,17 +32,32 @@ class ScaledDotProductAttention(LeafModule):
         is_causal: bool = False,
         scale: float | None = None,
         enable_gqa: bool = False,
+        fill: float | None = None,
+        fill_first: bool = False,
     ) -> None:
         super().__init__()
         self.dropout = dropout
         self.is_causal = is_causal
         self.scale = scale
         self.enable_gqa = enable_gqa
+        self.fill = fill
+        self.fill_first = fill_first
 
     def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        hidden: Tensor | None = None,
     ) -> Tensor:
-        """Attend. Shapes: query (…, heads, L, E), key (…, heads, S, E), value (…, heads, S, V)."""
+        """Attend.
+
+        Shapes: query (…, heads, L, E), key (…, heads, S, E), value (…, heads, S, V); masks
+        broadcast to (…, heads, L, S), and `hidden` is boolean.
+        """
+        if hidden is not None:
+            return self.attend(query, key, value, attn_mask, hidden)
         return F.scaled_dot_product_attention(
             query,
             key,
@@ -58,7 +75,8 @@ class ScaledDotProductAttention(LeafModule):
         key: Tensor,
         value: Tensor,
         attn_mask: Tensor | None,
-        through: Callable[[Tensor], Tensor],
+        hidden: Tensor | None = None,
+        through: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Attend step by step, with the probabilities passed through a function; see `forward`."""
         if self.enable_gqa:
@@ -69,9 +87,28 @@ class ScaledDotProductAttention(LeafModule):
         if self.is_causal:
             later = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).triu(1)
             logits = logits.masked_fill(later, float("-inf"))
-        probabilities = _softmax(logits, attn_mask)
-        probabilities = F.dropout(through(probabilities), self.dropout, self.training)
-        return probabilities @ value
+        if hidden is None:
+            probabilities = _softmax(logits, attn_mask)
+        else:
+            filled = fill_hidden(logits, attn_mask, hidden, self.fill, first=self.fill_first)
+            probabilities = filled.softmax(-1)
+        if through is not None:
+            probabilities = through(probabilities)
+        return F.dropout(probabilities, self.dropout, self.training) @ value
+
+
+def fill_hidden(
+    logits: Tensor, mask: Tensor | None, hidden: Tensor, fill: float | None, *, first: bool
+) -> Tensor:
+    """Logits with `mask` added, and with `fill`, before or after that, where they are hidden."""
+    assert fill is not None  # noqa: S101 - comes with `hidden`
+    if mask is None:
+        return logits.masked_fill(hidden, fill)
+    return (
+        logits.masked_fill(hidden, fill) + mask
+        if first
+        else (logits + mask).masked_fill(hidden, fill)
+    )
 
 
 def _softmax(logits: Tensor, mask: Tensor | None) -> Tensor:
@@ -297,10 +334,15 @@ class FusedScaledDotProductAttention(FusedModule):
         return [self.attention]
 
     def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        hidden: Tensor | None = None,
     ) -> Tensor:
         """Attend; see `ScaledDotProductAttention.forward`."""
         if self.probabilities is None:
-            result: Tensor = self.attention(query, key, value, attn_mask)
+            result: Tensor = self.attention(query, key, value, attn_mask, hidden)
             return result
-        return self.attention.attend(query, key, value, attn_mask, self.probabilities)
+        return self.attention.attend(query, key, value, attn_mask, hidden, self.probabilities)

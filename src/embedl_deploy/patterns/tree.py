@@ -51,6 +51,7 @@ class Op:
             and `"Tensor.to"` for a method that has no function.
         predicate: Further condition on the module or `Call`.
         commutative: Whether the first two inputs may be swapped.
+        operands: Which arguments the inputs of a fork are; by default the first ones.
         escape: The reason to refuse with where the operation fits no match, or its value is
             used outside the match; a general one by default.
     """
@@ -59,6 +60,7 @@ class Op:
     kinds: tuple[type[nn.Module] | Callable[..., Any] | str, ...]
     predicate: Callable[[Any], bool] | None = None
     commutative: bool = False
+    operands: tuple[int, ...] | None = None
     escape: str | None = None
 
     def where(self, predicate: Callable[[Any], bool]) -> "Op":

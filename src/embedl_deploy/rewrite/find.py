@@ -33,6 +33,7 @@ class Finder:
         self._claimed: set[fx.Node] = set()
         self._refused: dict[tuple[str, fx.Node, str], Refusal] = {}
         self._fitted: set[fx.Node] = set()
+        self._variants: dict[int, tuple[Pattern, tuple[Variant, ...]]] = {}
 
     @property
     def refusals(self) -> tuple[Refusal, ...]:
@@ -73,10 +74,20 @@ class Finder:
 
     def at(self, pattern: Pattern, node: fx.Node) -> Match | None:
         """A match of `pattern` whose last operation is `node`."""
-        for variant in variants(pattern.tree):
-            if match := self._try(pattern, variant, node):
+        follows: dict[int, bool] = {}
+        for variant in self._variants_of(pattern):
+            spine = id(variant.spine)
+            if spine not in follows:
+                follows[spine] = self._matcher.follows(variant.spine, node)
+            if follows[spine] and (match := self._try(pattern, variant, node)):
                 return match
         return None
+
+    def _variants_of(self, pattern: Pattern) -> tuple[Variant, ...]:
+        """The variants of a pattern, without going through its tree each time."""
+        if id(pattern) not in self._variants:
+            self._variants[id(pattern)] = (pattern, variants(pattern.tree))
+        return self._variants[id(pattern)][1]
 
     def _claim(self, pattern: Pattern, variant: Variant, node: fx.Node) -> Match | None:
         match = None if node in self._claimed else self._try(pattern, variant, node)

@@ -13,6 +13,7 @@ from embedl_deploy.patterns.parts import operations
 from embedl_deploy.rewrite.arithmetic import multiply_accumulates
 from embedl_deploy.rewrite.coverage import Unfused
 from embedl_deploy.rewrite.draft import Draft
+from embedl_deploy.rewrite.near import around_softmax
 from embedl_deploy.rewrite.plan import Refusal
 
 
@@ -65,7 +66,7 @@ class _Reasons:
         self, draft: Draft, refusals: Sequence[Refusal], patterns: Sequence[Pattern]
     ) -> None:
         self._draft = draft
-        texts = [(one, f"{one.pattern}: {one.reason}") for one in refusals]
+        texts = [(one, f"{one.pattern}: {one.reason}") for one in reversed(refusals)]
         self._declined = {path: text for one, text in texts for path in one.operations}
         self._declined |= {one.path: text for one, text in texts}
         trees = [pattern.tree for pattern in patterns]
@@ -92,4 +93,7 @@ class _Reasons:
         tensors = [one for one in node.all_input_nodes if one.op == "get_attr"]
         if tensors:
             return f"it multiplies with '{tensors[0].target}', a tensor outside any layer"
+        if names := around_softmax(node, self._draft.objects):
+            between = ", ".join(f"'{name}'" for name in names)
+            return f"two products around a softmax are no attention with {between} between them"
         return f"no pattern in the list has a {kind} of computed tensors"

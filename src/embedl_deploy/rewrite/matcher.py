@@ -98,6 +98,14 @@ class Matcher:
         """The ways in which the variant's operations can lie when its root is `node`."""
         return self._step(variant.root, node)
 
+    def follows(self, spine: Sequence[Op], node: object) -> bool:
+        """Whether a node and what comes before it are the operations of a variant's spine."""
+        for operation in spine:
+            if not self.fits(operation, node):
+                return False
+            node = node.args[0] if isinstance(node, fx.Node) and node.args else None
+        return True
+
     def tensor(self, node: fx.Node) -> nn.Parameter | None:
         """A parameter itself, or what follows from the model's tensors as a parameter."""
         read = self._objects.get(str(node.target)) if node.op == "get_attr" else None
@@ -184,10 +192,11 @@ class Matcher:
     def _orders(self, step: Step, node: fx.Node) -> Sequence[Sequence[int]]:
         """Which argument each source may be, as a list of choices."""
         count = len(step.sources)
-        if len(node.args) < count or _takes_more(node, count):
+        operands = step.op.operands or range(count)
+        if len(node.args) <= max(operands) or _takes_more(node, operands):
             return ()
         if not step.op.commutative or count != 2:
-            return (range(count),)
+            return (operands,)
         tree = next((i for i, source in enumerate(step.sources) if not isinstance(source, Hole)), 0)
         both = list(permutations(range(2)))
         return sorted(both, key=lambda order: -self._depth(node.args[order[tree]]))
@@ -202,10 +211,11 @@ def _joined(one: Binding, other: Binding) -> Iterator[Binding]:
         yield both
 
 
-def _takes_more(node: fx.Node, count: int) -> bool:
-    """Whether a node takes tensors besides its first `count` arguments."""
+def _takes_more(node: fx.Node, operands: Sequence[int]) -> bool:
+    """Whether a node takes tensors besides these arguments."""
     others: list[fx.Node] = []
-    fx.map_arg((node.args[count:], node.kwargs), others.append)
+    rest = [one for index, one in enumerate(node.args) if index not in operands]
+    fx.map_arg((rest, node.kwargs), others.append)
     return any(isinstance(value(other), Tensor) or not _is_number(other) for other in others)
 
 

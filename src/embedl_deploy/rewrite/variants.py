@@ -47,17 +47,24 @@ class Variant:
     Attributes:
         root: The last operation.
         length: Number of operations.
+        spine: The root and what comes before it, each the first input of the next; up to what may
+            be another input. Variants with equal ones have the same object.
     """
 
     root: Step
     length: int
+    spine: tuple[Op, ...] = ()
 
 
 @lru_cache(maxsize=1024)
 def variants(tree: Tree) -> tuple[Variant, ...]:
     """All variants of a tree, longest first."""
     roots = [root for root in _expand(tree) if isinstance(root, Step)]
-    found = [Variant(root, _length(root)) for root in roots]
+    spines: dict[tuple[Op, ...], tuple[Op, ...]] = {}
+    found = []
+    for root in roots:
+        spine = _spine(root)
+        found.append(Variant(root, _length(root), spines.setdefault(spine, spine)))
     return tuple(sorted(found, key=lambda variant: -variant.length))
 
 
@@ -68,6 +75,13 @@ def _length(source: Link) -> int:
         case Run():
             return _length(source.source)
     return 0
+
+
+def _spine(step: Link) -> tuple[Op, ...]:
+    if not isinstance(step, Step):
+        return ()
+    straight = step.sources and not step.op.commutative and not step.op.operands
+    return (step.op, *(_spine(step.sources[0]) if straight else ()))
 
 
 def _expand(tree: Source) -> Iterator[Link]:

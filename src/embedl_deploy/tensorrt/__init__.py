@@ -17,6 +17,7 @@ from embedl_deploy.conversions.cleanup import (
     SoftmaxTypePattern,
 )
 from embedl_deploy.conversions.einsum import EinsumPattern
+from embedl_deploy.conversions.fills import FillNumberPattern
 from embedl_deploy.conversions.norms import (
     NormWeightPattern,
     RowBatchNormPattern,
@@ -143,6 +144,7 @@ __all__ = [
     "Estimate",
     "Explanation",
     "Fate",
+    "FillNumberPattern",
     "Finding",
     "FlattenLinearToConv1x1Pattern",
     "FloatAdaptiveAvgPoolPattern",
@@ -225,6 +227,7 @@ TENSORRT_CONVERSION_PATTERNS: tuple[type[Pattern], ...] = (
     DecomposeShiftedWindowAttentionPattern,
     EinsumPattern,
     SoftmaxTypePattern,
+    FillNumberPattern,
     WrittenAttentionPattern,
     ComputedBiasPattern,
     PackedProjectionPattern,

@@ -240,6 +240,13 @@ _REDUCTIONS = (
     ),
     FunctionRow("where", "condition, input, other", (torch.where,), target=torch.where),
     FunctionRow(
+        "where",
+        "input, condition, other",
+        ("where",),
+        target=torch.where,
+        positional=lambda a: (a.condition, a.input, a.other),
+    ),
+    FunctionRow(
         "masked_fill",
         "input, mask, value",
         (torch.masked_fill, "masked_fill"),

@@ -1,6 +1,7 @@
 """Putting quantizers where the patterns declared them."""
 
 import copy as copying
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -9,7 +10,7 @@ import torch
 from torch import fx
 
 from embedl_deploy.errors import QuantizationError
-from embedl_deploy.graph.paths import Paths, join, parent
+from embedl_deploy.graph.paths import Paths, join, node_path, parent
 from embedl_deploy.modules import FusedModule, QDQPoint
 from embedl_deploy.modules.base import forward_arguments
 from embedl_deploy.quantize.config import QuantConfig, TensorQuantConfig, config_of
@@ -26,6 +27,9 @@ from embedl_deploy.quantize.placing.uses import (
 from embedl_deploy.quantize.skip import Skipped, skipped
 from embedl_deploy.quantize.stubs import QuantStub, WeightFakeQuantize
 from embedl_deploy.rewrite import Result
+from embedl_deploy.rewrite.near import around_softmax
+
+_logger = logging.getLogger(__name__)
 
 
 def insert_qdq(
@@ -99,6 +103,8 @@ def _insert(model: fx.GraphModule, config: QuantConfig, chosen: Mapping[str, Ski
     """Insert everything; returns the number of quantizers."""
     modules = dict(model.named_modules())
     sites = find_sites(model, config.attention, chosen)
+    if config.attention != "none":
+        _warn_of_missed(model, config.attention)
     inner = [_quantize_module(model, site, config, chosen[site.path]) for site in sites]
     uses = without_repeats([use for site in sites for use in uses_of(site)], modules)
     uses = before_padding(uses, modules)
@@ -110,6 +116,18 @@ def _insert(model: fx.GraphModule, config: QuantConfig, chosen: Mapping[str, Ski
     model.graph.lint()
     model.recompile()
     return len(stubs) + sum(inner)
+
+
+def _warn_of_missed(model: fx.GraphModule, attention: str) -> None:
+    """Say what looks like attention and gets no quantizer."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    missed = [node for node in model.graph.nodes if around_softmax(node, modules) is not None]
+    if missed:
+        _logger.warning(
+            "attention='%s' finds no attention at '%s'; the result of transform() says why",
+            attention,
+            node_path(missed[0]),
+        )
 
 
 def _weights(module: FusedModule, skipped: Skipped) -> tuple[str, ...]:
