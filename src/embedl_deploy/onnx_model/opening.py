@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from embedl_deploy.errors import CheckError
 from embedl_deploy.onnx_model.dtypes import infer_types
 from embedl_deploy.onnx_model.graph import Graph
+from embedl_deploy.onnx_model.inference import with_shapes
 from embedl_deploy.onnx_model.loading import read_onnx
 from embedl_deploy.onnx_model.shapes import Shapes, fix_shapes
 from embedl_deploy.onnx_model.soundness import put_in_order
@@ -87,16 +88,6 @@ def graph_of(model: "ModelProto", folder: Path) -> Graph:
     put_in_order(model.graph)
     if model.functions:
         model = inliner.inline_local_functions(model)
-    graph = Graph(_typed(model), folder)
+    graph = Graph(with_shapes(model), folder)
     infer_types(graph)
     return graph
-
-
-def _typed(model: "ModelProto") -> "ModelProto":
-    """With the shapes that ONNX can infer; as it is where inference fails."""
-    from onnx import shape_inference
-
-    try:
-        return shape_inference.infer_shapes(model, data_prop=True)
-    except Exception:  # noqa: BLE001 - it raises what it likes, and rules say what they miss
-        return model

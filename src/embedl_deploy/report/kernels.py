@@ -21,7 +21,8 @@ def kernel_tables(explanation: Explanation, *, every: bool = False) -> Iterator[
         every: Whether to list each kernel by itself.
     """
     total = sum(explanation.macs.values())
-    yield _table(explanation.kernels, total)
+    known = "Arithmetic known" if explanation.uncounted else "Arithmetic"
+    yield _table(explanation.kernels, total, known)
     yield Text()
     if every:
         yield Text("Kernels", "bold")
@@ -39,12 +40,12 @@ def kernel_tables(explanation: Explanation, *, every: bool = False) -> Iterator[
     yield from (Text(note, "yellow") for note in explanation.notes)
 
 
-def _table(kernels: Sequence[Kernel], total: int) -> Table:
+def _table(kernels: Sequence[Kernel], total: int, share: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("Count", justify="right", no_wrap=True)
     for name in ("Kernel", "Type"):
         table.add_column(name, no_wrap=True)
-    table.add_column("Arithmetic", justify="right", no_wrap=True)
+    table.add_column(share, justify="right", no_wrap=True)
     for name in ("Basis", "Rule"):
         table.add_column(name, no_wrap=True)
     table.add_column("First at", overflow="fold")

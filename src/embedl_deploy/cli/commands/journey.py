@@ -165,7 +165,11 @@ class Deployed:
             "file_bytes": self.file_bytes,
             "verification": None if self.parity is None else parity_dict(self.parity),
             "check": self.report.to_dict() | {"path": str(job.output)},
-            "expected": {"counts": self.expected.counts, "shares": self.expected.shares},
+            "expected": {
+                "counts": self.expected.counts,
+                "shares": self.expected.shares,
+                "uncounted": list(self.expected.uncounted),
+            },
             "compiled": None if self.compiled is None else self.compiled.as_dict(),
             **self.summary.as_dict(),
         }

@@ -5,13 +5,15 @@ from math import prod
 from embedl_deploy.onnx_model.graph import Node, Value
 from embedl_deploy.onnx_model.view import WEIGHTED
 
-_UNCOUNTED = frozenset({"Einsum", "LSTM", "GRU", "RNN", "DeformConv"})
+_UNCOUNTED = frozenset({"Einsum", "DeformConv"})
 """They multiply too, and are not counted here."""
+
+_RECURRENT = frozenset({"RNN", "GRU", "LSTM"})
 
 
 def multiplies(node: Node) -> bool:
     """Whether an operator has multiply-accumulates to count."""
-    return not node.domain and node.op in WEIGHTED | _UNCOUNTED | {"Attention"}
+    return not node.domain and node.op in WEIGHTED | _UNCOUNTED | _RECURRENT | {"Attention"}
 
 
 def multiply_accumulates(node: Node) -> int | None:
@@ -32,7 +34,17 @@ def multiply_accumulates(node: Node) -> int | None:
             return _product(_sizes(node.output), left[-1:] if left else None)
         case "Attention":
             return _attention(node)
+        case "RNN" | "GRU" | "LSTM":
+            return _recurrent(node)
     return None
+
+
+def _recurrent(node: Node) -> int | None:
+    """Of both products of every step and direction: with the input, and with the state."""
+    steps, weight, state = _sizes(node.first), _sizes(node.input(1)), _sizes(node.input(2))
+    if steps is None or weight is None or state is None:
+        return None
+    return steps[0] * steps[1] * (prod(weight) + prod(state))
 
 
 def _attention(node: Node) -> int | None:

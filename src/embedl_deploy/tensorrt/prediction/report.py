@@ -118,11 +118,12 @@ class Explanation:
         """The types of the multiply-accumulates in words."""
         total = sum(self.macs.values())
         said = ", ".join(f"{percent(share)} in {dtype}" for dtype, share in self.shares.items())
-        text = f"{amount(total)} multiply-accumulates: {said}" if said else "nothing multiplies"
-        if not self.uncounted:
-            return text
-        text = text if said else "multiply-accumulates are not known"
-        return f"{text}; {counted(len(self.uncounted), 'operator')} not counted"
+        left = f"{counted(len(self.uncounted), 'operator')} not counted" if self.uncounted else ""
+        if not said:
+            return f"multiply-accumulates are not known; {left}" if left else "nothing multiplies"
+        of = "of those that are known, " if left else ""
+        text = f"{amount(total)} multiply-accumulates: {of}{said}"
+        return f"{text}; {left}, such as '{self.uncounted[0]}'" if left else text
 
     def to_dict(self) -> dict[str, Any]:
         """All of it for JSON."""
@@ -153,7 +154,8 @@ class Explanation:
             (*key, str(sum(len(one.nodes) for one in found)), found[0].basis.value)
             for key, found in free.items()
         ]
-        header = ("Rule", "Kernel", "Type", "Count", "Arithmetic", "Basis", "First at")
+        share = "Arithmetic known" if self.uncounted else "Arithmetic"
+        header = ("Rule", "Kernel", "Type", "Count", share, "Basis", "First at")
         parts = (
             table(header, rows),
             table(("Rule", "No kernel", "Operators", "Basis"), others),
