@@ -402,14 +402,14 @@ MADE: dict[str, tuple[Callable[[nn.Module], nn.Module], str]] = {
 @pytest.mark.filterwarnings(*OLD_NORMS)
 @pytest.mark.parametrize("name", MADE)
 @pytest.mark.parametrize("copied", [True, False])
-def test_a_weight_that_is_made_by_something_else_is_not_taken_for_plain(
+def test_a_weight_that_is_made_by_something_else_while_it_trains_is_not_taken_for_plain(
     name: str, *, copied: bool
 ) -> None:
     wrap, parameter = MADE[name]
     layer = wrap(nn.Conv2d(3, 4, 3))
     head = wrap(nn.Linear(4, 2))
     forward = lambda m, x: m.head(F.relu(m.plain(m.layer(x))).mean((2, 3)))  # noqa: E731
-    model = net(forward, plain=nn.Conv2d(4, 4, 1), layer=layer, head=head).eval()
+    model = net(forward, plain=nn.Conv2d(4, 4, 1), layer=layer, head=head).train()
     x = torch.randn(IMAGE)
     run(model, (x,))
     try:

@@ -243,7 +243,7 @@ class _Writer:
         weight = getattr(bound, "weight", None)
         stem = nodes.weight_stem(weight) or self._stem(node, row, module)
         path = self._raised_path(stem, module, self._owner(node).training)
-        inputs = list(vars(bound).values())[: row.inputs]
+        inputs = [getattr(bound, name) for name in row.given(bound)]
         while inputs[-1] is None:
             inputs.pop()
         args = fx.map_arg(tuple(inputs), self.current.__getitem__)
@@ -277,7 +277,7 @@ class _Writer:
         model infers; while it trains, it changes with what it is computed from.
         """
         computed = not self._owner(node).training
-        inputs = list(vars(bound))[: row.inputs]
+        inputs = row.given(bound)
         return {
             name: self._tensor(value, computed=computed and name not in inputs)
             for name, value in vars(bound).items()

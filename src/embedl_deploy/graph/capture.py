@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from embedl_deploy.errors import CaptureError
 from embedl_deploy.graph.canonical import canonicalize
 from embedl_deploy.graph.exported import Inputs, export
+from embedl_deploy.graph.parametrized import settle_weights, stale_weights
 from embedl_deploy.graph.paths import keep_name
 from embedl_deploy.graph.shapes import propagate
 from embedl_deploy.graph.state import State, check_calls_are_alike, no_state
@@ -64,6 +65,7 @@ def capture(
             f"the model is a {type(model).__name__}, not a torch.nn.Module; pass an instance of one"
         )
     own = _copied(model, share=not copy)
+    settle_weights(own)
     keep_name(own, model)
     given = args is not None or bool(kwargs)
     inputs = Inputs(tuple(args or ()), dict(kwargs or {}), dynamic_shapes) if given else None
@@ -152,7 +154,8 @@ def _omitted(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -
 
 def _copied(model: nn.Module, *, share: bool) -> nn.Module:
     """A copy of the module tree; the tensors too, unless they are to be shared."""
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in _tensors(model)} if share else {}
+    memo: dict[int, Any] = {id(one): one.detach() for one in stale_weights(model)}
+    memo |= {id(tensor): tensor for tensor in _tensors(model)} if share else {}
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:  # a module may hold anything

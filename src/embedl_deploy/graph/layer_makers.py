@@ -8,11 +8,13 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from embedl_deploy.graph.makers import Maker, constant
 from embedl_deploy.modules.attention import ScaledDotProductAttention
 from embedl_deploy.modules.frozen import FROZEN
 
+_PROJECTIONS = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _BATCH_NORM_BY_RANK = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 _INSTANCE_NORM_BY_RANK = {3: nn.InstanceNorm1d, 4: nn.InstanceNorm2d, 5: nn.InstanceNorm3d}
@@ -201,3 +203,30 @@ def attention(a: SimpleNamespace) -> nn.Module | None:
     return ScaledDotProductAttention(
         dropout=a.dropout_p, is_causal=a.is_causal, scale=a.scale, enable_gqa=a.enable_gqa
     )
+
+
+def multi_head_attention(a: SimpleNamespace) -> nn.Module | None:
+    """Multi-head attention that holds the call's weights and biases."""
+    more = (a.bias_k, a.bias_v, a.static_k, a.static_v)
+    if a.add_zero_attn or any(one is not None for one in more):
+        return None
+    names = _PROJECTIONS if a.use_separate_proj_weight else ("in_proj_weight",)
+    weights = {name: getattr(a, name) for name in names}
+    needed = (*weights.values(), a.out_proj_weight)
+    known = None not in needed and _parameters(*needed, a.in_proj_bias, a.out_proj_bias)
+    if not known or not constant(a.num_heads, a.dropout_p):
+        return None
+    if a.dropout_p and a.training is not a.owner.training:
+        return None
+    options = (a.out_proj_weight.shape[1], a.num_heads, a.dropout_p)
+    unpacked = dict.fromkeys((*_PROJECTIONS, "in_proj_weight"))
+    module = shell(
+        nn.MultiheadAttention, *options, **unpacked | weights, in_proj_bias=a.in_proj_bias
+    )
+    module._qkv_same_embed_dim = not a.use_separate_proj_weight  # type: ignore[assignment]  # noqa: SLF001 - how it computes
+    features = a.out_proj_weight.shape[::-1]
+    projection = shell(
+        NonDynamicallyQuantizableLinear, *features, weight=a.out_proj_weight, bias=a.out_proj_bias
+    )
+    module.out_proj = projection
+    return module.train(a.owner.training)

@@ -65,11 +65,17 @@ class ModuleRow(Row):
         make: Builds the module from the bound arguments, get-attribute nodes replaced by
             their tensors, and `owner`, the module whose `forward` makes the call; `None` when
             this use has no module form.
-        inputs: How many leading arguments the module is called with.
+        inputs: How many leading arguments the module is called with, or the names of those it is.
     """
 
     make: Callable[[SimpleNamespace], nn.Module | None] = field(kw_only=True)
-    inputs: int = field(default=1, kw_only=True)
+    inputs: int | tuple[str, ...] = field(default=1, kw_only=True)
+
+    def given(self, bound: SimpleNamespace) -> tuple[str, ...]:
+        """The names of the arguments that the module is called with, in order."""
+        if isinstance(self.inputs, tuple):
+            return self.inputs
+        return tuple(vars(bound))[: self.inputs]
 
 
 @dataclass(frozen=True)

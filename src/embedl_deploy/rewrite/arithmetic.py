@@ -112,6 +112,11 @@ def _recurrent(module: nn.Module, inputs: Sequence[Sizes], _: Sizes) -> int:
     return math.prod(inputs[0][:-1]) * matrices
 
 
+def _kernel(conv: Any, channels: int) -> int:
+    """Weights for each value; a weight that is computed anew when it is read is left alone."""
+    return math.prod(conv.kernel_size) * channels // conv.groups
+
+
 def _weight_of(index: int) -> Rule:
     """A convolution whose weight is the input of that number."""
     return lambda _, inputs, result: math.prod(result) * math.prod(inputs[index][1:])
@@ -121,8 +126,8 @@ _CONV, _TRANSPOSED = nn.modules.conv._ConvNd, nn.modules.conv._ConvTransposeNd  
 _CELL = nn.modules.rnn.RNNCellBase
 
 _MODULES: tuple[tuple[type[nn.Module], Rule], ...] = (
-    (_TRANSPOSED, lambda conv, inputs, _: math.prod(inputs[0]) * conv.weight[0].numel()),
-    (_CONV, lambda conv, _, result: math.prod(result) * conv.weight[0].numel()),
+    (_TRANSPOSED, lambda conv, inputs, _: math.prod(inputs[0]) * _kernel(conv, conv.out_channels)),
+    (_CONV, lambda conv, _, result: math.prod(result) * _kernel(conv, conv.in_channels)),
     (nn.Linear, lambda linear, _, result: math.prod(result) * linear.in_features),
     (nn.Bilinear, lambda one, _, result: math.prod(result) * one.weight[0].numel()),
     (MHAInProjection, _in_projection),

@@ -5,6 +5,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 from torch import fx, nn
+from torch.nn.utils import parametrize
 
 from embedl_deploy.graph.paths import node_path
 from embedl_deploy.modules import FusedModule
@@ -83,6 +84,11 @@ class _Reasons:
                 return "a recurrent layer stays whole; no pattern describes a kernel of it"
             case None:
                 return self._function(node, kind)
+        if parametrize.is_parametrized(module):
+            return (
+                f"a {kind} computes its weight whenever it runs; call eval() before, and it is "
+                "computed at capture, or torch.nn.utils.parametrize.remove_parametrizations()"
+            )
         if type(module) not in self._known:
             return f"no pattern in the list has a {kind}"
         sources = node.all_input_nodes
