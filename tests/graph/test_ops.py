@@ -193,6 +193,7 @@ SAMPLES = {
     "einsum": Sample("einsum"),
     "where": Sample("where"),
     "masked_fill": Sample("masked_fill"),
+    "multi_head_attention": Sample("MultiheadAttention"),
     "unflatten": Sample("unflatten", options(1, (2, -1))),
     "clone": Sample("clone"),
     "detach": Sample("detach"),
@@ -239,7 +240,10 @@ INPUTS: dict[Spelling, tuple[tuple[int, ...], ...]] = {
     **dict.fromkeys((torch.bmm, "bmm"), ((2, 3, 4), (2, 4, 5))),
     **dict.fromkeys((torch.mm, "mm", operator.imatmul), ((4, 4), (4, 4))),
 }
-APART = {"batch_norm", "instance_norm", "einsum", "where", "masked_fill", "t", "size"}
+APART = {
+    *("batch_norm", "instance_norm", "einsum", "where", "masked_fill", "t", "size"),
+    "multi_head_attention",
+}
 """Rows that are called in another way, or have a form in some places only; tested below."""
 
 CALLS = [
