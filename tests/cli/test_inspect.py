@@ -6,6 +6,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torchvision.models import resnet18
@@ -207,3 +208,62 @@ def test_the_package_runs_as_the_command_line(
         runpy.run_module("embedl_deploy", run_name="__main__")
     assert not stopped.value.code
     assert capsys.readouterr().out == f"embedl-deploy {version('embedl_deploy')}\n"
+
+
+TEXT = """
+import torch
+from torch import nn
+
+class Text(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.words = nn.Embedding(50, 16)
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, ids, mask=None):
+        x = self.words(ids)
+        x = self.attention(x, x, x, need_weights=False, key_padding_mask=mask)[0]
+        return self.head(x)
+
+def batches(): return [torch.randint(0, 50, (4, 9)) for _ in range(2)]
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "shapes"),
+    [
+        (("--input", "ids:1,7:int64"), [[1, 7]]),
+        (("--input", ":2,7:int64"), [[2, 7]]),
+        (("--input", "ids:2,7:int64", "--input", "mask:2,7:bool"), [[2, 7], [2, 7]]),
+        (("--data", "texts:batches", "--batch", "3"), [[3, 9]]),
+        (("--data", "ids.npz"), [[1, 5]]),
+    ],
+)
+def test_a_text_model_gets_its_inputs(
+    folder: Path, options: tuple[str, ...], shapes: list[list[int]]
+) -> None:
+    (folder / "texts.py").write_text(TEXT)
+    np.savez(folder / "ids.npz", ids=np.zeros((6, 5), np.int64))
+    found = run_json("inspect", "texts:Text", *options)
+    assert found["input_shapes"] == shapes
+    assert found["coverage"]["total"] > 0
+    assert found["fused"]["FusedMHAInProjection"] == 1
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--input", "ids"),
+        ("--input", "ids:1,7:text"),
+        ("--input", "ids:1,zero:int64"),
+        ("--input", "ids:1,7:int64:more"),
+        ("--input", "x:1,3,8,8", "--shape", "3,8,8"),
+        ("--input", "x:1,3,8,8", "--batch", "2"),
+        ("--data", "rows.npz", "--shape", "3,8,8"),
+        ("--data", "rows.npz", "--no-example"),
+    ],
+)
+def test_inputs_that_contradict_or_cannot_be_read_end_with_two(options: tuple[str, ...]) -> None:
+    run("inspect", SMALL, *options, code=2)

@@ -1,6 +1,7 @@
 """What goes wrong is said in one sentence, and leaves no file half-written."""
 
 import builtins
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from torch import Tensor, fx, nn
 from embedl_deploy import transform
 from embedl_deploy.errors import DeployError, ExportError, MissingExtraError
 from embedl_deploy.export import OnnxModel, export_onnx, onnx_file, verify_onnx
+from embedl_deploy.export.program import program
 from embedl_deploy.quantize import insert_qdq, quantize
 
 EXAMPLE = (torch.ones(2, 4),)
@@ -213,3 +215,21 @@ def test_a_failure_leaves_both_files_of_a_large_model(
     with pytest.raises(ExportError):
         export_onnx(model(), EXAMPLE, path)
     assert {one.name: one.read_bytes() for one in tmp_path.iterdir()} == before
+
+
+def test_what_the_exporter_tries_in_vain_is_not_spoken_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    export = torch.onnx.export
+    logger = logging.getLogger("onnxscript.optimizer._constant_folding")
+
+    def telling(*args: Any, **kwargs: Any) -> Any:
+        logger.warning("Evaluation failed: %s", "cannot reshape array of size 3")
+        logger.warning("something else")
+        return export(*args, **kwargs)
+
+    monkeypatch.setattr(torch.onnx, "export", telling)
+    program(nn.ReLU().eval(), (torch.zeros(1),), 21, None, dynamic_batch=False)
+    logger.warning("Evaluation failed: later, and by somebody else")
+    said = [one.getMessage() for one in caplog.records if one.name == logger.name]
+    assert said == ["something else", "Evaluation failed: later, and by somebody else"]

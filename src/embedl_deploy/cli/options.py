@@ -100,6 +100,34 @@ def input_shapes(given: Sequence[InputShape] | None) -> dict[str, Shape]:
     return dict(given or ())
 
 
+class ExampleInput(tuple[str, Tensor]):
+    """The name of an input, empty for the next by position, and an example of it; likewise."""
+
+    __slots__ = ()
+
+
+_DTYPES = ("float32", "float16", "int64", "int32", "bool")
+
+
+def parse_example(text: str) -> ExampleInput:
+    """`ids:1,128:int64`; the name may be empty, and the type left out, which is float32 then.
+
+    Raises:
+        BadParameter: It has another form, a size is no number above 0, or the type is not known.
+    """
+    name, *rest = text.split(":")
+    if not rest or len(rest) > 2:
+        raise typer.BadParameter(
+            f"'{text}' is no input: write NAME:SHAPE:DTYPE, such as ids:1,128:int64"
+        )
+    dtype = rest[1] if len(rest) > 1 else "float32"
+    if dtype not in _DTYPES:
+        raise typer.BadParameter(f"'{dtype}' is no type known here: use {', '.join(_DTYPES)}")
+    # zeros are ids of every vocabulary, and a mask of ones masks nothing
+    make = torch.ones if dtype == "bool" else torch.zeros
+    return ExampleInput((name, make(parse_shape(rest[0]), dtype=getattr(torch, dtype))))
+
+
 def parse_numbers(text: str) -> Numbers:
     """`0.5,0.5,0.5` as numbers.
 
@@ -120,11 +148,6 @@ def origin(spec: str, weights: Path | None) -> str:
     if spec.startswith(("torchvision:", "timm:")):
         return f"{spec} with random weights, which --weights replaces"
     return spec
-
-
-def example(shape: Sequence[int] | None, batch: int) -> tuple[Tensor, ...] | None:
-    """An example input of a shape without the batch, where there is one."""
-    return None if shape is None else (torch.zeros(batch, *shape),)
 
 
 FileArgument = Annotated[
@@ -202,6 +225,16 @@ ShapeOption = Annotated[
         show_default=False,
     ),
 ]
+InputsOption = Annotated[
+    list[ExampleInput] | None,
+    typer.Option(
+        "--input",
+        metavar="NAME:SHAPE:DTYPE",
+        parser=parse_example,
+        help="An example input with its batch, such as ids:1,128:int64; once for each input.",
+        show_default=False,
+    ),
+]
 BatchOption = Annotated[
     int, typer.Option("--batch", min=1, metavar="N", help="Batch of the example input.")
 ]
@@ -233,6 +266,15 @@ DataOption = Annotated[
     typer.Option(
         metavar="SOURCE",
         help="Representative data: a folder of images, an .npz file, or module:callable.",
+        show_default=False,
+    ),
+]
+ExampleDataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="SOURCE",
+        help="Data to take the example input from, as in deploy.",
         show_default=False,
     ),
 ]

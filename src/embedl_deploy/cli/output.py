@@ -15,6 +15,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from embedl_deploy.errors import DeployError
 
+_OTHERS = (
+    "torch",
+    "torchvision",
+    "timm",
+    "transformers",
+    "onnx",
+    "onnx_ir",
+    "onnxscript",
+    "copyreg",
+)
+"""Packages whose warnings are about their own code."""
+
 StepProgress = Callable[[int, int | None], None]
 """Called with how much is done, and of how much where that is known."""
 
@@ -62,20 +74,29 @@ def answering(*, as_json: bool, debug: bool) -> Iterator[Answer]:
 
 @contextmanager
 def _quiet(*, debug: bool) -> Iterator[None]:
-    """Without `debug`, warnings of other libraries about their code are not shown."""
+    """Without `debug`, warnings of other libraries about their code are not shown.
+
+    Those of a user's modules are, and the library's own, each in a line.
+    """
     if debug:
         logging.basicConfig(format="%(name)s: %(message)s")
         logging.getLogger("embedl_deploy").setLevel(logging.DEBUG)
         yield
         return
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        for name in _OTHERS:
+            warnings.filterwarnings("ignore", module=rf"{name}(\.|$)")
+        warnings.showwarning = _print_warning
         logger, level = logging.getLogger("torch"), logging.getLogger("torch").level
         logger.setLevel(logging.ERROR)
         try:
             yield
         finally:
             logger.setLevel(level)
+
+
+def _print_warning(message: Warning | str, *_: object) -> None:
+    typer.secho(f"warning: {str(message).strip()}", fg="yellow", err=True)
 
 
 def _print_error(error: Exception, *, as_json: bool) -> None:

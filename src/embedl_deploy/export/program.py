@@ -1,7 +1,9 @@
 """From a lowered model to ONNX, by `torch.onnx`."""
 
+import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,9 +38,16 @@ def program(
         args = pytree.tree_map_only(Tensor, _two, args)
         batch = torch.export.Dim("batch")
         dynamic_shapes = pytree.tree_map(lambda one: {0: batch} if _has_rows(one) else None, args)
+    with _without_trials():
+        return _exported(model, args, opset, dynamic_shapes)
+
+
+def _exported(
+    model: nn.Module, args: tuple[Any, ...], opset: int, dynamic_shapes: DynamicShapes | None
+) -> "onnx_ir.Model":
     try:
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # no code of a user runs here
             exported = torch.onnx.export(
                 model,
                 args,
@@ -52,6 +61,18 @@ def program(
     assert exported is not None  # noqa: S101 - it is one with dynamo=True
     fold_constants(exported.model)
     return exported.model
+
+
+@contextmanager
+def _without_trials() -> Iterator[None]:
+    """What onnxscript tried to compute beforehand and leaves to the runtime is not spoken of."""
+    logger = logging.getLogger("onnxscript.optimizer._constant_folding")
+    tried = lambda record: not record.getMessage().startswith("Evaluation failed")  # noqa: E731
+    logger.addFilter(tried)
+    try:
+        yield
+    finally:
+        logger.removeFilter(tried)
 
 
 def _has_rows(value: Any) -> bool:

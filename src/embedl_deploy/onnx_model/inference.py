@@ -128,12 +128,11 @@ def _computed(model: "ModelProto", node: "NodeProto", known: dict[str, Any]) -> 
     from onnx import ValueInfoProto, helper
     from onnx.reference import ReferenceEvaluator
 
-    names = list(dict.fromkeys(map(str, node.input)))
-    entries = [ValueInfoProto(name=name) for name in names]
+    feeds = {str(name): known[str(name)] for name in node.input}
+    entries = [ValueInfoProto(name=name) for name in feeds]
     graph = helper.make_graph([node], "sizes", entries, [ValueInfoProto(name=node.output[0])])
     opsets = {one.domain: one.version for one in model.opset_import}
-    run = ReferenceEvaluator(graph, opsets=opsets).run
-    return run(None, {name: known[name] for name in names})[0]
+    return ReferenceEvaluator(graph, opsets=opsets).run(None, feeds)[0]
 
 
 def _become(node: "NodeProto", value: Any) -> None:

@@ -2,17 +2,23 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import torch
 import typer
 from rich.text import Text
-from torch import fx
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from embedl_deploy import transform
+from embedl_deploy.cli.commands.prepare import example_of
+from embedl_deploy.cli.data import load_data
 from embedl_deploy.cli.models import example_shape, load_model
 from embedl_deploy.cli.options import (
     BatchOption,
     DebugOption,
+    ExampleDataOption,
+    InputsOption,
     JsonOption,
     ModelArgument,
     PatternChoice,
@@ -20,56 +26,75 @@ from embedl_deploy.cli.options import (
     Shape,
     ShapeOption,
     WeightsOption,
-    example,
     origin,
 )
 from embedl_deploy.cli.output import Steps, answering
+from embedl_deploy.cli.spread import spread
 from embedl_deploy.errors import QuantizationError
 from embedl_deploy.quantize import insert_qdq
 from embedl_deploy.report.summary import Summary, quantizers, summarize
 from embedl_deploy.report.tables import figures_table, summary_tables
 
 _NO_EXAMPLE = (
-    "none: a few conversions need shapes and are declined without; --shape C,H,W gives them"
+    "none: a few conversions need shapes and are declined without; --shape C,H,W gives them, or "
+    "--input NAME:SHAPE:DTYPE, or --data"
 )
 
 
-def inspect(
-    model: ModelArgument,
-    weights: WeightsOption = None,
-    shape: ShapeOption = None,
-    batch: BatchOption = 1,
-    *,
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What `inspect` is asked for; its fields are options.
+
+    Raises:
+        BadParameter: Options contradict each other.
+    """
+
+    model: ModelArgument
+    weights: WeightsOption = None
+    shape: ShapeOption = None
+    inputs: InputsOption = None
+    data: ExampleDataOption = None
+    batch: BatchOption = 1
     no_example: Annotated[
         bool, typer.Option("--no-example", help="Use no example input, so no shapes.")
-    ] = False,
-    patterns: PatternsOption = PatternChoice.FULL,
+    ] = False
+    patterns: PatternsOption = PatternChoice.FULL
     every: Annotated[
         bool, typer.Option("--all", help="List every match and refusal, not groups of them.")
-    ] = False,
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
+    ] = False
+
+    def __post_init__(self) -> None:
+        given = {"--no-example": self.no_example, "--input": bool(self.inputs)}
+        given |= {"--shape": self.shape is not None, "--data": self.data is not None}
+        named = [name for name, there in given.items() if there]
+        images = {"--shape", "--data"} == set(named) and Path(str(self.data)).is_dir()
+        if len(named) > 1 and not images:
+            raise typer.BadParameter(f"{' and '.join(named)} contradict each other")
+        if self.inputs and self.batch != 1:
+            raise typer.BadParameter("--batch says nothing beside --input, whose shapes have it")
+
+
+@spread
+def inspect(look: Look, *, as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """Show what would fuse in a model, what would not, and why."""
-    if no_example and shape is not None:
-        raise typer.BadParameter("--no-example and --shape contradict each other")
     with answering(as_json=as_json, debug=debug) as answer:
-        seen = _inspected(model, weights, patterns, shape, batch, no_example=no_example)
+        seen = _inspected(look)
         answer.values = {
-            "model": model,
-            "weights": None if weights is None else str(weights),
-            "input_shape": None if seen.shape is None else list(seen.shape),
-            "patterns": patterns.value,
+            "model": look.model,
+            "weights": None if look.weights is None else str(look.weights),
+            "input_shape": list(seen.shapes[0]) if len(seen.shapes) == 1 else None,
+            "input_shapes": [list(shape) for shape in seen.shapes],
+            "patterns": look.patterns.value,
             "quantized_tensors": seen.tensors,
             "quantized_weights": seen.weights,
             **seen.summary.as_dict(),
         }
         head = (
-            ("Model", origin(model, weights)),
-            ("Input", _NO_EXAMPLE if seen.shape is None else str(seen.shape)),
-            ("Patterns", patterns.value),
+            ("Model", origin(look.model, look.weights)),
+            ("Input", ", ".join(map(str, seen.shapes)) or _NO_EXAMPLE),
+            ("Patterns", look.patterns.value),
         )
-        tables = summary_tables(seen.summary, every=every)
+        tables = summary_tables(seen.summary, every=look.every)
         tail = figures_table((("In all", _in_all(seen)), ("Coverage", _coverage(seen.summary))))
         answer.tables = [figures_table(head), *tables, Text(), tail]
 
@@ -78,32 +103,44 @@ def inspect(
 class _Inspected:
     """What would come out; `tensors` and `weights` are how many would be quantized."""
 
-    shape: Shape | None
+    shapes: tuple[Shape, ...]
     summary: Summary
     tensors: int
     weights: int
 
 
-def _inspected(
-    model: str,
-    weights: Path | None,
-    patterns: PatternChoice,
-    shape: Shape | None,
-    batch: int,
-    *,
-    no_example: bool,
-) -> _Inspected:
+def _inspected(look: Look) -> _Inspected:
     with Steps() as steps:
         with steps.step("Loading"):
-            source = load_model(model, weights=weights)
-        usual = None if no_example else example_shape(model, source)
-        inputs = example(shape or usual, batch)
+            source = load_model(look.model, weights=look.weights)
+            args, kwargs = _example(look, source)
         with steps.step("Transforming"):
-            result = transform(source, inputs, patterns=patterns.patterns, copy=False)
+            patterns = look.patterns.patterns
+            result = transform(source, args, kwargs, patterns=patterns, copy=False)
             summary = summarize(result)
             tensors, stubbed = _quantized(result.model)
-    given = None if inputs is None else Shape(inputs[0].shape)
-    return _Inspected(given, summary, tensors, stubbed)
+    given = [one for one in pytree.tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
+    return _Inspected(tuple(Shape(one.shape) for one in given), summary, tensors, stubbed)
+
+
+def _example(look: Look, source: nn.Module) -> tuple[tuple[Any, ...] | None, dict[str, Any]]:
+    """Example inputs, by position and by name; `None` for no example."""
+    if look.inputs:
+        unnamed = tuple(one for name, one in look.inputs if not name)
+        return unnamed, {name: one for name, one in look.inputs if name}
+    if look.no_example:
+        return None, {}
+    usual = look.shape or example_shape(look.model, source)
+    if look.data is None:
+        return (None if usual is None else (torch.zeros(look.batch, *usual),)), {}
+    images = Path(look.data).is_dir()
+    data = load_data(
+        look.data,
+        shape=usual if images else None,
+        batch_size=look.batch,
+        limit=look.batch,
+    )
+    return example_of(source, next(iter(data)), look.batch)
 
 
 def _coverage(summary: Summary) -> str:

@@ -141,7 +141,7 @@ def prepared(order: Order, steps: Steps, batch: int) -> Prepared:
     with steps.step("Loading"):
         source = load_model(order.model, weights=order.weights)
         data = data_of(order, source)
-        args, kwargs = _example(source, next(iter(data)), batch)
+        args, kwargs = example_of(source, next(iter(data)), batch)
     with steps.step("Transforming"):
         result = transform(source, args, kwargs, patterns=order.patterns.patterns, copy=False)
     recipe = order.recipe
@@ -194,7 +194,7 @@ class _Counted(Batches):
             yield batch
 
 
-def _example(source: nn.Module, batch: Batch, size: int) -> Inputs:
+def example_of(source: nn.Module, batch: Batch, size: int) -> Inputs:
     """The first samples of a batch as example inputs, without what is no input, such as labels."""
     cut = pytree.tree_map_only(Tensor, lambda one: one[:size] if one.dim() else one, batch)
     match cut:
