@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from embedl_deploy.errors import CalibrationError
+from embedl_deploy.errors import CalibrationError, DeviceError
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments of a model."""
@@ -43,8 +44,13 @@ def batches_for(model: fx.GraphModule, data: Iterable[Any]) -> Iterator[Inputs]:
 
 
 @contextmanager
-def fitting(what: str, inputs: Inputs) -> Iterator[None]:
+def fitting(what: str, inputs: Inputs, kept: str = "") -> Iterator[None]:
     """Says of whatever goes wrong inside that inputs do not fit the model.
+
+    Args:
+        what: Goes wrong.
+        inputs: Of the model.
+        kept: What is as before when the device's memory is too small for them.
 
     Raises:
         CalibrationError: Something went wrong, or the inputs are empty.
@@ -54,6 +60,11 @@ def fitting(what: str, inputs: Inputs) -> Iterator[None]:
         raise CalibrationError(f"{what} is empty; leave it out")
     try:
         yield
+    except torch.OutOfMemoryError as error:
+        raise CalibrationError(
+            f"{what} does not fit into the device's memory{kept}; give smaller batches: "
+            f"{first_line(error)}"
+        ) from error
     except Exception as error:  # layers raise what they like
         raise CalibrationError(f"{what} does not fit the model: {first_line(error)}") from error
 
@@ -68,9 +79,20 @@ def call_arguments(batch: Any, inputs: int) -> Inputs:
     return (batch,), {}
 
 
-def device_of(model: fx.GraphModule) -> torch.device | None:
-    """The device of a model's first parameter."""
-    return next((tensor.device for tensor in model.parameters()), None)
+def device_of(model: nn.Module) -> torch.device | None:
+    """The device that a model is on; `None` where it has no tensor.
+
+    Raises:
+        DeviceError: It is spread over several.
+    """
+    tensors = chain(model.named_parameters(), model.named_buffers())
+    first: dict[torch.device, str] = {}
+    for name, one in tensors:
+        first.setdefault(one.device, name)
+    if len(first) > 1:
+        found = " and ".join(f"'{name}' on {device}" for device, name in first.items())
+        raise DeviceError(f"the model is spread over devices: {found}; move it to one with .to()")
+    return next(iter(first), None)
 
 
 def first_line(error: BaseException) -> str:

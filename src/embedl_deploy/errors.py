@@ -9,6 +9,7 @@ __all__ = [
     "CaptureError",
     "CheckError",
     "DeployError",
+    "DeviceError",
     "ExportError",
     "LoadError",
     "MissingExtraError",
@@ -21,6 +22,10 @@ __all__ = [
 
 class DeployError(Exception):
     """Base of every error that this library raises on purpose."""
+
+
+class DeviceError(DeployError):
+    """A model is spread over several devices, where all its tensors have to be on one."""
 
 
 class CaptureError(DeployError):

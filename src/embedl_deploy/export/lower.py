@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from embedl_deploy.batches import device_of
 from embedl_deploy.errors import ExportError
 from embedl_deploy.export.attention import lower_attention
+from embedl_deploy.export.host import on_host
 from embedl_deploy.export.operators import (
     DequantizedWeight,
     GlobalAveragePool,
@@ -37,17 +39,18 @@ _NORMS = {*FROZEN, *FROZEN.values()}
 def fold(model: fx.GraphModule) -> fx.GraphModule:
     """A copy of a model with stored numbers for quantized weights and norms folded; it still runs.
 
-    It shares the tensors that stay as they are.
+    It is on the CPU, wherever the model is, and shares the tensors that stay as they are.
 
     Raises:
+        DeviceError: The model is spread over devices.
         ExportError: A stub has no scale, a quantizer is switched off, a batch norm has no
             statistics to fold, or a quantized model computes in another type than float32.
     """
+    device_of(model)
     check_calibrated(model)
     _check_type(model)
     _check_quantizers(model)
-    shared = {id(one): one for one in (*model.parameters(), *model.buffers())}
-    folded = copy.deepcopy(model, shared).eval()
+    folded = on_host(model).eval()
     for quantizer in quantizers_of(folded):
         quantizer.fix()
     for node in folded.graph.nodes:  # torch.export would name the file's nodes by it

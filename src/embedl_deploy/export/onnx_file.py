@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from embedl_deploy.batches import moved
 from embedl_deploy.default import target_for
 from embedl_deploy.errors import ExportError
 from embedl_deploy.export import naming
 from embedl_deploy.export.blocks import pack
 from embedl_deploy.export.extremes import spell_out, warn_of_limited
 from embedl_deploy.export.files import written_beside
+from embedl_deploy.export.host import HOST
 from embedl_deploy.export.lower import fold, to_operators
 from embedl_deploy.export.manifest import Manifest, settle
 from embedl_deploy.export.numbers import check_numbers
@@ -128,7 +130,7 @@ def _proto(
     model: fx.GraphModule, inputs: tuple[Any, ...], options: ExportOptions
 ) -> "onnx_ir.Model":
     """The file, with names and metadata."""
-    folded = fold(model)
+    folded, inputs = fold(model), moved(inputs, HOST)
     known = _constants(folded, inputs, options)
     store(folded, inputs, {}, known)
     kept = kept_nodes(folded, options.dtype, options.keep_float32)

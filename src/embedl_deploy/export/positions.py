@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from embedl_deploy.batches import moved
+from embedl_deploy.batches import device_of, moved
 from embedl_deploy.graph.aliases import VIEWS
 from embedl_deploy.graph.interpreter import Interpreter
 from embedl_deploy.graph.writes import called
@@ -136,8 +136,7 @@ def _values(
     nodes: Collection[fx.Node],
 ) -> dict[fx.Node, Any]:
     recorder = _Recorder(model, nodes)
-    device = next((one.device for one in model.parameters()), None)
-    given, named = moved((tuple(args), dict(kwargs)), device)
+    given, named = moved((tuple(args), dict(kwargs)), device_of(model))
     with torch.no_grad():
         recorder.run(*_in_order(model, given, named))
     return recorder.values

@@ -22,10 +22,11 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
-from embedl_deploy.batches import call_arguments, check_batches, moved
+from embedl_deploy.batches import call_arguments, check_batches, device_of, moved
 from embedl_deploy.default import target_for
 from embedl_deploy.errors import VerificationError
 from embedl_deploy.export.attention import Upstream, upstream
+from embedl_deploy.export.host import HOST
 from embedl_deploy.export.manifest import Manifest, reference
 from embedl_deploy.export.orders import Orders, Pair, Picks, counted
 from embedl_deploy.export.parity import Parity, StubParity
@@ -109,7 +110,6 @@ class _Comparison:
         self.scores: Sequence[Pair] = ()
         self.pieces = 0
         self.inputs = _input_names(model)
-        self.device = next((one.device for one in model.parameters()), None)
 
     def add(self, batch: Any) -> None:
         args, kwargs = call_arguments(batch, len(self.inputs))
@@ -149,8 +149,8 @@ class _Comparison:
             self.parity.add_rounding(one, other)
 
     def _simulate(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
-        args, kwargs = moved((args, kwargs), self.device)
         self._refer(args, kwargs)
+        args, kwargs = moved((args, kwargs), device_of(self.model))
         if self.orders.found and self.ranked is None:
             with counted() as self.ranked, torch.no_grad():
                 self.model(*args, **kwargs)
@@ -164,6 +164,7 @@ class _Comparison:
             return
         assert isinstance(self.model, fx.GraphModule)  # noqa: S101 - checked at the start
         lowering = self.manifest.lowering(self.target)
+        args, kwargs = moved((args, kwargs), HOST)
         self.model = reference(self.model, args, kwargs, self.manifest, lowering)
         self.referred = True
 

@@ -16,6 +16,7 @@ from torch.fx.experimental.symbolic_shapes import is_concrete_int
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from embedl_deploy.batches import device_of, moved
 from embedl_deploy.graph.known import KnownValues
 from embedl_deploy.graph.leaves import Leaves
 from embedl_deploy.graph.reader import SAME_VALUE, Reader
@@ -108,7 +109,8 @@ def _writes(node: fx.Node) -> bool:
 
 
 def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
-    args, kwargs, dynamic_shapes = inputs.args, inputs.kwargs, inputs.dynamic_shapes
+    args, kwargs = moved((inputs.args, inputs.kwargs), device_of(model))
+    dynamic_shapes = inputs.dynamic_shapes
     with warnings.catch_warnings():
         # What the code writes to the model is looked at in _watched(), and torch takes it back.
         warnings.filterwarnings("ignore", "The tensor attributes? .* assigned during export")

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
-from embedl_deploy.batches import batches_for, device_of, fitting, inferring, moved
+from embedl_deploy.batches import Inputs, batches_for, device_of, fitting, inferring, moved
 from embedl_deploy.errors import CalibrationError, QuantizationError
 from embedl_deploy.quantize.calibrating.faults import check_finite
 from embedl_deploy.quantize.observing.processes import observed_by_all
@@ -19,6 +20,8 @@ from embedl_deploy.quantize.stubs import QuantStub, enabled_only, quantizers_of
 
 Data = Iterable[Any] | Callable[[fx.GraphModule], object]
 """Batches, or a function that runs the model on them."""
+
+_KEPT = ", and the model's scales and modes are as before"
 
 Progress = Callable[[int, int | None], None]
 """Called with the number of batches done and their total, where it is known."""
@@ -123,6 +126,18 @@ def _run_loop(
 ) -> int:
     """Let a function run the model; returns how often it did."""
     count = 0
+    device = device_of(model)
+    given: Inputs = ((), {})
+
+    def before(_: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        nonlocal given
+        given = args, kwargs
+        for one in pytree.tree_leaves(given):
+            if isinstance(one, Tensor) and device not in {None, one.device}:
+                raise CalibrationError(
+                    f"calibration batch {count} is on {one.device} and the model on {device}; "
+                    "move one of them with .to()"
+                )
 
     def after(_: object, args: tuple[Any, ...], kwargs: dict[str, Any], __: object) -> None:
         nonlocal count
@@ -131,11 +146,18 @@ def _run_loop(
         if progress is not None:
             progress(count, None)
 
-    hook = model.register_forward_hook(after, with_kwargs=True)
+    hooks = (
+        model.register_forward_pre_hook(before, with_kwargs=True),
+        model.register_forward_hook(after, with_kwargs=True),
+    )
     try:
         loop(model)
+    except torch.OutOfMemoryError:
+        with fitting(f"calibration batch {count}", given, _KEPT):
+            raise
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
     return count
 
 
@@ -150,7 +172,7 @@ def _run_batches(
     count = 0
     for inputs in batches_for(model, data):
         what = f"calibration batch {count}"
-        with fitting(what, inputs):
+        with fitting(what, inputs, _KEPT):
             args, kwargs = moved(inputs, device_of(model))
             model(*args, **kwargs)
         check_finite(model, stubs, args, kwargs, what)

@@ -9,6 +9,7 @@ from itertools import chain
 import torch
 from torch import fx
 
+from embedl_deploy.batches import device_of
 from embedl_deploy.errors import QuantizationError
 from embedl_deploy.graph.paths import Paths, join, node_path, parent
 from embedl_deploy.modules import FusedModule, QDQPoint
@@ -48,6 +49,7 @@ def insert_qdq(
         copy: Whether to leave the given model as it is and work on a copy.
 
     Raises:
+        DeviceError: The model is spread over devices.
         QuantizationError: The model has stubs already, no Q/DQ point to quantize, a weight to
             quantize that is not finite, or computes in another type than float32; or the config
             skips what is not there.
@@ -59,6 +61,7 @@ def insert_qdq(
         )
     if any(isinstance(module, QuantStub) for module in model.modules()):
         raise QuantizationError("the model has stubs already; start again from transform()")
+    device_of(model)
     _check_type(model)
     config = config or config_of(model)
     chosen = skipped(model, config.skips)

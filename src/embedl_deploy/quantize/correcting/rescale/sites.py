@@ -186,7 +186,7 @@ def storages(one: object) -> list[int]:
             tensors = [*one.parameters(), *one.buffers()]
         case _:
             tensors = []
-    return [*dict.fromkeys(tensor.untyped_storage().data_ptr() for tensor in tensors)]
+    return [*dict.fromkeys(tensor.untyped_storage()._cdata for tensor in tensors)]  # noqa: SLF001 - on any device
 
 
 def _doubled(tensor: Tensor) -> Tensor:
