@@ -11,6 +11,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 
+from benchmarks.compiled_rules import verdicts
 from docs._surface import (
     PACKAGES,
     describe,
@@ -219,11 +221,23 @@ def free_fusions() -> str:
 
 
 def _fusion_table(fusions: Iterable[Fusion]) -> str:
-    rows = [(one.id, one.kind, one.title, one.basis.value, one.source) for one in fusions]
+    rows = [(one.id, one.kind, one.title, _basis(one), one.source) for one in fusions]
     named = any(row[1] for row in rows)
     header = ("Rule", "Kernel", "What it takes", "Basis", "Source")
     keep = [index for index in range(5) if named or index != 1]
     return table([header[at] for at in keep], [[row[at] for at in keep] for row in rows])
+
+
+def _basis(fusion: Fusion) -> str:
+    """How well a rule is founded, and what was seen of it."""
+    seen = _verdicts()[fusion.id]
+    agrees = seen in {"as predicted", "merged"} or (seen == "refused" and not fusion.runs)
+    return f"{fusion.basis.value}, compiled" if agrees else f"{fusion.basis.value}; RTX: {seen}"
+
+
+@cache
+def _verdicts() -> dict[str, str]:
+    return verdicts()
 
 
 def format_rules() -> str:
@@ -242,9 +256,11 @@ def placement_rules() -> str:
 
 
 def _rule_table(rules: Sequence[Rule]) -> str:
-    header = ("Rule", "Severity", "What has to hold", "Why", "Source", "What to do")
+    header = ("Rule", "Severity", "What has to hold", "Why", "Source", "Compiled", "What to do")
+    seen = _verdicts()
     rows = [
-        (one.id, one.severity.value, one.title, one.why, one.source, one.remedy) for one in rules
+        (one.id, one.severity.value, one.title, one.why, one.source, seen[one.id], one.remedy)
+        for one in rules
     ]
     return table(header, [[cell.replace("|", "\\|") for cell in row] for row in rows])
 

@@ -13,6 +13,9 @@ FP4 = "FLOAT4E2M1"
 QUANTIZED = frozenset({"INT8", FP8, "INT4", FP4})
 BLOCKED = QUANTIZED - {"INT8"}
 
+OWN_PAIR = "own_pair"
+"""An attribute of Q/DQ to FP8 that are written as TensorRT's own, without a zero-point."""
+
 OWN = frozenset(
     {"Constant", "ConstantOfShape", "EyeLike", "If", "Loop", "Scan", "Range"}
     | {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli"}
@@ -42,6 +45,8 @@ def _said(node: Node, names: dict[int, str]) -> str:
     said = names.get(node.number(key, 0), "")
     if said:
         return said
+    if node.op == "QuantizeLinear" and OWN_PAIR in node.attributes:
+        return FP8
     if node.op == "QuantizeLinear":
         zero_point = node.input(2)
         return zero_point.dtype if zero_point else "UINT8"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedl_deploy.errors import CheckError
+from embedl_deploy.onnx_model.custom import inferred
 from embedl_deploy.onnx_model.dtypes import infer_types
 from embedl_deploy.onnx_model.graph import Graph
 from embedl_deploy.onnx_model.inference import with_shapes
@@ -88,6 +89,6 @@ def graph_of(model: "ModelProto", folder: Path) -> Graph:
     put_in_order(model.graph)
     if model.functions:
         model = inliner.inline_local_functions(model)
-    graph = Graph(with_shapes(model), folder)
+    graph = Graph(inferred(model, with_shapes), folder)
     infer_types(graph)
     return graph

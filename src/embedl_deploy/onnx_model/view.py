@@ -1,7 +1,7 @@
 """The questions that rules ask of a graph: constants, Q/DQ pairs, what quantizes what."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,9 @@ COPIES = frozenset(
 
 COMMUTING = COPIES | {"MaxPool"}
 """Operators that TensorRT moves Q/DQ across."""
+
+KEEPING = COMMUTING | {"Concat"}
+"""Operators that give values which they read, and no others."""
 
 _SIZES = frozenset({"Constant", "Shape", "Size"})
 _ACTIVE = ("If", "Loop", "Scan", "Random", "Bernoulli", "Multinomial")
@@ -93,11 +96,13 @@ class View:
         if one.input(1) is other.input(1):
             return True
         first, second = self.scale(one), self.scale(other)
-        if first is None or second is None:
-            return None
-        if first.size != second.size:
-            return False
-        return bool((first.astype("float64").ravel() == second.astype("float64").ravel()).all())
+        return None if first is None or second is None else _equal(first, second)
+
+
+def _equal(one: "NDArray[Any]", other: "NDArray[Any]") -> bool:
+    if one.size != other.size:
+        return False
+    return bool((one.astype("float64").ravel() == other.astype("float64").ravel()).all())
 
 
 def _computes(node: Node) -> bool:
@@ -219,13 +224,48 @@ def activation_quantizer(node: Node) -> Node | None:
     """The DQ of what a weighted operator computes on."""
     value = node.input(0 if weight_index(node) != 0 else 1)
     pad = made_by(value, "Pad") if node.op in CONVOLUTIONS else None
-    return dequantizer(pad.first if pad is not None and pads_zeros(pad) else value)
+    return _carrier(pad.first if pad is not None and pads_exactly(pad) else value)
+
+
+def _carrier(value: Value | None) -> Node | None:
+    """The DQ that a value comes from, of several in a concatenation that have one scale."""
+    while value is not None:
+        if found := made_by(value, DEQUANTIZE):
+            return found
+        if joined := made_by(value, "Concat"):
+            return _shared([_carrier(one) for one in dict.fromkeys(joined.inputs)])
+        maker = made_by(value, *COMMUTING)
+        value = maker.first if maker else None
+    return None
+
+
+def _shared(found: Sequence[Node | None]) -> Node | None:
+    """The first of several DQ where all are there and have its scale."""
+    known = [one for one in found if one is not None]
+    if not known or len(known) < len(found):
+        return None
+    first, *others = known
+    return first if all(_alike(first, one) for one in others) else None
+
+
+def _alike(one: Node, other: Node) -> bool:
+    """Whether two DQ have one type and one constant scale."""
+    scales = [constant(node.input(1)) for node in (one, other)]
+    first, second = (None if scale is None else scale.array() for scale in scales)
+    if first is None or second is None or stored_type(one) != stored_type(other):
+        return False
+    return _equal(first, second)
 
 
 def pads_zeros(pad: Node) -> bool:
-    """Whether padding commutes with symmetric quantization, since zeros are exact."""
+    """Whether padding adds zeros, which are exact in symmetric quantization."""
     mode = pad.attributes.get("mode", b"constant")
     return mode == b"constant" and (pad.input(2) is None or numbers(pad.input(2)) == [0.0])
+
+
+def pads_exactly(pad: Node) -> bool:
+    """Whether padding commutes with symmetric quantization: zeros, or values that are there."""
+    return pads_zeros(pad) or pad.attributes.get("mode", b"constant") != b"constant"
 
 
 def is_quantized(node: Node) -> bool:

@@ -23,6 +23,7 @@ c = Conv<pads=[1,1,1,1]>(a, w, H_16)
 y = Relu(c)"""
 WEIGHT = "w = DequantizeLinear<axis=1>(W_16x16, B_16, W0_16)\ny = MatMul(x, w)"
 PAIR = "q = QuantizeLinear(x, s, z)\ny = DequantizeLinear(q, s, z)"
+PER_CHANNEL = "q = QuantizeLinear(x, B_16, W0_16)\na = DequantizeLinear(q, B_16, W0_16)"
 GROUPS = """a = QDQ(x, s)
 w = DQ(W_16x{1}x3x3)
 y = Conv<group={0}>(a, w)"""
@@ -53,7 +54,7 @@ def four_bits(rows: int, columns: int) -> Text:
 FORMAT: dict[str, tuple[Text, Text]] = {
     "F01": (conv(opset=25), conv(opset=24)),
     "F02": (
-        Text("y = com.microsoft.QuantizeLinear(x, s, z)", dtype=TensorProto.INT8),
+        Text("q = QuantizeLinear(x, s, z)\nc = ConvInteger(q, W_16x16x3x3)\ny = Cast<to=1>(c)"),
         conv(),
     ),
     "F03": (conv(arrays=[array("z", 0, np.uint8)]), conv(arrays=[array("z", 0, np.int8)])),
@@ -68,8 +69,8 @@ FORMAT: dict[str, tuple[Text, Text]] = {
         Text(WEIGHT, ROWS),
     ),
     "F08": (
-        Text(PAIR.replace("s, z", "B_16, W0_16")),
-        Text(PAIR.replace("s, z", "B_1, W0_1")),
+        conv("a = QDQ(x, s)", PER_CHANNEL),
+        conv("a = QDQ(x, s)", PER_CHANNEL.replace("B_16, W0_16", "s, z")),
     ),
     "F09": (
         conv("DQ(W_16x16x3x3)", "DequantizeLinear(W_16x16x3x3, B_16, W0_16)"),
@@ -90,6 +91,7 @@ FORMAT: dict[str, tuple[Text, Text]] = {
         Text("a = QDQ(x, s)\nw = QDQ(k, s1)\ny = Conv(a, w)", (IMAGE, ("k", (16, 16, 3, 3)))),
         Text("a = QDQ(x, s)\nw = QDQ(B_16x16x3x3, s1)\ny = Conv(a, w)"),
     ),
+    "F15": (conv("w, B_16)", "w, , )"), conv("w, B_16)", "w)")),
 }
 
 TYPES: dict[str, tuple[Text, Text]] = {
@@ -116,8 +118,8 @@ TYPES: dict[str, tuple[Text, Text]] = {
         Text("y = Gemm<alpha=1.0>(x, B_16x16, B_16)", ROWS),
     ),
     "T08": (
-        Text('y = Resize<mode="nearest">(x, , r)', arrays=[array("r", [1, 1, 2, 2], np.float16)]),
-        Text('y = Resize<mode="nearest">(x, , r)', arrays=[array("r", [1, 1, 2, 2])]),
+        Text("y = Reshape(x, f)", arrays=[array("f", [1, 1024])]),
+        Text("y = Reshape(x, f)", arrays=[array("f", [1, 1024], np.int64)]),
     ),
     "T09": (
         half("y = Mul(x, m)", arrays=[array("m", [np.inf], np.float16)]),

@@ -174,9 +174,8 @@ def leaked(draft: Draft, pair: Any) -> None:
     draft.add("Cast", [pair[0].output[0]], to=TensorProto.FLOAT)
 
 
-def from_input(draft: Draft, pair: Any) -> None:
-    draft.graph.input.append(helper.make_tensor_value_info("given", TensorProto.INT8, None))
-    pair[1].input[0] = "given"
+def from_cast(draft: Draft, pair: Any) -> None:
+    pair[1].input[0] = draft.add("Cast", [pair[0].input[0]], to=TensorProto.INT8)
 
 
 def quantized_bias(dtype: Any) -> Change:
@@ -215,6 +214,10 @@ def grouped(draft: Draft, node: NodeProto) -> object:
         return False
     draft.reshape_weight(node, array[:, :2], group=8)
     return None
+
+
+def empty_bias(_: Draft, node: NodeProto) -> None:
+    node.input[2:] = [""]
 
 
 def computed_weight(draft: Draft, node: NodeProto) -> None:
@@ -322,7 +325,7 @@ FORMAT_MUTATIONS: dict[str, Sequence[Mutation]] = {
     "F07": (each(weights, long_scale),),
     "F08": (each(pairs, channel_scale),),
     "F09": (each(weights, other_axis, no_axis),),
-    "F10": (each(pairs, other_scale, leaked, from_input),),
+    "F10": (each(pairs, other_scale, leaked, from_cast),),
     "F11": (
         each(with_bias, quantized_bias(np.int32), quantized_bias(np.int8)),
         each(ops("Add"), quantized_sum),
@@ -330,6 +333,7 @@ FORMAT_MUTATIONS: dict[str, Sequence[Mutation]] = {
     "F12": (each(weights, four_bits), each(pairs, zero_point(0, ml_dtypes.int4))),
     "F13": (each(convs, grouped),),
     "F14": (each(convs, computed_weight),),
+    "F15": (each(ops("Conv", "Gemm"), empty_bias),),
     "T01": (each(joins, mixed),),
     "T02": (each(weighted, half_weight, half_bias),),
     "T03": (each(pairs, half_scale),),

@@ -5,6 +5,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+from onnx import TensorProto
 
 from tests.tensorrt.rules.format_cases import GROUPS, ROWS, Array, array
 from tests.tensorrt.rules.models import Text
@@ -56,13 +57,13 @@ def attention(head: int = 16, positions: int = 8, **changes: str) -> Text:
         "softmax": "p = Softmax(m)",
         "p": "p1 = QDQ(p, s)",
         "v": "v1 = QDQ(v, s)",
-        "o": "o = MatMul(p1, v1)\no1 = QDQ(o, s)\nw = DQ(W_16x16)\n"
+        "o": f"o = MatMul(p1, v1)\no1 = QDQ(o, s)\nw = DQ(W_{head}x{head})\n"
         "t = Transpose<perm=[1,0]>(w)\ny = MatMul(o1, t)",
     }
     inputs = (
         ("q", (1, 2, positions, head)),
         ("k", (1, 2, head, positions)),
-        ("v", (1, 2, positions, 16)),
+        ("v", (1, 2, positions, head)),
     )
     return Text("\n".join((lines | changes).values()), inputs)
 
@@ -71,11 +72,12 @@ def fp8_attention(scale: float) -> Text:
     pairs = {
         name: f"{name}q = QuantizeLinear({name}, {by}, z8)\n"
         f"{name}1 = DequantizeLinear({name}q, {by}, z8)"
-        for name, by in (("q", "s"), ("k", "s"), ("p", "p8"), ("v", "s"))
+        for name, by in (("q", "h"), ("k", "h"), ("p", "p8"), ("v", "h"))
     }
-    end = "o = MatMul(p1, v1)\noq = QuantizeLinear(o, s, z8)\nd = DequantizeLinear(oq, s, z8)\n"
-    text = attention(16, 8, **pairs, o=f"{end}y = MatMul(d, B_16x16)")
-    return Text(text.lines, text.inputs, arrays=[array("z8", 0, FP8), array("p8", scale)])
+    end = "o = MatMul(p1, v1)\noq = QuantizeLinear(o, h, z8)\nd = DequantizeLinear(oq, h, z8)\n"
+    text = attention(64, 128, **pairs, o=f"{end}y = MatMul(d, H_64x64)")
+    arrays = [array("z8", 0, FP8), array("p8", scale, np.float16)]
+    return Text(text.lines, text.inputs, dtype=TensorProto.FLOAT16, arrays=arrays)
 
 
 def fp8_conv(channels: int) -> Text:
@@ -161,9 +163,11 @@ PLACEMENT: dict[str, tuple[Text, Text]] = {
         Text("i = Cast<to=7>(x)\ny = Gather(B_16x16, i)", ROWS),
     ),
     "P24": (
-        conv("w2 = DQ(W_16x16x3x3)\nd = Conv(a, w2)\nc1 = QDQ(c, s1)\nd1 = QDQ(d, s2)\n"
+        conv("w2 = DQ(W_16x16x3x3)\n"
+             "d = Conv<pads=[1,1,1,1]>(a, w2)\nc1 = QDQ(c, s1)\nd1 = QDQ(d, s2)\n"
              "e = Neg(c1)\nf = Neg(d1)\ny = Concat<axis=2>(e, f)"),
-        conv("w2 = DQ(W_16x16x3x3)\nd = Conv(a, w2)\nc1 = QDQ(c, s1)\nd1 = QDQ(d, s1)\n"
+        conv("w2 = DQ(W_16x16x3x3)\n"
+             "d = Conv<pads=[1,1,1,1]>(a, w2)\nc1 = QDQ(c, s1)\nd1 = QDQ(d, s1)\n"
              "e = Neg(c1)\nf = Neg(d1)\ny = Concat<axis=2>(e, f)"),
     ),
     "P25": (
@@ -179,7 +183,6 @@ PLACEMENT: dict[str, tuple[Text, Text]] = {
     "P27": (
         Text("a = QDQ(x, s)\nw = DequantizeLinear<axis=1>(W_16x16x2x2, B_16, W0_16)\n"
              "c = ConvTranspose(a, w)\nr = Relu(c)" + LAST.format("r")),
-        Text("a = QDQ(x, s)\nw = DequantizeLinear<axis=1>(W_16x16x2x2, B_16, W0_16)\n"
-             "c = ConvTranspose(a, w)\ny = Relu(c)"),
+        Text("c = ConvTranspose(x, B_16x16x2x2)\nr = Relu(c)" + LAST.format("r")),
     ),
 }  # fmt: skip

@@ -18,6 +18,7 @@ _GENERATED = frozenset({"kgen", "runtime_fusion"})
 _MULTIPLIES = re.compile(r"Fc|Conv|Sum")
 _CAST_FIRST = re.compile(r"_myl_\w*?Cast\w*?(?:Fc|Conv|Sum)")
 _WIDEST = ("FP32", "BF16", "FP16")
+_NARROW = ("INT8", "FP8")
 
 
 class Fate(enum.StrEnum):
@@ -142,18 +143,29 @@ def _product(
 ) -> Product:
     simulated = compute_type(node)
     reason = _loss(node, simulated, layers, by_node)
-    fate, computed = Fate.KEPT, simulated
-    if not layers:
-        fate, computed, reason = Fate.UNSEEN, "", ""
-    elif reason:
-        fate, computed = Fate.LOST, _wide(layers)
-    elif len(layers) > 1:
-        fate = Fate.SPLIT
-    elif shared[layers[0].name] > 1:
-        fate = Fate.MERGED
+    fate = _fate(layers, reason, shared)
+    computed = _wide(layers) if fate is Fate.LOST else _narrowed(layers, simulated)
     names = tuple(one.name for one in layers)
     macs = multiply_accumulates(node)
     return Product(node.label, node.op, simulated, computed, fate, names, macs, reason)
+
+
+def _fate(layers: Sequence[Layer], reason: str, shared: Mapping[str, int]) -> Fate:
+    if not layers:
+        return Fate.UNSEEN
+    if reason:
+        return Fate.LOST
+    if len(layers) > 1:
+        return Fate.SPLIT
+    return Fate.MERGED if shared[layers[0].name] > 1 else Fate.KEPT
+
+
+def _narrowed(layers: Sequence[Layer], simulated: str) -> str:
+    """What layers compute in, which may be less than was simulated; empty where there are none."""
+    if not layers or simulated not in _WIDEST:
+        return simulated if layers else ""
+    narrow = (one for one in _NARROW if all(_multiplies_in(layer, one) for layer in layers))
+    return next(narrow, simulated)
 
 
 def _loss(

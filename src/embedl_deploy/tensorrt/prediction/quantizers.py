@@ -8,7 +8,9 @@ from embedl_deploy.onnx_model.view import (
     COMMUTING,
     COPIES,
     DEQUANTIZE,
+    KEEPING,
     QUANTIZE,
+    pads_exactly,
     reached,
     stored_type,
 )
@@ -137,8 +139,9 @@ def _into_readers(plan: Plan) -> Iterator[Found]:
 def _readers(node: Node) -> Iterator[Node | None]:
     """Who reads a value, after operators that DQ moves across."""
     for one in reached(node.output, COMMUTING):
-        if one is not None and one.op == "Concat":
-            yield from reached(one.output, COMMUTING | {"Concat"})
+        padding = one is not None and one.op == "Pad" and pads_exactly(one)
+        if one is not None and (one.op == "Concat" or padding):
+            yield from reached(one.output, KEEPING)
         else:
             yield one
 

@@ -9,8 +9,9 @@ from embedl_deploy.onnx_model.view import DEQUANTIZE, QUANTIZE
 
 
 class Basis(enum.StrEnum):
-    """How well a prediction is founded: on documentation, on reports, on a guess, on nothing."""
+    """How well a prediction is founded: on TensorRT for RTX, on documentation, reports, a guess."""
 
+    COMPILED = "compiled"
     DOCUMENTED = "documented"
     REPORTED = "reported"
     ASSUMED = "assumed"

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from embedl_deploy.onnx_model.graph import Node
 from embedl_deploy.onnx_model.view import DEQUANTIZE, POOLS, dequantizer, stored_type
 from embedl_deploy.tensorrt.prediction.fusion import Fusion
+from embedl_deploy.tensorrt.prediction.macs import multiplies
 from embedl_deploy.tensorrt.prediction.plan import Plan
 from embedl_deploy.tensorrt.prediction.rule import Basis, Found, is_pair
 from embedl_deploy.tensorrt.prediction.types import named, only_quantized
@@ -19,15 +20,16 @@ _NORMS = (
 
 def _constants(plan: Plan) -> Iterator[Found]:
     for node in plan.left:
-        if not is_pair(node) and node.outputs and all(plan.is_fixed(one) for one in node.outputs):
+        fixed = node.outputs and all(plan.is_fixed(one) for one in node.outputs)
+        if fixed and not is_pair(node) and not multiplies(node):
             yield Found([node])
 
 
 CONSTANTS = Fusion(
     "N01",
     "constant",
-    "what follows from constants and sizes is computed when the engine is built; sizes that are "
-    "not fixed are computed beside the kernels",
+    "what follows from constants and sizes is computed when the engine is built, but for products; "
+    "sizes that are not fixed are computed beside the kernels",
     Basis.ASSUMED,
     "Guide (weights have to be constants when the engine is built)",
     _constants,

@@ -9,6 +9,7 @@ from embedl_deploy.onnx_model.view import (
     reached,
     stored_type,
 )
+from embedl_deploy.tensorrt.rules.losses import scale_loss
 
 NAMES = {
     "FLOAT": "FP32",
@@ -30,6 +31,12 @@ def compute_type(node: Node) -> str:
     """What a weighted operator computes in."""
     found = activation_quantizer(node) if is_quantized(node) else None
     return named(node.output.dtype if found is None else stored_type(found))
+
+
+def predicted(node: Node) -> tuple[str, str]:
+    """What a weighted operator is expected to compute in, and why that is not what is stored."""
+    loss = scale_loss(node) if is_quantized(node) else ""
+    return (named(node.output.dtype) if loss else compute_type(node)), loss
 
 
 def only_quantized(value: Value, through: frozenset[str] = COMMUTING) -> bool:

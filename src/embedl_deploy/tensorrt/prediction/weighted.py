@@ -16,7 +16,7 @@ from embedl_deploy.onnx_model.view import (
 from embedl_deploy.tensorrt.prediction.fusion import Fusion
 from embedl_deploy.tensorrt.prediction.plan import Plan
 from embedl_deploy.tensorrt.prediction.rule import Basis, Found
-from embedl_deploy.tensorrt.prediction.types import compute_type, only_quantized
+from embedl_deploy.tensorrt.prediction.types import only_quantized, predicted
 from embedl_deploy.tensorrt.rules.chains import adds_residual
 
 _JOINS = frozenset({"Add", "Min", "Max"})
@@ -86,9 +86,9 @@ def _residual(plan: Plan) -> Iterator[Found]:
         epilogue = _epilogue(plan, head, residual=True)
         if epilogue.residual is None:
             continue
-        nodes, dtype = _nodes(head, epilogue), compute_type(head)
-        if not is_quantized(head):
-            yield Found(nodes, dtype)
+        nodes, (dtype, loss) = _nodes(head, epilogue), predicted(head)
+        if loss or not is_quantized(head):
+            yield Found(nodes, dtype, reason=loss)
         elif dequantizer(epilogue.residual) is None:
             why = "its residual is in floating point, which decides the type of what it gives"
             yield Found(nodes, dtype, quantized=True, open=why, reason=why)
@@ -113,18 +113,19 @@ RESIDUAL = Fusion(
 def _convolution(plan: Plan) -> Iterator[Found]:
     for head in plan.free(*sorted(CONVOLUTIONS)):
         nodes = _nodes(head, _epilogue(plan, head, residual=False))
-        quantized = is_quantized(head)
-        doubt = _doubt(head, nodes) if quantized else ""
-        basis = Basis.UNKNOWN if doubt else None
-        yield Found(nodes, compute_type(head), quantized=quantized, reason=doubt, basis=basis)
+        dtype, loss = predicted(head)
+        quantized = is_quantized(head) and not loss
+        doubt = _doubt(head) if quantized else ""
+        basis = Basis.UNKNOWN if doubt else Basis.COMPILED if loss else None
+        yield Found(nodes, dtype, quantized=quantized, reason=loss or doubt, basis=basis)
 
 
-def _doubt(head: Node, nodes: list[Node]) -> str:
+def _doubt(head: Node) -> str:
     found = channels(head)
+    if head.op == "ConvTranspose":
+        return "TensorRT for RTX computes it in floating point"
     if found is not None and found[2] > 1:
         return "whether there is an INT8 kernel with groups depends on the GPU (TRT#4060, TRT#4529)"
-    if head.op == "ConvTranspose" and len(nodes) > 1 and only_quantized(nodes[-1].output):
-        return "users report that it is not fused with its activation and Q (TRT#4366)"
     return ""
 
 
@@ -184,10 +185,12 @@ POOL = Fusion(
 def _product(plan: Plan) -> Iterator[Found]:
     for head in plan.free("Gemm", "MatMul"):
         nodes = _nodes(head, _epilogue(plan, head, residual=False))
-        quantized = is_quantized(head)
+        dtype, loss = predicted(head)
+        quantized = is_quantized(head) and not loss
         weight = None if quantized or weight_index(head) is None else weight_quantizer(head)
-        reason = "its weight alone is quantized" if weight is not None else ""
-        yield Found(nodes, compute_type(head), quantized=quantized, reason=reason)
+        reason = loss or ("its weight alone is quantized" if weight is not None else "")
+        basis = Basis.COMPILED if loss else None
+        yield Found(nodes, dtype, quantized=quantized, reason=reason, basis=basis)
 
 
 PRODUCT = Fusion(

@@ -16,7 +16,7 @@ from embedl_deploy.tensorrt.rules.rule import Rule
 
 FORMAT_RULES: tuple[Rule, ...] = (
     formats.F01, formats.F02, formats.F03, scales.F04, scales.F05, scales.F06, scales.F07,
-    scales.F08, scales.F09, pairs.F10, pairs.F11, formats.F12, pairs.F13, pairs.F14,
+    scales.F08, scales.F09, pairs.F10, pairs.F11, formats.F12, pairs.F13, pairs.F14, formats.F15,
 )  # fmt: skip
 
 TYPE_RULES: tuple[Rule, ...] = (

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from embedl_deploy.onnx_model.dtypes import FP4, FP8, QUANTIZED
+from embedl_deploy.onnx_model.dtypes import FP4, FP8, OWN_PAIR, QUANTIZED
 from embedl_deploy.onnx_model.graph import Node
 from embedl_deploy.onnx_model.view import (
     DEQUANTIZE,
@@ -34,6 +34,8 @@ def _opset(view: View) -> Iterator[Outcome]:
 def _needed(node: Node) -> tuple[int, str]:
     """The lowest opset for what a pair uses; half precision is the matter of T06."""
     written = node.attributes
+    if OWN_PAIR in written:
+        return 0, ""
     needs = (
         (23, "DequantizeLinear with output_dtype", node.op == DEQUANTIZE, "output_dtype"),
         (21, "block quantization", bool(written.get("block_size")), "block_size"),
@@ -46,9 +48,10 @@ def _needed(node: Node) -> tuple[int, str]:
 
 F01 = Rule(
     "F01",
-    Severity.ERROR,
+    Severity.WARNING,
     "the opset is 13 to 24, and has what the Q/DQ operators use",
-    why="The parser refuses other versions, and operators that their version does not know.",
+    why="The file is not valid ONNX, or its version is not among those that the parser names. Data "
+    "centres: documented as not supported; TensorRT for RTX: seen otherwise, it takes any version.",
     source="operators.md of onnx-tensorrt (11.1); ONNX",
     remedy="Export with opset 21 or above.",
     check=_opset,
@@ -59,9 +62,11 @@ def _operators(view: View) -> Iterator[Outcome]:
     from onnx import defs
 
     for node in view.graph:
-        if node.op in REFUSED or (node.domain and _quantizes(node.op)):
-            whose = f"of the domain '{node.domain}' " if node.domain else ""
-            yield Fault(f"{node.op} {whose}is not taken", (node,))
+        if node.op in REFUSED:
+            yield Fault(f"{node.op} is not taken", (node,))
+        elif node.domain and _quantizes(node.op):
+            what = f"{node.op} of the domain '{node.domain}' is not taken everywhere"
+            yield Fault(what, (node,), Severity.WARNING)
         elif node.op.startswith("TRT_"):
             continue
         elif node.domain not in _KNOWN_DOMAINS:
@@ -80,10 +85,38 @@ F02 = Rule(
     "F02",
     Severity.ERROR,
     "quantization is written as QuantizeLinear and DequantizeLinear of ONNX itself",
-    why="Operators that compute on integers, and Q/DQ of other domains, are not supported.",
+    why="Operators that compute on integers are refused. Q/DQ of other domains are a warning. Data "
+    "centres: documented as not supported; TensorRT for RTX: seen otherwise, it takes those of "
+    "com.microsoft.",
     source="operators.md of onnx-tensorrt (11.1); ModelOpt, fp8.py",
     remedy="Write Q/DQ pairs in the default domain around float operators (the QDQ format).",
     check=_operators,
+)
+
+
+_NOT_LEFT_OUT = {
+    "Conv": 2, "Gemm": 2, "DequantizeLinear": 2, "QuantizeLinear": 2, "Slice": 3, "Split": 1,
+    "Squeeze": 1,
+}  # fmt: skip
+"""Operators, and the first of their inputs that the parser counts where it is written empty."""
+
+
+def _left_out(view: View) -> Iterator[Outcome]:
+    for op, first in _NOT_LEFT_OUT.items():
+        for node in view.of(op):
+            if len(node.inputs) > first and node.inputs[-1] is None:
+                what = f"{op} ends in an empty input; it has {len(node.inputs)}"
+                yield Fault(what, (node,))
+
+
+F15 = Rule(
+    "F15",
+    Severity.ERROR,
+    "Conv, Gemm, Q/DQ, Slice, Split and Squeeze do not end in an empty input",
+    why="The parser takes an empty name at the end for an input: 'Invalid Node'.",
+    source="TensorRT for RTX 1.7.1",
+    remedy="Write fewer inputs in place of empty names at the end.",
+    check=_left_out,
 )
 
 
@@ -94,6 +127,9 @@ def _number_type(view: View) -> Iterator[Outcome]:
             yield Unknown("the quantized type is not known", (node,))
         elif dtype not in QUANTIZED and not _is_elsewhere(node, dtype):
             yield Fault(f"it quantizes to {dtype}", (node,))
+    for node in view.graph:
+        if node.domain and node.op.startswith("TRT_") and "uantize" in node.op:
+            yield Unknown(f"{node.op} is TensorRT's own, and no rule reads it", (node,))
 
 
 def _is_elsewhere(node: Node, dtype: str) -> bool:

@@ -136,19 +136,19 @@ P06 = Rule(
 
 def _across(view: View) -> Iterator[Outcome]:
     for node in view.of(QUANTIZE):
-        if not made_by(node.first, *COMMUTING):
-            continue
-        before = dequantizer(node.first)
+        before, between = dequantizer(node.first), not made_by(node.first, DEQUANTIZE)
         if before is not None and view.same_scale(before, node) is False:
             what = "scales differ before and after operators that keep values"
-            yield Fault(what, (before, node))
+            yield Fault(what if between else "a pair stands right after another", (before, node))
 
 
 P07 = Rule(
     "P07",
     Severity.WARNING,
-    "the scale is the same on both sides of max pooling and of operators that copy",
-    why="Q/DQ move across them only with equal scales; otherwise there is one more kernel.",
+    "the scale is the same on both sides of max pooling and of operators that copy, and no pair "
+    "follows another with another scale",
+    why="Q/DQ move across them only with equal scales; otherwise there is one more kernel, and "
+    "values are rounded twice.",
     source="yolov7_qat guidance; Guide, limitations",
     remedy="Use one scale on both sides.",
     check=_across,

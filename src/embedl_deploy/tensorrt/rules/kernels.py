@@ -17,6 +17,7 @@ from embedl_deploy.onnx_model.view import (
     is_quantized_behind,
     kernel,
     made_by,
+    pads_exactly,
     reached,
     stored_type,
     weight_index,
@@ -143,7 +144,7 @@ def _padding(view: View) -> Iterator[Outcome]:
     for node in view.of(*CONVOLUTIONS):
         before, pair = bare(node.first)
         pad = made_by(before, "Pad")
-        if pad is not None and pair is not None:
+        if pad is not None and pair is not None and pads_exactly(pad):
             yield Fault("a pair stands between Pad and the convolution", (pad, pair, node))
 
 
@@ -151,9 +152,10 @@ P22 = Rule(
     "P22",
     Severity.WARNING,
     "the pair of a padded convolution stands before Pad",
-    why="Pad fuses with the convolution; with a pair between them INT8 was no faster than FP16.",
+    why="Pad fuses with the convolution; with a pair between them INT8 was no faster than FP16. "
+    "(Padding by another number than zero is not exact, and its pair stands after it.)",
     source="TRT#2592",
-    remedy="Quantize before Pad: zeros are exact in symmetric quantization.",
+    remedy="Quantize before Pad: zeros, and values that are there already, stay exact.",
     check=_padding,
 )
 
@@ -189,19 +191,17 @@ P24 = Rule(
 
 def _transposed(view: View) -> Iterator[Outcome]:
     for node in view.of("ConvTranspose"):
-        if not is_quantized(node):
-            continue
-        for use in node.output.users:
-            if use.op in PLAIN | SMOOTH and is_quantized_behind(use.output, ()):
-                yield Fault("transposed convolution, activation and Q", (node, use))
+        if is_quantized(node):
+            yield Fault("a transposed convolution is quantized", (node,))
 
 
 P27 = Rule(
     "P27",
     Severity.INFO,
-    "no transposed convolution with an activation ends in Q",
-    why="Users report that it is not fused, and gives wrong results.",
-    source="TRT#4366",
-    remedy="Compare the engine's output with the file's.",
+    "transposed convolutions are not quantized",
+    why="Data centres: reported in INT8, not fused with an activation and Q, and then wrong; "
+    "TensorRT for RTX: seen in floating point, whatever the scales of the weight.",
+    source="TRT#4366; TensorRT for RTX 1.7.1",
+    remedy="Leave it in floating point, or compare the engine's output with the file's.",
     check=_transposed,
 )

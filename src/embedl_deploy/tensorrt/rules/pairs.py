@@ -6,6 +6,7 @@ from embedl_deploy.onnx_model.graph import Node, Value
 from embedl_deploy.onnx_model.view import (
     CONVOLUTIONS,
     DEQUANTIZE,
+    KEEPING,
     QUANTIZE,
     WEIGHTED,
     View,
@@ -13,6 +14,7 @@ from embedl_deploy.onnx_model.view import (
     is_constant,
     made_by,
     quantizer_of,
+    reached,
     stored_type,
     weight_quantizer,
 )
@@ -21,21 +23,36 @@ from embedl_deploy.tensorrt.rules.rule import Fault, Outcome, Rule, Severity, Un
 
 def _pairing(view: View) -> Iterator[Outcome]:
     for node in view.of(QUANTIZE):
-        others = [use for use in node.output.users if use.op != DEQUANTIZE]
+        readers = [one for one in reached(node.output, KEEPING) if one is not None]
+        others = [one for one in readers if one.op != DEQUANTIZE]
         if others:
             yield Fault(f"quantized values go to {others[0].op}, not to DQ", (node, others[0]))
-        if node.output.is_output:
-            yield Fault("quantized values leave the graph", (node,))
+        for reader in dict.fromkeys(one for one in readers if one.op == DEQUANTIZE):
+            yield from _match(view, node, reader)
         before = made_by(node.first, DEQUANTIZE)
         if before is not None and view.same_scale(before, node):
             what = "it quantizes again what was just dequantized with the same scale"
-            yield Fault(what, (before, node), Severity.WARNING)
+            yield Fault(what, (before, node))
     for node in view.of(DEQUANTIZE):
-        before = quantizer_of(node)
-        if before is not None:
-            yield from _match(view, before, node)
-        elif not is_constant(node.first):
-            yield Fault("it dequantizes what is neither from Q nor a constant", (node,))
+        if not _is_quantized(node.first):
+            yield Fault("it dequantizes what is neither from Q nor a constant or input", (node,))
+
+
+def _is_quantized(value: Value) -> bool:
+    """Whether a value is from Q, a constant or an input, through operators that keep values."""
+    stack: list[Value | None] = [value]
+    seen: set[int] = set()
+    while stack:
+        one = stack.pop()
+        if one is None or one.is_input or one.tensor is not None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        maker = one.producer
+        if maker is None or maker.op not in KEEPING | {QUANTIZE}:
+            return False
+        if maker.op != QUANTIZE:
+            stack.extend(maker.inputs if maker.op == "Concat" else maker.inputs[:1])
+    return True
 
 
 def _match(view: View, quantize: Node, dequantize: Node) -> Iterator[Outcome]:
@@ -57,11 +74,12 @@ def _axis(node: Node) -> int | None:
 
 F10 = Rule(
     "F10",
-    Severity.ERROR,
-    "Q goes to DQ alone, DQ comes from Q or a quantized constant, and the two have the same scale "
-    "and axis",
-    why="A pair stands for a rounding; with two scales it multiplies. Quantized values may go "
-    "nowhere else. A DQ with a Q of the same scale after it does nothing (a warning).",
+    Severity.WARNING,
+    "Q goes to DQ alone, DQ comes from Q, a quantized constant or an input, and the two have the "
+    "same scale and axis; what keeps values may stand between",
+    why="A pair stands for a rounding; with two scales it multiplies. A DQ with a Q of the same "
+    "scale after it does nothing. Data centres: operators that compute are documented to take no "
+    "INT8; TensorRT for RTX: seen otherwise, it builds them.",
     source="Guide; strong-typing migration notes",
     remedy="Let both operators of a pair read one scale and one zero-point.",
     check=_pairing,
@@ -74,18 +92,21 @@ def _bias(view: View) -> Iterator[Outcome]:
         found = made_by(node.input(2), DEQUANTIZE)
         if found is not None:
             said.add(id(found))
-            yield Fault(
-                f"the bias of {node.op} is quantized to {stored_type(found)}", (found, node)
-            )
+            what = f"the bias of {node.op} is quantized to {stored_type(found)}"
+            yield Fault(what, (found, node), _of_bias(found))
     for node in view.of("Add"):
         for bias, other in (node.inputs, node.inputs[::-1]):
             found = made_by(bias, DEQUANTIZE)
             if found is not None and is_constant(found.first) and made_by(other, *WEIGHTED):
                 said.add(id(found))
-                yield Fault("an added bias is quantized", (found, node))
+                yield Fault("an added bias is quantized", (found, node), _of_bias(found))
     for node in view.of(DEQUANTIZE):
         if stored_type(node) == "INT32" and id(node) not in said and quantizer_of(node) is None:
             yield Fault("it dequantizes INT32", (node,))
+
+
+def _of_bias(dequantize: Node) -> Severity:
+    return Severity.ERROR if stored_type(dequantize) == "INT32" else Severity.WARNING
 
 
 F11 = Rule(
@@ -93,7 +114,8 @@ F11 = Rule(
     Severity.ERROR,
     "biases are not quantized, and nothing dequantizes INT32",
     why="The parser says 'only activation types allowed as input to this layer'. ONNX Runtime's "
-    "quantize_static writes INT32 biases by default.",
+    "quantize_static writes INT32 biases by default. Another type than INT32 loses precision and "
+    "gains nothing (a warning).",
     source="OTT#850; ORT#14229; TRT#3360; ModelOpt, QuantizeBias=False",
     remedy="Keep biases in floating point: extra_options={'QuantizeBias': False} in ONNX Runtime.",
     check=_bias,
@@ -119,9 +141,10 @@ def _groups(view: View) -> Iterator[Outcome]:
 
 F13 = Rule(
     "F13",
-    Severity.ERROR,
+    Severity.WARNING,
     "quantized grouped convolutions have a multiple of 4 channels in each group",
-    why="The API requires it of INT8. (Depthwise convolutions are the matter of P10.)",
+    why="Data centres: documented, the API requires it of INT8; TensorRT for RTX: seen otherwise, "
+    "it computes 2 channels a group in INT8. (Depthwise convolutions are the matter of P10.)",
     source="API, IConvolutionLayer::setNbGroups",
     remedy="Leave the convolution in floating point, or change its groups.",
     check=_groups,
@@ -137,10 +160,11 @@ def _constant_weight(view: View) -> Iterator[Outcome]:
 
 F14 = Rule(
     "F14",
-    Severity.ERROR,
+    Severity.WARNING,
     "the weight of a quantized convolution is a constant",
-    why="INT8 kernels of convolutions take weights that are known when the engine is built; "
-    "NVIDIA's tool leaves others in floating point.",
+    why="NVIDIA's tool leaves a convolution with a computed weight in floating point. Data "
+    "centres: reported; TensorRT for RTX: seen otherwise, it quantizes the weight at every "
+    "inference and computes in INT8.",
     source="ModelOpt, find_nodes_from_convs_to_exclude",
     remedy="Leave a convolution with a computed weight in floating point.",
     check=_constant_weight,

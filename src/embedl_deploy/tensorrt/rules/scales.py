@@ -3,15 +3,18 @@
 from collections.abc import Iterator
 from math import prod
 
-from embedl_deploy.onnx_model.dtypes import BLOCKED
+from embedl_deploy.onnx_model.dtypes import BLOCKED, OWN_PAIR
 from embedl_deploy.onnx_model.graph import Node, Shape, Value
 from embedl_deploy.onnx_model.view import (
+    CONVOLUTIONS,
     DEQUANTIZE,
+    KEEPING,
     QUANTIZE,
     WEIGHTED,
     View,
     constant,
     is_constant,
+    reached,
     stored_type,
     weight_index,
 )
@@ -22,7 +25,7 @@ def _zero_point(view: View) -> Iterator[Outcome]:
     for node in view.pairs:
         zero_point = node.input(2)
         if zero_point is None:
-            if node.op == QUANTIZE and "output_dtype" not in node.attributes:
+            if node.op == QUANTIZE and not node.attributes.keys() & {"output_dtype", OWN_PAIR}:
                 yield Fault(
                     "there is no zero-point, so ONNX reads UINT8 and TensorRT INT8", (node,)
                 )
@@ -57,19 +60,26 @@ F04 = Rule(
 
 
 def _constant_scale(view: Subject) -> Iterator[Outcome]:
-    severity = Severity.ERROR if view.version.may_be_before(10, 13) else Severity.WARNING
+    old = view.version.may_be_before(10, 13)
     for node in view.pairs:
         if node.input(1) is not None and constant(node.input(1)) is None:
+            severity = None if old or _feeds_convolution(node) else Severity.WARNING
             yield Fault("the scale is computed when the network runs", (node,), severity)
+
+
+def _feeds_convolution(node: Node) -> bool:
+    readers = reached(node.output, KEEPING | {DEQUANTIZE})
+    return any(one is not None and one.op in CONVOLUTIONS for one in readers)
 
 
 F05 = Rule(
     "F05",
-    Severity.WARNING,
+    Severity.ERROR,
     "the scale is a constant",
-    why="Up to TensorRT 10.12 a scale that is no constant is refused (an error there). From 10.13 "
-    "on it is accepted, and whether it gets a fused kernel is not documented.",
-    source="API, NvInfer.h of 10.12 and of 10.13",
+    why="Up to TensorRT 10.12 a scale that is no constant is refused. Data centres: documented as "
+    "taken from 10.13 on; TensorRT for RTX: seen otherwise, a convolution crashes the compiler, "
+    "and a matrix product loses INT8 (a warning).",
+    source="API, NvInfer.h of 10.12 and of 10.13; TensorRT for RTX 1.7.1",
     remedy="Calibrate, and write the scale as an initializer.",
     check=_constant_scale,
 )
@@ -121,11 +131,22 @@ def _granularity(view: View) -> Iterator[Outcome]:
         if shape is None or None in shape:
             yield Unknown("the shape of the scale is not known", (node,))
         elif prod(one or 1 for one in shape) == 1:
-            continue
+            yield from _single(node, shape)
         elif data is None:
             yield Unknown("the shape of what is quantized is not known", (node,))
         elif problem := _misfit(node, shape, data):
             yield Fault(problem, (node,))
+
+
+def _single(node: Node, scale: Shape) -> Iterator[Outcome]:
+    """One scale that is written as a vector or a matrix."""
+    if len(scale) > 1 and not node.attributes.get("block_size"):
+        yield Fault(f"one scale has the shape {list(scale)}", (node,))
+    elif (
+        scale and node.op == DEQUANTIZE and not is_constant(node.first) and _feeds_convolution(node)
+    ):
+        what = "one scale has the shape [1]: the convolution after it loses INT8"
+        yield Fault(what, (node,), Severity.WARNING)
 
 
 def _misfit(node: Node, scale: Shape, data: Shape) -> str:
@@ -154,11 +175,13 @@ F07 = Rule(
     "F07",
     Severity.ERROR,
     "there is one scale, one for each channel along the axis, or (FP8, INT4, FP4) one for each "
-    "block along one of the last two dimensions",
+    "block along one of the last two dimensions; one scale is a scalar",
     why="The parser refuses others: 'number of scales is not equal to the number of output "
-    "channels', 'Only a single blocking dimension is allowed'.",
-    source="API; Parser",
-    remedy="Set axis to the dimension that the scales belong to.",
+    "channels', 'Only a single blocking dimension is allowed', 'ScaleMode is illegal'. TensorRT "
+    "for RTX reads a scale of shape [1] as one for a channel, and a convolution after it loses "
+    "INT8 (a warning).",
+    source="API; Parser; TensorRT for RTX 1.7.1",
+    remedy="Set axis to the dimension that the scales belong to; write one scale as a scalar.",
     check=_granularity,
 )
 
@@ -174,9 +197,10 @@ def _per_channel(view: View) -> Iterator[Outcome]:
 
 F08 = Rule(
     "F08",
-    Severity.ERROR,
+    Severity.WARNING,
     "only constants are quantized per channel",
-    why="Activations per channel are not supported.",
+    why="Data centres: documented as not supported; TensorRT for RTX: it builds, and the operator "
+    "after it loses INT8.",
     source="API, IDequantizeLayer",
     remedy="Quantize activations with one scale for the tensor.",
     check=_per_channel,
@@ -195,27 +219,29 @@ def _weight_axis(view: Subject) -> Iterator[Outcome]:
 
 def _axis_faults(view: Subject, node: Node) -> Iterator[Outcome]:
     found, right = False, None
-    for use, axis in _weight_uses(node):
+    for use, axis in weight_uses(node):
         found = True
         right = axis
         if axis is None:
             yield Unknown("it reaches its operator after a reshape", (node, use))
-        elif axis != _positive(_axis(node), node):
+        elif axis != positive(_axis(node), node):
             what = f"the axis is {_axis(node)}, and output channels of {use.op} are along {axis}"
             yield Fault(what, (node, use))
             return
     if "axis" not in node.attributes and found:
-        same = right == 1 and not view.version.may_be_before(10, 13)
-        severity = Severity.WARNING if same else Severity.ERROR
-        yield Fault("the axis is not written; versions differ in its default", (node,), severity)
+        severity = Severity.ERROR if view.version.may_be_before(10, 13) else None
+        wrong = "" if right == 1 else ", and newer ones read 1"
+        what = f"the axis is not written; versions differ in its default{wrong}"
+        yield Fault(what, (node,), severity)
 
 
-def _positive(axis: int, node: Node) -> int:
+def positive(axis: int, node: Node) -> int:
+    """An axis of what a DQ reads, counted from the first."""
     rank = len(node.first.shape or ())
     return axis + rank if axis < 0 else axis
 
 
-def _weight_uses(node: Node) -> Iterator[tuple[Node, int | None]]:
+def weight_uses(node: Node) -> Iterator[tuple[Node, int | None]]:
     """Weighted operators after a DQ, each with the axis of its output channels in the DQ."""
     rank = len(node.first.shape or ())
     if not rank:
@@ -254,11 +280,12 @@ def _channel_axis(node: Node, index: int, rank: int) -> int:
 
 F09 = Rule(
     "F09",
-    Severity.ERROR,
+    Severity.WARNING,
     "the axis of a weight's scales is written, and is that of its output channels: 0 for Conv and "
     "Gemm with transB, 1 for ConvTranspose and Gemm, the last for MatMul",
-    why="Other axes have no kernel, and the default differs: parsers up to 10.6 read 0, newer ones "
-    "and ONNX read 1.",
+    why="Along another axis the operator loses INT8 (TensorRT for RTX: its weight is dequantized "
+    "at every inference). The default differs: parsers up to 10.6 read 0, newer ones and ONNX 1, "
+    "so a file without the attribute may compute something else (an error up to 10.12).",
     source="API (KCRS); Guide; ModelOpt, ort_utils.py; Parser",
     remedy="Write the attribute axis at every DequantizeLinear with several scales.",
     check=_weight_axis,

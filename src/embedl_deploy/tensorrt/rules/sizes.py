@@ -31,8 +31,9 @@ P10 = Rule(
     Severity.WARNING,
     "depthwise and grouped convolutions are not quantized",
     why="On some GPUs there is no INT8 kernel, and the build fails; on others it is slower than "
-    "FP16. Contested: the Guide fuses a separable pair only if both are INT8.",
-    source="TRT#4529, TRT#4060, TRT#3385",
+    "FP16. Contested: the Guide fuses a separable pair only if both are INT8. TensorRT for RTX "
+    "computes it in INT8, and pads the input of a depthwise one to four times its channels.",
+    source="TRT#4529, TRT#4060, TRT#3385; TensorRT for RTX 1.7.1",
     remedy="Leave them in floating point (TENSORRT_MIXED_PRECISION_PATTERNS), or measure.",
     check=_grouped,
 )

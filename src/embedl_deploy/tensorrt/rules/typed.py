@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from embedl_deploy.onnx_model.dtypes import FLOATS, HALF
+from embedl_deploy.onnx_model.dtypes import FLOATS, HALF, OWN_PAIR
 from embedl_deploy.onnx_model.graph import Node, Value
 from embedl_deploy.onnx_model.view import (
     DEQUANTIZE,
@@ -83,7 +83,8 @@ T02 = Rule(
 
 
 def _scale_type(view: Subject) -> Iterator[Outcome]:
-    always = view.version.may_be_before(10, 13) or 19 <= view.graph.opset < 23
+    old = view.version.may_be_before(10, 13)
+    always, severity = old or 19 <= view.graph.opset < 23, Severity.ERROR if old else None
     for node in view.pairs:
         scale = node.input(1)
         other = node.first.dtype if node.op == QUANTIZE else node.output.dtype
@@ -93,15 +94,16 @@ def _scale_type(view: Subject) -> Iterator[Outcome]:
             continue
         elif always or scale.dtype in HALF:
             side = "data" if node.op == QUANTIZE else "output"
-            yield Fault(f"the scale is {scale.dtype} and the {side} {other}", (node,))
+            yield Fault(f"the scale is {scale.dtype} and the {side} {other}", (node,), severity)
 
 
 T03 = Rule(
     "T03",
-    Severity.ERROR,
+    Severity.WARNING,
     "the scale has the type of what Q reads and DQ gives",
-    why="Up to TensorRT 10.12, and in opsets 19 to 22, the two must be equal; later a FLOAT scale "
-    "may stand beside half-precision data, and not the other way.",
+    why="Up to TensorRT 10.12 the two must be equal (an error there), and in opsets 19 to 22 the "
+    "file is not valid otherwise; later a FLOAT scale may stand beside half-precision data, and "
+    "not the other way. Data centres: documented; TensorRT for RTX: seen otherwise, it takes both.",
     source="API, NvInfer.h of 10.12 and 11.1; ONNX",
     remedy="Write scales in the type of the data.",
     check=_scale_type,
@@ -118,9 +120,7 @@ def _leftover(view: Subject) -> Iterator[Outcome]:
         return
     for op in dict.fromkeys(node.op for node in left):
         nodes = tuple(node for node in left if node.op == op)
-        severity = Severity.ERROR if op in WEIGHTED else Severity.WARNING
-        what = f"{len(nodes)} {op} run in FLOAT in a file of {view.half}"
-        yield Fault(what, nodes, severity)
+        yield Fault(f"{len(nodes)} {op} run in FLOAT in a file of {view.half}", nodes)
 
 
 def _by_type(nodes: list[Node]) -> str:
@@ -133,8 +133,8 @@ T04 = Rule(
     Severity.WARNING,
     "no operator is left in FLOAT in a half-precision file",
     why="There is no fallback to FP16: what is FLOAT in the file runs in FLOAT, and can cost more "
-    "than INT8 gains (an error for weighted operators). A file without any half precision "
-    "is worth knowing (a note); with TensorRT 10 without strong typing --fp16 still helps.",
+    "than INT8 gains. A file without any half precision is worth knowing (a note); with "
+    "TensorRT 10 without strong typing --fp16 still helps.",
     source="strong-typing migration notes; ultralytics#26159, #26167",
     remedy="Export in half precision; name what is meant to stay in FLOAT with keep_float32.",
     check=_leftover,
@@ -158,7 +158,8 @@ T05 = Rule(
     "T05",
     Severity.WARNING,
     "no Cast stands at Q/DQ",
-    why="It keeps Q/DQ from fusing with the operator.",
+    why="It keeps Q/DQ from fusing with the operator. Data centres: reported; TensorRT for RTX: "
+    "seen otherwise, it looks through a Cast.",
     source="ModelOpt, torch_onnx.py",
     remedy="Give the scale the type that is needed; it decides what DQ gives.",
     check=_casts,
@@ -166,6 +167,8 @@ T05 = Rule(
 
 
 def _is_t06(view: View, node: Node) -> bool:
+    if OWN_PAIR in node.attributes:
+        return False
     scale = node.input(1)
     values: tuple[Value | None, ...] = (scale, node.first if node.op == QUANTIZE else None)
     halves = any(one is not None and one.dtype in HALF for one in values)
@@ -173,16 +176,17 @@ def _is_t06(view: View, node: Node) -> bool:
 
 
 def _old_halves(view: View) -> Iterator[Outcome]:
-    for node in view.pairs:
-        if _is_t06(view, node):
-            yield Fault(f"it is in half precision, and the opset is {view.graph.opset}", (node,))
+    nodes = tuple(node for node in view.pairs if _is_t06(view, node))
+    if nodes:
+        what = f"{len(nodes)} are in half precision, and the opset is {view.graph.opset}"
+        yield Fault(what, nodes)
 
 
 T06 = Rule(
     "T06",
-    Severity.ERROR,
+    Severity.WARNING,
     "half-precision data and scales of Q/DQ need opset 19",
-    why="Below, the file is not valid ONNX.",
+    why="Below, the file is not valid ONNX, and other tools refuse it; NVIDIA's parser takes it.",
     source="ONNX, schemas of QuantizeLinear and DequantizeLinear",
     remedy="Export with opset 21 or above.",
     check=_old_halves,
@@ -213,7 +217,8 @@ def _indices(view: View) -> Iterator[Outcome]:
         for index, name in ((1, "roi"), (2, "scales")):
             value = node.input(index)
             if value is not None and value.dtype in HALF:
-                yield Fault(f"the {name} of Resize are {value.dtype}", (node,))
+                what = f"the {name} of Resize are {value.dtype}"
+                yield Fault(what, (node,), Severity.WARNING)
     for node in view.of(*_INDICES):
         for index in _INDICES[node.op]:
             value = node.input(index)
@@ -225,7 +230,8 @@ T08 = Rule(
     "T08",
     Severity.ERROR,
     "the scales of Resize stay FLOAT, and shapes and indices integers",
-    why="They are no data: the operators take these types alone.",
+    why="They are no data: the operators take these types alone. Half-precision scales of Resize "
+    "are not valid ONNX (a warning: NVIDIA's parser takes them).",
     source="ModelOpt, precisionconverter.py; ONNX",
     remedy="Leave these inputs out when a file is cast to half precision.",
     check=_indices,
