@@ -86,7 +86,7 @@ def _quiet(*, debug: bool) -> Iterator[None]:
     with warnings.catch_warnings():
         for name in _OTHERS:
             warnings.filterwarnings("ignore", module=rf"{name}(\.|$)")
-        warnings.showwarning = _print_warning
+        warnings.showwarning = _print_warning  # type: ignore[assignment]
         logger, level = logging.getLogger("torch"), logging.getLogger("torch").level
         logger.setLevel(logging.ERROR)
         try:

@@ -1,17 +1,24 @@
 """ONNX out, and proof that the file computes what was simulated."""
 
-from embedl_deploy.export.difference import Difference, OrderParity
+from embedl_deploy.export.accuracy import Accuracy, Evaluation, evaluate_onnx
+from embedl_deploy.export.difference import Difference, OrderParity, OutputParity, ProductParity
 from embedl_deploy.export.onnx_file import export_onnx
 from embedl_deploy.export.parity import Parity, StubParity
 from embedl_deploy.export.runtime import OnnxModel
-from embedl_deploy.export.verify import verify_onnx
+from embedl_deploy.export.verify import compare_onnx, verify_onnx
 
 __all__ = [
+    "Accuracy",
     "Difference",
+    "Evaluation",
     "OnnxModel",
     "OrderParity",
+    "OutputParity",
     "Parity",
+    "ProductParity",
     "StubParity",
+    "compare_onnx",
+    "evaluate_onnx",
     "export_onnx",
     "verify_onnx",
 ]

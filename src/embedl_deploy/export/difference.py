@@ -53,6 +53,41 @@ class Difference:
 
 
 @dataclass
+class OutputParity(Difference):
+    """How one output compares.
+
+    Attributes:
+        rows: How many rows a matrix of scores has, a class for each column; 0 of other outputs.
+        same_top: In how many of them the largest score is at the same place.
+    """
+
+    rows: int = 0
+    same_top: int = 0
+
+    def add(self, wanted: Tensor, found: Tensor) -> None:
+        super().add(wanted, found)
+        if wanted.dim() == 2 and wanted.shape[1] > 1 and wanted.is_floating_point():
+            self.rows += len(wanted)
+            self.same_top += int((wanted.argmax(1) == found.argmax(1)).sum())
+
+    @property
+    def agreement(self) -> float | None:
+        """The share of the rows whose largest score is at the same place; `None` without rows."""
+        return self.same_top / self.rows if self.rows else None
+
+
+@dataclass
+class ProductParity(Difference):
+    """How the result of the last fused module before an output compares.
+
+    Attributes:
+        outputs: Which follow from it by operations without weights, such as the decoding of boxes.
+    """
+
+    outputs: tuple[str, ...] = ()
+
+
+@dataclass
 class OrderParity(Difference):
     """How the scores before an operator that ranks compare, and what it picked.
 

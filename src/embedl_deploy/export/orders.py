@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +15,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from embedl_deploy.export.difference import Difference, OrderParity
-from embedl_deploy.export.runtime import OnnxModel
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -66,22 +64,6 @@ class Orders:
             self._single[node.name] = node.op_type != "TopK"
             _show(model, node.outputs[place], node.name + _PICKS, "INT64")
             _show(model, node.inputs[0], node.name + _SCORES, "DOUBLE")
-
-    def runnable(self, path: Path, model: "onnx_ir.Model", folder: Path) -> OnnxModel:
-        """The file as it is, with what its operators picked.
-
-        Args:
-            path: Of the file.
-            model: What was read of it.
-            folder: For a copy, where it ranks.
-        """
-        if not self.found:
-            return OnnxModel(path)
-        import onnx_ir
-
-        copy = folder / "ranking.onnx"
-        onnx_ir.save(model, copy, external_data=f"{copy.name}.data")
-        return OnnxModel(copy)
 
     @property
     def uncompared(self) -> set[str]:

@@ -6,7 +6,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from embedl_deploy.export.difference import Difference, OrderParity, difference, largest
+from embedl_deploy.export.accuracy import Accuracy
+from embedl_deploy.export.difference import (
+    Difference,
+    OrderParity,
+    OutputParity,
+    ProductParity,
+    difference,
+    largest,
+)
 from embedl_deploy.quantize.rounding import INT8, Grid
 
 _STEPS = 0.01
@@ -93,18 +101,25 @@ class Parity(Difference):
         foreign: Whether another tool wrote the file, so that outputs alone were compared.
         orders: Operators that rank, by their name in the file. The simulation picked what they
             did, so near-equal scores in another order are no difference.
+        products: By path, the last fused modules before outputs that are computed from them; of
+            `compare_onnx`.
+        samples: How many rows of data were compared.
+        accuracy: How often model and file are right, where the data had labels.
     """
 
-    outputs: dict[str, Difference] = field(default_factory=dict)
+    outputs: dict[str, OutputParity] = field(default_factory=dict)
     rounding_difference: float | None = None
     stubs: dict[str, StubParity] = field(default_factory=dict)
     foreign: bool = False
     orders: dict[str, OrderParity] = field(default_factory=dict)
+    products: dict[str, ProductParity] = field(default_factory=dict)
+    samples: int = 0
+    accuracy: Accuracy = field(default_factory=Accuracy)
 
     def add_output(self, name: str, simulated: Tensor, computed: Tensor) -> None:
         """Take in one output of one batch."""
         self.add(simulated, computed)
-        self.outputs.setdefault(name, Difference()).add(simulated, computed)
+        self.outputs.setdefault(name, OutputParity()).add(simulated, computed)
 
     def add_rounding(self, simulated: Tensor, computed: Tensor) -> None:
         """Take in one output of one batch, simulated from the file's integers."""

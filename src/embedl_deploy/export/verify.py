@@ -1,39 +1,19 @@
-"""Does the file compute what was simulated? ONNX Runtime answers.
+"""Does the file compute what was simulated, and how far is it from floating point?
 
-Two floating-point programs sum in different orders, so a value next to a rounding tie may fall
-to either side. One such flip changes what every later layer sees: run freely, the two drift
-apart a little. So each stub is also compared by itself: the simulation goes on from the
-numbers that the file computed, and a difference, before rounding and after, is that of the
-layers since the stub before.
+ONNX Runtime answers.
 """
 
-import inspect
 import tempfile
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
-from operator import length_hint
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
-from torch.utils.hooks import RemovableHandle
+from torch import nn
 
-from embedl_deploy.batches import call_arguments, check_batches, device_of, moved
-from embedl_deploy.default import target_for
-from embedl_deploy.errors import VerificationError
-from embedl_deploy.export.attention import Upstream, upstream
-from embedl_deploy.export.host import HOST
-from embedl_deploy.export.manifest import Manifest, reference
-from embedl_deploy.export.orders import Orders, Pair, Picks, counted
-from embedl_deploy.export.parity import Parity, StubParity
-from embedl_deploy.export.probe import Probe, Seen, load
-from embedl_deploy.quantize import QuantStub
+from embedl_deploy.batches import check_batches, inferring
+from embedl_deploy.export.comparison import Comparison
+from embedl_deploy.export.parity import Parity
 from embedl_deploy.quantize.calibrating.calibrate import Progress
-from embedl_deploy.quantize.rounding import in_steps
 from embedl_deploy.target import Target
 
 
@@ -70,223 +50,38 @@ def verify_onnx(
         QuantizationError: The model is not calibrated.
         MissingExtraError: ONNX Runtime is not installed.
     """
-    total = length_hint(data) or None
     check_batches(data)
-    with tempfile.TemporaryDirectory() as folder, _eval(model):
-        comparison = _Comparison(model, Path(path), Path(folder), target, stubs=stubs)
-        for done, batch in enumerate(data, 1):
-            comparison.add(batch)
-            if progress is not None:
-                progress(done, total)
-    if not comparison.pieces:
-        raise VerificationError("there is no data to verify with, or less than one batch of it")
-    return comparison.parity
+    with tempfile.TemporaryDirectory() as folder, inferring(model):
+        comparison = Comparison(model, Path(path), Path(folder), target, stubs=stubs)
+        return comparison.over(data, progress)
 
 
-class _Comparison:
-    """Runs batches through both and collects the differences."""
+def compare_onnx(
+    path: str | Path,
+    model: nn.Module,
+    data: Iterable[Any],
+    *,
+    labelled: bool = False,
+    progress: Progress | None = None,
+) -> Parity:
+    """Compare a file, run by ONNX Runtime, with a model in floating point: what quantization did.
 
-    def __init__(
-        self, model: nn.Module, path: Path, folder: Path, target: Target | None, *, stubs: bool
-    ) -> None:
-        file = load(path)
-        written = Manifest.read(file)
-        precision = None if written is None else written.precision
-        self.model = model
-        self.manifest = _simulated(written, model, stubs=stubs)
-        self.target = target_for(model, target)
-        self.referred = precision not in {"float16", "bfloat16"}
-        self.compare_stubs = stubs and self.manifest is not None
-        self.orders = Orders(file)
-        lifted = self.compare_stubs or precision == "bfloat16"
-        if as_it_is := not lifted or precision == "float16":
-            self.runtime = self.orders.runnable(path, file, folder)
-        self.probe = Probe(file, folder) if lifted else None
-        if self.probe is not None and not as_it_is:
-            self.runtime = self.probe.runtime
-        self.parity = Parity(foreign=written is None, orders=self.orders.found)
-        self.ranked: Counter[Any] | None = None
-        self.picks = Picks()
-        self.scores: Sequence[Pair] = ()
-        self.pieces = 0
-        self.inputs = _input_names(model)
+    Args:
+        path: The file, of any tool.
+        model: In floating point; left as it is. With the model of a transform result there are
+            figures of the last fused modules before the outputs too (`Parity.products`).
+        data: Batches, as `verify_onnx` takes them; best such that calibration did not see.
+        labelled: Whether data are pairs of such a batch and its classes, of shape (N,). The first
+            output of shape (N, classes) is then judged (`Parity.accuracy`).
+        progress: Called after every batch.
 
-    def add(self, batch: Any) -> None:
-        args, kwargs = call_arguments(batch, len(self.inputs))
-        if unknown := sorted(kwargs.keys() - set(self.inputs)):
-            raise VerificationError(
-                f"the model takes the inputs {', '.join(self.inputs)}; {unknown} were given by name"
-            )
-        ordered = {name: kwargs[name] for name in self.inputs if name in kwargs}
-        for piece, named in _pieces(args, ordered, self.runtime.batch_size):
-            self._add_piece(piece, named)
-
-    def _add_piece(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        if self.probe is not None:
-            args, kwargs = self.probe.as_given((args, kwargs))
-        inputs = _tensors((args, kwargs))
-        computed = self.runtime(*inputs)
-        seen = {} if self.probe is None else self.probe.pop(computed)
-        self.picks = self.orders.pop(computed)
-        self.pieces += 1
-        for name, one, other in self._pairs(self._simulate(args, kwargs), computed):
-            self.parity.add_output(name, one, other)
-        if not self.compare_stubs or self.probe is None:
-            return
-        if self.runtime is not self.probe.runtime:
-            computed = self.probe.runtime(*inputs)
-            seen = self.probe.pop(computed)
-            self.picks = self.orders.pop(computed)
-        hooks = self._hooks(seen)
-        try:
-            forced = self._simulate(args, kwargs)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        for one, other in self.scores:
-            self.parity.add_rounding(one, other)
-        for _, one, other in self._pairs(forced, computed):
-            self.parity.add_rounding(one, other)
-
-    def _simulate(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
-        self._refer(args, kwargs)
-        args, kwargs = moved((args, kwargs), device_of(self.model))
-        if self.orders.found and self.ranked is None:
-            with counted() as self.ranked, torch.no_grad():
-                self.model(*args, **kwargs)
-        with self.picks.followed(self.ranked or Counter()) as self.scores, torch.no_grad():
-            output = self.model(*args, **kwargs)
-        return [one.cpu() for one in _tensors(output)]
-
-    def _refer(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Give the model the values that a file in half precision has."""
-        if self.manifest is None or self.referred:
-            return
-        assert isinstance(self.model, fx.GraphModule)  # noqa: S101 - checked at the start
-        lowering = self.manifest.lowering(self.target)
-        args, kwargs = moved((args, kwargs), HOST)
-        self.model = reference(self.model, args, kwargs, self.manifest, lowering)
-        self.referred = True
-
-    def _pairs(
-        self, simulated: Sequence[Tensor], computed: Mapping[str, Tensor]
-    ) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """Outputs that can be compared, by name."""
-        if len(simulated) != len(computed):
-            raise VerificationError(
-                f"the model has {len(simulated)} outputs and the file {len(computed)}: it was not "
-                "exported from this model"
-            )
-        for one, (name, other) in zip(simulated, computed.items(), strict=True):
-            if one.shape != other.shape:
-                raise VerificationError(
-                    f"output '{name}' has shape {tuple(other.shape)} in the file and "
-                    f"{tuple(one.shape)} in the model"
-                )
-            if name not in self.orders.uncompared:
-                yield name, one, other
-
-    def _hooks(self, seen: Mapping[str, Seen]) -> list[RemovableHandle]:
-        """From each stub on, the simulation sees the numbers that the file computed."""
-        named = self.model.named_modules()
-        stubs = {path: one for path, one in named if isinstance(one, QuantStub)}
-        if stubs and not seen:
-            raise VerificationError(
-                f"the model has {len(stubs)} stubs and the file quantizes nothing: it was not "
-                "exported from this model"
-            )
-        if unknown := sorted(seen.keys() - stubs.keys()):
-            raise VerificationError(
-                f"the file quantizes at '{unknown[0]}', where the model has no stub"
-            )
-        assert isinstance(self.model, fx.GraphModule)  # noqa: S101 - checked at the start
-        assert self.manifest is not None  # noqa: S101 - stubs are those of our files
-        before = upstream(self.model, self.manifest.lowering(self.target))
-        return [
-            self._follow(path, stubs[path], _as_stub(path, one, before))
-            for path, one in seen.items()
-        ]
-
-    def _follow(self, path: str, stub: QuantStub, seen: Seen) -> RemovableHandle:
-        parity = self.parity.stubs.setdefault(path, StubParity(path))
-
-        def follow(stub: QuantStub, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-            steps = _steps(inputs[0], stub)
-            if steps.shape != seen.numbers.shape:
-                raise VerificationError(
-                    f"'{path}' has shape {tuple(seen.numbers.shape)} in the file and "
-                    f"{tuple(steps.shape)} in the model"
-                )
-            before = None if seen.values is None else _steps(seen.values, stub)
-            parity.add(steps.cpu(), seen.numbers, before, stub.grid)
-            return (seen.numbers.to(steps) * stub.scale).to(output)
-
-        return stub.register_forward_hook(follow)
-
-
-def _simulated(written: Manifest | None, model: nn.Module, *, stubs: bool) -> Manifest | None:
-    """The manifest of the file where the model can be simulated with it."""
-    if written is None or isinstance(model, fx.GraphModule):
-        return written
-    if not stubs:
-        return None
-    raise VerificationError(
-        f"verify_onnx takes a transformed model, not a {type(model).__name__}; with "
-        "stubs=False the outputs of any model are compared"
-    )
-
-
-def _as_stub(path: str, seen: Seen, before: Upstream) -> Seen:
-    """What the file shows, in the layout and the size that the stub of the simulation has."""
-    if path in before.transposed:
-        values = None if seen.values is None else seen.values.transpose(-2, -1)
-        return Seen(seen.numbers.transpose(-2, -1), values)
-    if path in before.factors and seen.values is not None:
-        factor = before.factors[path] or seen.values.shape[-1] ** -0.5
-        return Seen(seen.numbers, seen.values / factor)
-    return seen
-
-
-def _input_names(model: nn.Module) -> list[str]:
-    if isinstance(model, fx.GraphModule):
-        return [str(node.target) for node in model.graph.nodes if node.op == "placeholder"]
-    return list(inspect.signature(model.forward).parameters)
-
-
-def _steps(values: Tensor, stub: QuantStub) -> Tensor:
-    """What the stub rounds: clamped multiples of its scale."""
-    return in_steps(values, stub.scale.to(values.device)).clamp(stub.lowest, stub.highest)
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    return [one for one in pytree.tree_leaves(tree) if isinstance(one, Tensor)]
-
-
-def _pieces(
-    args: tuple[Any, ...], kwargs: Mapping[str, Any], size: int | None
-) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """A batch in pieces of the size that the file fixes; whole where it fixes none."""
-    tree = (args, dict(kwargs))
-    rows = next((one.shape[0] for one in _tensors(tree)[:1] if one.dim()), None)
-    if size is None or rows is None or rows == size:
-        yield tree
-        return
-    for start in range(0, rows - size + 1, size):
-        yield pytree.tree_map_only(Tensor, partial(_cut, rows, start, size), tree)
-
-
-def _cut(rows: int, start: int, size: int, tensor: Tensor) -> Tensor:
-    """A piece of what goes with the batch; a tensor of another size is for all of it."""
-    along = tensor.dim() > 0 and tensor.shape[0] == rows
-    return tensor[start : start + size] if along else tensor
-
-
-@contextmanager
-def _eval(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    Raises:
+        VerificationError: The file cannot be run, has other outputs than the model, or there is no
+            data that fits it.
+        CalibrationError: The data are no batches.
+        MissingExtraError: ONNX Runtime is not installed.
+    """
+    check_batches(data)
+    with tempfile.TemporaryDirectory() as folder, inferring(model):
+        comparison = Comparison(model, Path(path), Path(folder), free=True)
+        return comparison.over(data, progress, labelled=labelled)

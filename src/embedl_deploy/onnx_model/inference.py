@@ -132,7 +132,8 @@ def _computed(model: "ModelProto", node: "NodeProto", known: dict[str, Any]) -> 
     entries = [ValueInfoProto(name=name) for name in feeds]
     graph = helper.make_graph([node], "sizes", entries, [ValueInfoProto(name=node.output[0])])
     opsets = {one.domain: one.version for one in model.opset_import}
-    return ReferenceEvaluator(graph, opsets=opsets).run(None, feeds)[0]
+    results: Any = ReferenceEvaluator(graph, opsets=opsets).run(None, feeds)
+    return results[0]
 
 
 def _become(node: "NodeProto", value: Any) -> None:
