@@ -30,6 +30,7 @@ FLOORS = {
     "default": 4,
     "export": 4,
     "report": 4,
+    "tuning": 4,
     "api": 5,
     "cli": 5,
     "__init__": 5,

@@ -1,0 +1,21 @@
+"""Where to quantize, found by evidence: the compiler's cost and the simulation's accuracy."""
+
+from embedl_deploy.tuning.accuracy import Accuracy
+from embedl_deploy.tuning.bounds import Bound
+from embedl_deploy.tuning.candidates import Candidate, Choice
+from embedl_deploy.tuning.costs import Cost
+from embedl_deploy.tuning.groups import Group
+from embedl_deploy.tuning.plan import Tuning, read_plan
+from embedl_deploy.tuning.tune import tune
+
+__all__ = [
+    "Accuracy",
+    "Bound",
+    "Candidate",
+    "Choice",
+    "Cost",
+    "Group",
+    "Tuning",
+    "read_plan",
+    "tune",
+]

@@ -1,0 +1,68 @@
+"""What a file costs: by the compiler's layers, or by what a user measures."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from embedl_deploy.errors import BuildError
+from embedl_deploy.target import Target
+
+Unit = Literal["time", "bytes"]
+
+CostFunction = Callable[[Path], float]
+"""Gives what an ONNX file costs, such as a latency that was measured; less is better."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a file costs.
+
+    Attributes:
+        value: Microseconds or megabytes, or what a user's function gives.
+        kernels: That the compiler made of it; None with a user's function.
+        lost: Products that it computes in a wider type than was simulated; likewise.
+        layers: A digest of its layers: files of one digest run alike. Empty where not known.
+    """
+
+    value: float
+    kernels: int | None = None
+    lost: int | None = None
+    layers: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return asdict(self)
+
+
+def cost_of(path: Path, target: Target, gpu: str, unit: Unit, own: CostFunction | None) -> Cost:
+    """What a file costs.
+
+    Args:
+        path: The file.
+        target: Builds it.
+        gpu: That it is compiled for.
+        unit: `time` is an estimate of microseconds, by a roofline of the kernels; `bytes` are the
+            megabytes that the kernels read and write.
+        own: Used in place of both.
+
+    Raises:
+        BuildError: The compiler does not take the file, or the GPU has no peaks for its types.
+    """
+    if own is not None:
+        return Cost(float(own(path)))
+    made = target.build(path, gpu)
+    if not made.built:
+        raise BuildError(made.summary)
+    estimate = made.estimate()
+    moved = made.bytes
+    if moved is None or (estimate is None and unit == "time"):
+        raise BuildError(
+            f"there is no estimate for '{gpu}': its peaks are not known; give cost= a function "
+            "that measures"
+        )
+    value = moved / 1e6 if unit == "bytes" else estimate.microseconds
+    layers = [(one.kind, one.reads, one.gives, one.bytes, one.macs) for one in made.kernels]
+    digest = hashlib.sha256(repr(layers).encode()).hexdigest()[:16]
+    return Cost(value, len(made.kernels), len(made.lost), digest)

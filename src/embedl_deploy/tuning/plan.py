@@ -1,0 +1,206 @@
+"""The outcome of a search, as something to read, keep and edit."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embedl_deploy.errors import LoadError, QuantizationError
+from embedl_deploy.quantize import QuantConfig
+from embedl_deploy.table import table
+from embedl_deploy.tuning.bounds import Bound
+from embedl_deploy.tuning.candidates import Candidate, front_of
+from embedl_deploy.tuning.costs import Cost, Unit
+from embedl_deploy.tuning.groups import Group
+
+SCHEMA = 1
+"""Version of the form of a plan on disk."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What was measured, and what is best; prints as tables.
+
+    Attributes:
+        groups: Of the model.
+        gains: What quantizing a group saves where all others are quantized; below 0 where it costs.
+        alone: Noise over signal at the outputs where a group alone is quantized.
+        candidates: All that were measured as a whole.
+        half: The cost of the float16 file.
+        score: The user's score of the model in floating point; None without.
+        bound: What the best has to keep to.
+        base: How to quantize besides.
+        unit: Of the costs: `time`, an estimate in microseconds, or `bytes`, in megabytes.
+        cost_from: What gave the costs, in words.
+        refused: Formats that were not measured, and why.
+    """
+
+    groups: tuple[Group, ...]
+    gains: dict[str, float]
+    alone: dict[str, float]
+    candidates: tuple[Candidate, ...]
+    half: Cost
+    score: float | None
+    bound: Bound
+    base: QuantConfig
+    unit: Unit
+    cost_from: str
+    refused: dict[str, str]
+
+    @property
+    def front(self) -> tuple[Candidate, ...]:
+        """The candidates that no other beats, the cheapest first."""
+        return front_of(self.candidates)
+
+    @property
+    def best(self) -> Candidate | None:
+        """The best that keeps to the bound and costs less than float16; None where none does."""
+        cheaper = [one for one in self.candidates if one.cost.value < self.half.value]
+        return self.bound.best(cheaper, self.score)
+
+    @property
+    def config(self) -> QuantConfig | None:
+        """How to quantize; None: not at all, float16 is better."""
+        best = self.best
+        return None if best is None else best.choice.config(self.base, self.groups)
+
+    @property
+    def verdict(self) -> str:
+        """The best in one line."""
+        best, unit = self.best, self._unit
+        if best is None:
+            cheapest = min(one.cost.value for one in self.candidates)
+            return (
+                f"keep float16 ({self.half.value:.1f}{unit}): no placement costs less and keeps to "
+                f"{self.bound}; the cheapest costs {cheapest:.1f}{unit}"
+            )
+        return (
+            f"{best.cost.value:.1f}{unit}, {best.cost.value / self.half.value:.0%} of float16's, "
+            f"at {best.accuracy.sqnr_db:.1f} dB"
+        )
+
+    @property
+    def error_db(self) -> float | None:
+        """The largest error of the additive model; None where it predicted nothing."""
+        errors = [
+            abs(one.predicted_db - one.accuracy.sqnr_db)
+            for one in self.candidates
+            if one.predicted_db is not None and math.isfinite(one.predicted_db)
+        ]
+        return max(errors, default=None)
+
+    def reason(self, group: Group) -> str:
+        """What became of a group in the best, and why."""
+        gain, alone = self.gains[group.name], self.alone.get(group.name, 0.0)
+        share = alone / (sum(self.alone.values()) or 1.0)
+        whole = self._whole.cost.value
+        if self.best is None or group.name in self.best.choice.left:
+            if gain <= 0:
+                return f"half precision: quantizing costs {-gain:.1f}{self._unit} more"
+            return (
+                f"half precision: quantizing saves {gain / whole:.1%} of the cost and makes "
+                f"{share:.0%} of the noise"
+            )
+        kind = "INT8" if self.best.choice.format == "int" else "FP8"
+        return f"{kind}: saves {gain:.1f}{self._unit} and makes {share:.0%} of the noise"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it for JSON; `read_plan` takes it."""
+        best = self.best
+        return {
+            "schema": SCHEMA,
+            "config": self.config and self.config.to_dict(),
+            "verdict": self.verdict,
+            "bound": str(self.bound),
+            "cost_from": self.cost_from,
+            "unit": self.unit,
+            "float16": self.half.to_dict(),
+            "best": best and best.to_dict(),
+            "groups": [
+                {
+                    "name": one.name,
+                    "kind": one.kind,
+                    "paths": list(one.paths),
+                    "saves": self.gains[one.name],
+                    "noise_over_signal": self.alone.get(one.name, 0.0),
+                    "reason": self.reason(one),
+                }
+                for one in self.groups
+            ],
+            "front": [one.to_dict() for one in self.front],
+            "candidates": len(self.candidates),
+            "additive_error_db": self.error_db,
+            "refused": self.refused,
+        }
+
+    def __str__(self) -> str:
+        rows = [(one.name, str(len(one.paths)), self.reason(one)) for one in self.groups]
+        parts = [
+            table(("Group", "Layers", "In the best, and why"), rows),
+            table(("Cost", "SQNR", "Same class", "Kernels", "In half precision"), self._front()),
+        ]
+        said = [f"{len(self.candidates)} placements measured; {self.cost_from}"]
+        if self.error_db is not None:
+            said.append(f"the additive model of noise erred by {self.error_db:.1f} dB at most")
+        said += [f"{kind} was not tried: {why}" for kind, why in self.refused.items()]
+        return "\n\n".join([*parts, "\n".join([*said, self.verdict])])
+
+    def _front(self) -> Sequence[tuple[str, ...]]:
+        half = (f"{self.half.value:.1f}{self._unit}", "", "", _count(self.half.kernels), "all")
+        rows = [
+            (
+                f"{one.cost.value:.1f}{self._unit}",
+                f"{one.accuracy.sqnr_db:.1f} dB",
+                _percent(one.accuracy.agreement),
+                _count(one.cost.kernels),
+                self._left(one),
+            )
+            for one in self.front
+        ]
+        return [*rows, half]
+
+    def _left(self, one: Candidate) -> str:
+        left = len(one.choice.left)
+        said = f"{left} of {len(self.groups)} groups" if left else "nothing"
+        more = [] if one.choice.attention == "none" else [f"attention {one.choice.attention}"]
+        more += ["FP8"] if one.choice.format != "int" else []
+        return "; ".join([said, *more]) + (" (best)" if one == self.best else "")
+
+    @property
+    def _whole(self) -> Candidate:
+        return min(
+            (one for one in self.candidates if not one.choice.left), key=lambda one: one.cost.value
+        )
+
+    @property
+    def _unit(self) -> str:
+        return {"time": " µs", "bytes": " MB"}[self.unit] if self.half.kernels is not None else ""
+
+
+def read_plan(path: Path) -> QuantConfig | None:
+    """How to quantize by a plan that `embedl-deploy tune` wrote; None: not at all.
+
+    Raises:
+        LoadError: The file is no plan, or of another version.
+    """
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        schema, config = stored["schema"], stored["config"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LoadError(f"'{path}' is no plan of embedl-deploy tune: {error}") from None
+    if schema != SCHEMA:
+        raise LoadError(f"'{path}' is a plan of version {schema}; {SCHEMA} is known: tune again")
+    try:
+        return None if config is None else QuantConfig.from_dict(config)
+    except QuantizationError as error:
+        raise LoadError(f"the plan '{path}': {error}") from None
+
+
+def _count(number: int | None) -> str:
+    return "" if number is None else str(number)
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f} %"

@@ -1,0 +1,196 @@
+"""The search: measure, order the groups by what they give for their noise, measure again."""
+
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import fx
+
+from embedl_deploy.errors import BuildError, ExportError
+from embedl_deploy.export import export_onnx
+from embedl_deploy.modules import FusedModule
+from embedl_deploy.quantize import QuantConfig, calibrate, insert_qdq
+from embedl_deploy.quantize.config import Attention
+from embedl_deploy.tuning.accuracy import Accuracy, Judge
+from embedl_deploy.tuning.bounds import Bound
+from embedl_deploy.tuning.candidates import Candidate, Choice
+from embedl_deploy.tuning.costs import Cost
+from embedl_deploy.tuning.groups import Group, groups_of, quantizers_by_group
+from embedl_deploy.tuning.store import Store
+
+_ATTENTIONS: tuple[Attention, ...] = ("full", "inputs")
+"""Beside `none`."""
+
+Report = Callable[[str, Sequence[Candidate]], None]
+"""Called with what is done next and the candidates so far."""
+
+
+@dataclass
+class Search:
+    """Finds candidates, each measured as a whole.
+
+    Attributes:
+        source: The transformed model.
+        examples: Example inputs of the file.
+        learned: Batches that calibrate.
+        judge: Measures accuracy.
+        config: How to quantize besides.
+        costing: Gives the cost of a file.
+        store: Of what was measured.
+        bound: What the best has to keep to.
+        trials: Candidates at most beyond those that each leave one group.
+        report: Called before each measurement.
+    """
+
+    source: fx.GraphModule
+    examples: Sequence[Any]
+    learned: Sequence[Sequence[Any]]
+    judge: Judge
+    config: QuantConfig
+    costing: Callable[[Path], Cost]
+    store: Store
+    bound: Bound
+    trials: int
+    report: Report
+    candidates: dict[str, Candidate] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Measure all."""
+        self.groups = self._groups()
+        self.half = Cost(**self.store.of("float16", lambda: {"cost": self._half()})["cost"])
+        self.score = self._score()
+        bases = self._bases()
+        self.base = min(bases, key=lambda one: one.cost.value)
+        self.bound.holds(self.base, self.score)  # raises where no drop can be told
+        self.gains = {one.name: self._gain(one) for one in self.groups}
+        self.alone = self.store.of("alone", self._alone)
+        self._climb(bases)
+
+    # --- measuring ----------------------------------------------------------------------------
+
+    def _quantized(self, choice: Choice) -> fx.GraphModule:
+        model = insert_qdq(self.source, choice.config(self.config, self.groups))
+        return calibrate(model, self.learned)
+
+    def _measure(self, choice: Choice, predicted: float | None = None) -> Candidate:
+        def make() -> dict[str, Any]:
+            self.report(f"measuring {_said(choice)}", [*self.candidates.values()])
+            model = self._quantized(choice)
+            accuracy = self.judge.accuracy(model)
+            return {"cost": self._cost(model).to_dict(), "accuracy": accuracy.to_dict()}
+
+        found = self.store.of(choice.key, make)
+        one = Candidate(choice, Cost(**found["cost"]), Accuracy(**found["accuracy"]), predicted)
+        self.candidates[choice.key] = one
+        return one
+
+    def _cost(self, model: fx.GraphModule) -> Cost:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "candidate.onnx"
+            export_onnx(model, self.examples, path, precision="float16")
+            return self.costing(path)
+
+    def _half(self) -> dict[str, Any]:
+        self.report("measuring float16", [])
+        return self._cost(self.source).to_dict()
+
+    def _score(self) -> float | None:
+        """The user's score of the model in floating point."""
+        found = self.store.of("float", lambda: self.judge.accuracy(self.source).to_dict())
+        return Accuracy(**found).score
+
+    def _groups(self) -> tuple[Group, ...]:
+        return groups_of(insert_qdq(self.source, replace(self.config, attention="full")))
+
+    def _alone(self) -> dict[str, float]:
+        self.report("measuring the noise of each group alone", [*self.candidates.values()])
+        model = self._quantized(self.base.choice)
+        return self.judge.alone(model, quantizers_by_group(model, self.groups))
+
+    # --- choosing -----------------------------------------------------------------------------
+
+    def _bases(self) -> list[Candidate]:
+        """Everything quantized, in each way that the compiler takes."""
+        attends = any(isinstance(one, FusedModule) and one.attends for one in self.source.modules())
+        choices = [Choice(), *(Choice(one) for one in _ATTENTIONS if attends)]
+        bases = [self._measure(one) for one in choices]
+        cheapest = min(bases, key=lambda one: one.cost.value)
+        eighth = replace(cheapest.choice, format="float8_e4m3")
+        try:
+            bases.append(self._measure(eighth))
+        except (BuildError, ExportError) as error:
+            self.refused["float8_e4m3"] = str(error)
+        return bases
+
+    def _gain(self, group: Group) -> float:
+        """What the base saves by quantizing a group; below 0 where it costs."""
+        without = self.base.choice.leaving([group.name], self.groups)
+        if len(without.left) == len(self.groups):
+            return self.half.value - self.base.cost.value
+        return self._measure(without).cost.value - self.base.cost.value
+
+    def _ladder(self) -> list[tuple[str, ...]]:
+        """Groups to leave: those that do not pay, and one more at a time, the worst first."""
+        costly = [name for name, gain in self.gains.items() if gain <= 0]
+        paying = [name for name, gain in self.gains.items() if gain > 0]
+        paying.sort(key=lambda name: self.alone.get(name, 0.0) / self.gains[name], reverse=True)
+        order = costly + paying
+        return [tuple(order[:end]) for end in range(len(costly), len(order))]
+
+    def _predicted(self, base: Candidate, left: Sequence[str]) -> tuple[float, float]:
+        """Cost and signal to noise by adding up; the whole base is exact."""
+        noise = sum(self.alone.values())
+        rest = sum(value for name, value in self.alone.items() if name not in left)
+        cost = base.cost.value + sum(self.gains[name] for name in left)
+        if not rest or not noise:
+            return cost, math.inf
+        return cost, base.accuracy.sqnr_db + 10 * math.log10(noise / rest)
+
+    def _climb(self, bases: Sequence[Candidate]) -> None:
+        """Measure those that look best, until there is nothing better or no trial left."""
+        pending = {
+            (choice := base.choice.leaving(left, self.groups)).key: (
+                choice,
+                *self._predicted(base, left),
+            )
+            for base in bases
+            for left in self._ladder()
+        }
+        for _ in range(self.trials):
+            pending = {key: one for key, one in pending.items() if key not in self.candidates}
+            found = self._next([*pending.values()])
+            if found is None:
+                break
+            choice, _, predicted = found
+            self._measure(choice, predicted)
+
+    def _next(
+        self, pending: Sequence[tuple[Choice, float, float]]
+    ) -> tuple[Choice, float, float] | None:
+        """The most promising of those that may beat the best; without a bound, of a new figure."""
+        if not pending:
+            return None
+        if not self.bound:
+            known = [one.accuracy.sqnr_db for one in self.candidates.values()]
+            return max(pending, key=lambda one: min(abs(one[2] - db) for db in known))
+        best = self.bound.best(self.candidates.values(), self.score)
+        if self.bound.max_cost is not None:
+            fit = [one for one in pending if one[1] <= self.bound.max_cost]
+            better = [one for one in fit if best is None or one[2] > best.accuracy.sqnr_db]
+            return max(better, key=lambda one: one[2], default=None)
+        needed = self.bound.needed_db(self.candidates.values(), self.score)
+        cheaper = [one for one in pending if best is None or one[1] < best.cost.value]
+        enough = [one for one in cheaper if one[2] >= needed]
+        if enough:
+            return min(enough, key=lambda one: one[1])
+        return max(cheaper, key=lambda one: one[2], default=None) if best is None else None
+
+
+def _said(choice: Choice) -> str:
+    kind = "INT8" if choice.format == "int" else "FP8"
+    said = f"{kind}, attention {choice.attention}"
+    return f"{said}, without {', '.join(choice.left)}" if choice.left else said

@@ -1,0 +1,124 @@
+"""Where to quantize: the fastest placement that keeps accuracy, by measurement."""
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from importlib.metadata import distributions, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from embedl_deploy.batches import inferring
+from embedl_deploy.default import target_for
+from embedl_deploy.errors import QuantizationError
+from embedl_deploy.quantize import QuantConfig
+from embedl_deploy.quantize.config import config_of
+from embedl_deploy.quantize.measuring.sidebyside import first_inputs
+from embedl_deploy.rewrite import Result
+from embedl_deploy.tuning.accuracy import Evaluate, Judge
+from embedl_deploy.tuning.bounds import Bound
+from embedl_deploy.tuning.candidates import Candidate
+from embedl_deploy.tuning.costs import CostFunction, Unit, cost_of
+from embedl_deploy.tuning.plan import Tuning
+from embedl_deploy.tuning.search import Report, Search
+from embedl_deploy.tuning.store import Store, fingerprint
+
+
+def tune(  # noqa: PLR0913 - each is one choice
+    result: Result | fx.GraphModule,
+    data: Iterable[Any],
+    config: QuantConfig | None = None,
+    *,
+    min_sqnr: float | None = None,
+    max_drop: float | None = None,
+    max_cost: float | None = None,
+    gpu: str = "rtx4090",
+    unit: Unit = "time",
+    cost: CostFunction | None = None,
+    evaluate: Evaluate | None = None,
+    samples: int = 64,
+    trials: int = 12,
+    store: str | Path | None = None,
+    report: Report | None = None,
+) -> Tuning:
+    """Find what to quantize, so that the file costs least within a bound.
+
+    Equal layers are one group, quantized or left in half precision together. Every group is left
+    alone once, and every candidate is exported in float16, compiled and simulated as a whole; an
+    additive model of the noise only says which to measure next. Attention is tried with `none`,
+    `full` and `inputs`, and FP8 where the compiler takes it.
+
+    Args:
+        result: What `transform` returned, or its model; left as it is.
+        data: Batches; three quarters of them calibrate, and the last quarter judges. One batch
+            alone does both.
+        config: How to quantize besides; by default as the target asks.
+        min_sqnr: Decibels at the outputs at least.
+        max_drop: Percentage points of the score of `evaluate` that may be lost; without
+            `evaluate`, percent of the samples whose class may change.
+        max_cost: Of the file at most, in microseconds or megabytes; the most accurate is sought.
+            Without any bound, the cheapest is.
+        gpu: As `compile_onnx` takes it.
+        unit: `time`, an estimate by the compiler's layers, or `bytes` that they move.
+        cost: Gives the cost of an ONNX file in place of both, such as a measured latency.
+        evaluate: Gives the accuracy of a model in percent.
+        samples: Samples of the data at most.
+        trials: Placements at most, beyond those that each leave one group.
+        store: A file of measurements; a search that was stopped goes on from there.
+        report: Called before each measurement with what it is and the candidates so far.
+
+    Raises:
+        BuildError: There is no compiler, it takes no file, or the GPU is unknown.
+        CalibrationError: There is no data, or a batch does not fit the model.
+        QuantizationError: There is more than one bound, or nothing to quantize.
+    """
+    bound = Bound(min_sqnr, max_drop, max_cost)
+    source = result.model if isinstance(result, Result) else result
+    if not isinstance(source, fx.GraphModule):
+        raise QuantizationError(f"tune takes the result of transform(), not a {type(source)}")
+    target, base = target_for(source), config or config_of(source)
+    with inferring(source):
+        some = first_inputs(source, data, samples)
+    cut = len(some) - max(1, len(some) // 4) if len(some) > 1 else 0
+    costing = partial(cost_of, target=target, gpu=gpu, unit=unit, own=cost)
+    about = fingerprint(source, some, base, gpu, unit, target, cost, evaluate, *_versions())
+    search = Search(
+        source,
+        pytree.tree_map_only(Tensor, lambda one: one[:1] if one.dim() else one, some[0]),
+        some[:cut] or some,
+        Judge(source, some[cut:], evaluate),
+        base,
+        costing,
+        Store(None if store is None else Path(store), about),
+        bound,
+        trials,
+        report or _silent,
+    )
+    search.run()
+    return Tuning(
+        groups=search.groups,
+        gains=search.gains,
+        alone=search.alone,
+        candidates=tuple(search.candidates.values()),
+        half=search.half,
+        score=search.score,
+        bound=bound,
+        base=base,
+        unit=unit,
+        cost_from="by the given function" if cost else f"estimated for {gpu}; nothing was run",
+        refused=search.refused,
+    )
+
+
+def _versions() -> list[str]:
+    """Of what gives the figures."""
+    compilers = {
+        f"{one.name} {one.version}" for one in distributions() if one.name.startswith("tensorrt")
+    }
+    return [torch.__version__, version("embedl_deploy"), *sorted(compilers)]
+
+
+def _silent(_: str, __: Sequence[Candidate]) -> None:
+    """Say nothing."""

@@ -1,0 +1,242 @@
+"""The search finds what trying everything finds, goes on where it stopped, and says why."""
+
+import json
+from itertools import chain, combinations
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from torch import fx, nn
+
+from embedl_deploy import Result, transform
+from embedl_deploy.errors import ExportError, LoadError, QuantizationError
+from embedl_deploy.modules import FusedModule
+from embedl_deploy.quantize import calibrate, insert_qdq
+from embedl_deploy.quantize.stubs import quantizers_of
+from embedl_deploy.tuning import Candidate, Choice, Cost, Tuning, read_plan, search, tune
+from embedl_deploy.tuning.accuracy import Judge
+
+SAVES = {"stem": 5.0, "blocks.0": 4.0, "blocks.1": 4.0, "wide": 6.0, "mean": 1.0, "head": -4.0}
+"""What a made-up device saves where a layer is quantized; the head does not pay."""
+
+
+class Net(nn.Module):
+    """Two equal blocks, and a layer that does not quantize well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.blocks = nn.Sequential(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1))
+        self.wide = nn.Conv2d(8, 8, 1)
+        self.head = nn.Linear(8, 5)
+        small: Any = self.blocks[1]
+        with torch.no_grad():
+            small.weight[0] /= 300
+            small.bias[0] /= 300
+            self.wide.weight[:, 0] *= 300
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.head(self.wide(self.blocks(self.stem(x).relu())).mean((2, 3)))
+
+
+def export_names(model: fx.GraphModule, _: object, path: Path, **__: object) -> None:
+    """In place of an export: the paths of what is quantized; there is no FP8."""
+    if any(one.config.format != "int" for one in quantizers_of(model)):
+        raise ExportError("no FP8")
+    calls = {str(node.target): node for node in model.graph.nodes if node.op == "call_module"}
+    quantized = [
+        path
+        for path, node in calls.items()
+        if isinstance(module := model.get_submodule(path), FusedModule)
+        and (module.weight_quantizers or (not module.parts and "stub" in str(node.args[0])))
+    ]
+    path.write_text("\n".join(quantized))
+
+
+def cost(path: Path) -> float:
+    """Of the made-up device."""
+    return 100 - sum(SAVES[name] for name in path.read_text().splitlines())
+
+
+def data() -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randn(4, 3, 8, 8, generator=generator) for _ in range(4)]
+
+
+@pytest.fixture(scope="module")
+def result() -> Result:
+    torch.manual_seed(0)
+    return transform(Net().eval(), (data()[0],))
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "export_onnx", export_names)
+
+
+@pytest.fixture
+def free(result: Result, monkeypatch: pytest.MonkeyPatch) -> Tuning:
+    """Without a bound."""
+    monkeypatch.setattr(search, "export_onnx", export_names)
+    return tune(result, data(), cost=cost)
+
+
+def everything(result: Result, groups: Tuning) -> list[Candidate]:
+    """All placements, measured without the search."""
+    names = [one.name for one in groups.groups]
+    judge = Judge(result.model, [[data()[3]]], None)
+    found = []
+    for left in chain.from_iterable(combinations(names, size) for size in range(len(names))):
+        choice = Choice(left=left)
+        model = insert_qdq(result, choice.config(groups.base, groups.groups))
+        calibrate(model, data()[:3])
+        price = 100 - sum(SAVES[one] for one in names_of(groups) if one not in paths(groups, left))
+        found.append(Candidate(choice, Cost(price), judge.accuracy(model)))
+    return found
+
+
+def names_of(groups: Tuning) -> list[str]:
+    return [path for one in groups.groups for path in one.paths]
+
+
+def paths(groups: Tuning, left: tuple[str, ...]) -> set[str]:
+    return {path for one in groups.groups if one.name in left for path in one.paths}
+
+
+def test_equal_layers_are_a_group(free: Tuning) -> None:
+    found = {one.name: one.paths for one in free.groups}
+    assert found["blocks.*"] == ("blocks.0", "blocks.1")
+    assert {"stem", "blocks.*", "wide", "head"} <= found.keys()
+
+
+def test_gains_are_those_of_the_device(free: Tuning) -> None:
+    assert free.gains["head"] == pytest.approx(-4)
+    assert free.gains["blocks.*"] == pytest.approx(8)
+    assert max(free.alone, key=free.alone.__getitem__) == "wide"
+
+
+def test_what_does_not_pay_is_left_without_a_bound(free: Tuning) -> None:
+    assert free.best is not None
+    assert free.best.choice.left == ("head",)
+    head = next(one for one in free.groups if one.name == "head")
+    assert free.reason(head) == "half precision: quantizing costs 4.0 more"
+
+
+@pytest.mark.usefixtures("made_up")
+@pytest.mark.parametrize("least", [10.0, 30.0])
+def test_the_best_is_that_of_all_placements(result: Result, free: Tuning, least: float) -> None:
+    found = tune(result, data(), cost=cost, min_sqnr=least)
+    fit = [one for one in everything(result, free) if one.accuracy.sqnr_db >= least]
+    assert found.best is not None
+    assert found.best.cost.value == min(one.cost.value for one in fit)
+    assert found.best.accuracy.sqnr_db >= least
+    assert ("wide" in found.best.choice.left) is (least > 20)
+    assert found.refused == {"float8_e4m3": "no FP8"}
+
+
+@pytest.mark.usefixtures("made_up")
+def test_a_bound_on_the_cost_gives_the_most_accurate(result: Result, free: Tuning) -> None:
+    found = tune(result, data(), cost=cost, max_cost=90.0)
+    fit = [one for one in everything(result, free) if one.cost.value <= 90]
+    assert found.best is not None
+    assert found.best.cost.value <= 90
+    assert found.best.accuracy.sqnr_db >= max(one.accuracy.sqnr_db for one in fit) - 1e-6
+
+
+def test_no_candidate_of_the_front_is_beaten(free: Tuning) -> None:
+    for one in free.front:
+        assert not any(
+            other.cost.value < one.cost.value and other.accuracy.sqnr_db >= one.accuracy.sqnr_db
+            for other in free.candidates
+        )
+    assert len(free.front) > 1
+
+
+@pytest.mark.usefixtures("made_up")
+def test_float16_is_kept_where_nothing_pays(result: Result) -> None:
+    found = tune(result, data(), cost=lambda path: 100.0 + len(path.read_text()))
+    assert (found.best, found.config) == (None, None)
+    assert "keep float16" in str(found)
+
+
+@pytest.mark.usefixtures("made_up")
+def test_a_user_s_score_is_the_bound(result: Result) -> None:
+    def score(model: fx.GraphModule) -> float:
+        wide = model.get_submodule("wide")
+        assert isinstance(wide, FusedModule)
+        return 70.0 if wide.weight_quantizers else 80.0
+
+    found = tune(result, data(), cost=cost, max_drop=1.0, evaluate=score)
+    assert found.best is not None
+    assert "wide" in found.best.choice.left
+    assert found.best.accuracy.score == 80
+
+
+@pytest.mark.usefixtures("made_up")
+def test_a_search_that_was_stopped_goes_on(result: Result, tmp_path: Path) -> None:
+    store = tmp_path / "measured.jsonl"
+    stops = [4]
+    measured: list[Path] = []
+
+    def counted(path: Path) -> float:
+        if len(measured) in stops:
+            raise KeyboardInterrupt
+        measured.append(path)
+        return cost(path)
+
+    with pytest.raises(KeyboardInterrupt):
+        tune(result, data(), cost=counted, store=store)
+    with store.open("a") as file:
+        file.write('{"about": "torn')
+    stops.clear()
+    found = tune(result, data(), cost=counted, store=store)
+    assert len(measured) == len(found.candidates) + 1
+    tune(result, data(), cost=counted, store=store)
+    assert len(measured) == len(found.candidates) + 1
+
+
+def test_a_plan_on_disk_quantizes_as_the_best(result: Result, free: Tuning, tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(free.to_dict()))
+    config = read_plan(path)
+    assert config is not None
+    assert free.config is not None
+    assert insert_qdq(result, config).code == insert_qdq(result, free.config).code
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"schema": 7, "config": null}', '{"schema": 1}'])
+def test_what_is_no_plan_is_said(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(text)
+    with pytest.raises(LoadError, match=r"plan"):
+        read_plan(path)
+
+
+def test_two_bounds_are_refused(result: Result) -> None:
+    with pytest.raises(QuantizationError, match="one of min_sqnr"):
+        tune(result, data(), min_sqnr=30, max_drop=1)
+
+
+@pytest.mark.usefixtures("made_up")
+def test_a_drop_needs_classes_or_a_score() -> None:
+    images = transform(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1)).eval(), (data()[0],))
+    with pytest.raises(QuantizationError, match="no class scores"):
+        tune(images, data(), cost=lambda path: 9.0 - len(path.read_text()), max_drop=1)
+
+
+def test_the_file_that_is_costed_is_that_of_the_placement() -> None:
+    """Without anything made up, on a part of the search."""
+    seen: list[int] = []
+
+    def count(path: Path) -> float:
+        model = onnx.load(path)
+        seen.append(sum(one.data_type == onnx.TensorProto.INT8 for one in model.graph.initializer))
+        return 10.0 - seen[-1]
+
+    small = transform(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval(), (data()[0],))
+    found = tune(small, data()[:2], cost=count, trials=0)
+    assert seen[0] == 0
+    assert max(seen) > 0
+    assert found.best is not None
