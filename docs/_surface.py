@@ -28,6 +28,7 @@ PACKAGES = (
     "embedl_deploy.patterns",
     "embedl_deploy.quantize",
     "embedl_deploy.export",
+    "embedl_deploy.tuning",
     "embedl_deploy.modules",
     "embedl_deploy.errors",
 )

@@ -185,6 +185,11 @@ def analyze_options() -> str:
     return _options("analyze")
 
 
+def tune_options() -> str:
+    """The options of `embedl-deploy tune`."""
+    return _options("tune")
+
+
 def check_options() -> str:
     """The options of `embedl-deploy check`."""
     return _options("check")
@@ -294,6 +299,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
         inspect_options,
         deploy_options,
         analyze_options,
+        tune_options,
         check_options,
         explain_options,
         verify_options,

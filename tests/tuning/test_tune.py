@@ -1,6 +1,7 @@
 """The search finds what trying everything finds, goes on where it stopped, and says why."""
 
 import json
+from importlib.util import find_spec
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
@@ -240,3 +241,21 @@ def test_the_file_that_is_costed_is_that_of_the_placement() -> None:
     assert seen[0] == 0
     assert max(seen) > 0
     assert found.best is not None
+
+
+@pytest.mark.skipif(
+    find_spec("tensorrt_rtx_bindings") is None,
+    reason="TensorRT for RTX is not installed: pip install 'embedl_deploy[rtx]'",
+)
+def test_the_compiler_gives_the_cost() -> None:
+    small = transform(nn.Sequential(nn.Conv2d(16, 16, 3), nn.ReLU()).eval(), (images(16),))
+    found = tune(small, [images(16)], gpu="sm89", trials=0)
+    kernels = [one.cost.kernels for one in found.candidates]
+    assert found.half.kernels
+    assert all(kernels)
+    assert "estimated for sm89; nothing was run" in str(found)
+    assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["float16"]["kernels"]
+
+
+def images(channels: int) -> torch.Tensor:
+    return torch.randn(2, channels, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -11,6 +11,7 @@ from embedl_deploy.cli.commands.check import check
 from embedl_deploy.cli.commands.deploy import deploy
 from embedl_deploy.cli.commands.explain import explain
 from embedl_deploy.cli.commands.inspect import inspect
+from embedl_deploy.cli.commands.tune import find_placement
 from embedl_deploy.cli.commands.verify import verify
 from embedl_deploy.cli.texts import (
     ABOUT,
@@ -20,6 +21,7 @@ from embedl_deploy.cli.texts import (
     DEPLOY,
     EXPLAIN,
     INSPECT,
+    TUNE,
     VERIFY,
     flowing,
 )
@@ -36,6 +38,7 @@ app = typer.Typer(
 app.command("inspect", help=flowing(INSPECT), no_args_is_help=True)(inspect)
 app.command("deploy", help=flowing(DEPLOY), no_args_is_help=True)(deploy)
 app.command("analyze", help=flowing(ANALYZE), no_args_is_help=True)(analyze)
+app.command("tune", help=flowing(TUNE), no_args_is_help=True)(find_placement)
 app.command("check", help=flowing(CHECK), no_args_is_help=True)(check)
 app.command("explain", help=flowing(EXPLAIN), no_args_is_help=True)(explain)
 app.command("verify", help=flowing(VERIFY), no_args_is_help=True)(verify)

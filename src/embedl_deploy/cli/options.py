@@ -302,6 +302,18 @@ PercentileOption = Annotated[
         show_default=False,
     ),
 ]
+PlanOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--plan",
+        metavar="PLAN.json",
+        help="Quantize as tune found; it says what --attention and --observer say else.",
+        show_default=False,
+    ),
+]
+GpuOption = Annotated[
+    str, typer.Option("--gpu", metavar="NAME", help="What the compiler builds for, as in build.")
+]
 BatchSizeOption = Annotated[
     int, typer.Option(min=1, metavar="N", help="Samples in a calibration batch.")
 ]

@@ -83,6 +83,28 @@ clipped, and how large the largest value is beside the others. The worst is on t
 Every place is quantized alone as well, to see what it does to the model's outputs.
 """
 
+TUNE = """Find what to quantize, so that the engine is fast and the model stays accurate.
+
+Equal layers are one group, quantized or left in half precision together. Each placement is
+exported in float16, given to NVIDIA's compiler, whose layers give an estimate of the time, and
+simulated. The plan says of each group what became of it and why; [bold]deploy --plan[/bold]
+follows it, and you may edit it. It keeps float16 where no placement is faster.
+
+A search takes minutes. One that is stopped leaves the best plan so far, and goes on where it was
+when it is started again with the same options.
+
+[bold]Examples[/bold]
+
+[green]embedl-deploy tune torchvision:resnet50 plan.json --weights r50.pt --data photos --max-drop
+1[/green]
+
+[green]embedl-deploy tune nets.mine:build plan.json --data samples.npz --min-sqnr 30 --gpu
+l4[/green]
+
+[green]embedl-deploy deploy torchvision:resnet50 r50.onnx --weights r50.pt --data photos --precision
+float16 --plan plan.json[/green]
+"""
+
 CHECK = """Check an ONNX file, of any tool, against the rules of TensorRT. TensorRT is not needed.
 
 An error means that TensorRT refuses the file or computes something else than it says; a warning

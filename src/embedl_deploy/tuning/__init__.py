@@ -6,7 +6,7 @@ from embedl_deploy.tuning.candidates import Candidate, Choice
 from embedl_deploy.tuning.costs import Cost
 from embedl_deploy.tuning.groups import Group
 from embedl_deploy.tuning.plan import Tuning, read_plan
-from embedl_deploy.tuning.tune import tune
+from embedl_deploy.tuning.run import tune
 
 __all__ = [
     "Accuracy",

@@ -1,6 +1,7 @@
 """Placements that are tried, and what came out."""
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -78,9 +79,14 @@ class Candidate:
             "format": self.choice.format,
             "left": list(self.choice.left),
             "cost": self.cost.to_dict(),
-            "accuracy": self.accuracy.to_dict(),
-            "predicted_db": self.predicted_db,
+            "accuracy": self.accuracy.to_dict() | {"sqnr_db": finite(self.accuracy.sqnr_db)},
+            "predicted_db": finite(self.predicted_db),
         }
+
+
+def finite(value: float | None) -> float | None:
+    """A number for JSON, which has no infinite ones."""
+    return value if value is None or math.isfinite(value) else None
 
 
 def front_of(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:

@@ -35,6 +35,7 @@ class Tuning:
         unit: Of the costs: `time`, an estimate in microseconds, or `bytes`, in megabytes.
         cost_from: What gave the costs, in words.
         refused: Formats that were not measured, and why.
+        complete: Whether the search came to its end.
     """
 
     groups: tuple[Group, ...]
@@ -48,6 +49,7 @@ class Tuning:
     unit: Unit
     cost_from: str
     refused: dict[str, str]
+    complete: bool = True
 
     @property
     def front(self) -> tuple[Candidate, ...]:
@@ -93,7 +95,7 @@ class Tuning:
 
     def reason(self, group: Group) -> str:
         """What became of a group in the best, and why."""
-        gain, alone = self.gains[group.name], self.alone.get(group.name, 0.0)
+        gain, alone = self.gains.get(group.name, 0.0), self.alone.get(group.name, 0.0)
         share = alone / (sum(self.alone.values()) or 1.0)
         whole = self._whole.cost.value
         if self.best is None or group.name in self.best.choice.left:
@@ -111,6 +113,7 @@ class Tuning:
         best = self.best
         return {
             "schema": SCHEMA,
+            "complete": self.complete,
             "config": self.config and self.config.to_dict(),
             "verdict": self.verdict,
             "bound": str(self.bound),
@@ -123,8 +126,8 @@ class Tuning:
                     "name": one.name,
                     "kind": one.kind,
                     "paths": list(one.paths),
-                    "saves": self.gains[one.name],
-                    "noise_over_signal": self.alone.get(one.name, 0.0),
+                    "saves": self.gains.get(one.name),
+                    "noise_over_signal": self.alone.get(one.name),
                     "reason": self.reason(one),
                 }
                 for one in self.groups

@@ -17,15 +17,16 @@ from embedl_deploy.quantize.config import Attention
 from embedl_deploy.tuning.accuracy import Accuracy, Judge
 from embedl_deploy.tuning.bounds import Bound
 from embedl_deploy.tuning.candidates import Candidate, Choice
-from embedl_deploy.tuning.costs import Cost
+from embedl_deploy.tuning.costs import Cost, Unit
 from embedl_deploy.tuning.groups import Group, groups_of, quantizers_by_group
+from embedl_deploy.tuning.plan import Tuning
 from embedl_deploy.tuning.store import Store
 
 _ATTENTIONS: tuple[Attention, ...] = ("full", "inputs")
 """Beside `none`."""
 
-Report = Callable[[str, Sequence[Candidate]], None]
-"""Called with what is done next and the candidates so far."""
+Report = Callable[[str, Tuning | None], None]
+"""Called with what is measured next, and with the outcome so far, where a candidate is known."""
 
 
 @dataclass
@@ -39,6 +40,8 @@ class Search:
         judge: Measures accuracy.
         config: How to quantize besides.
         costing: Gives the cost of a file.
+        unit: Of it.
+        cost_from: What gives it, in words.
         store: Of what was measured.
         bound: What the best has to keep to.
         trials: Candidates at most beyond those that each leave one group.
@@ -51,14 +54,19 @@ class Search:
     judge: Judge
     config: QuantConfig
     costing: Callable[[Path], Cost]
+    unit: Unit
+    cost_from: str
     store: Store
     bound: Bound
     trials: int
     report: Report
     candidates: dict[str, Candidate] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    gains: dict[str, float] = field(default_factory=dict)
+    alone: dict[str, float] = field(default_factory=dict)
+    complete: bool = False
 
-    def run(self) -> None:
+    def run(self) -> Tuning:
         """Measure all."""
         self.groups = self._groups()
         self.half = Cost(**self.store.of("float16", lambda: {"cost": self._half()})["cost"])
@@ -66,9 +74,32 @@ class Search:
         bases = self._bases()
         self.base = min(bases, key=lambda one: one.cost.value)
         self.bound.holds(self.base, self.score)  # raises where no drop can be told
-        self.gains = {one.name: self._gain(one) for one in self.groups}
+        for one in self.groups:
+            self.gains[one.name] = self._gain(one)
         self.alone = self.store.of("alone", self._alone)
         self._climb(bases)
+        self.complete = True
+        return self.outcome()
+
+    def outcome(self) -> Tuning:
+        """What was found so far."""
+        return Tuning(
+            groups=self.groups,
+            gains={**self.gains},
+            alone=self.alone,
+            candidates=tuple(self.candidates.values()),
+            half=self.half,
+            score=self.score,
+            bound=self.bound,
+            base=self.config,
+            unit=self.unit,
+            cost_from=self.cost_from,
+            refused={**self.refused},
+            complete=self.complete,
+        )
+
+    def _report(self, what: str) -> None:
+        self.report(what, self.outcome() if self.candidates else None)
 
     # --- measuring ----------------------------------------------------------------------------
 
@@ -78,7 +109,7 @@ class Search:
 
     def _measure(self, choice: Choice, predicted: float | None = None) -> Candidate:
         def make() -> dict[str, Any]:
-            self.report(f"measuring {_said(choice)}", [*self.candidates.values()])
+            self._report(f"measuring {_said(choice)}")
             model = self._quantized(choice)
             accuracy = self.judge.accuracy(model)
             return {"cost": self._cost(model).to_dict(), "accuracy": accuracy.to_dict()}
@@ -95,7 +126,7 @@ class Search:
             return self.costing(path)
 
     def _half(self) -> dict[str, Any]:
-        self.report("measuring float16", [])
+        self._report("measuring float16")
         return self._cost(self.source).to_dict()
 
     def _score(self) -> float | None:
@@ -107,7 +138,7 @@ class Search:
         return groups_of(insert_qdq(self.source, replace(self.config, attention="full")))
 
     def _alone(self) -> dict[str, float]:
-        self.report("measuring the noise of each group alone", [*self.candidates.values()])
+        self._report("measuring the noise of each group alone")
         model = self._quantized(self.base.choice)
         return self.judge.alone(model, quantizers_by_group(model, self.groups))
 

@@ -61,6 +61,8 @@ def _precision(job: Job) -> str:
 
 
 def _observed(job: Job) -> str:
+    if job.plan is not None:
+        return f"as {job.plan} says"
     if job.observer is ObserverChoice.PERCENTILE:
         return f"percentile {job.share:g}"
     return "min-max" if job.observer is ObserverChoice.MINMAX else job.observer.value

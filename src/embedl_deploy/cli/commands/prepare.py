@@ -34,6 +34,7 @@ from embedl_deploy.cli.options import (
     PatternChoice,
     PatternsOption,
     PercentileOption,
+    PlanOption,
     RecipeChoice,
     RecipeOption,
     ShapeOption,
@@ -54,6 +55,7 @@ from embedl_deploy.quantize import (
     TensorQuantConfig,
     quantize,
 )
+from embedl_deploy.tuning import read_plan
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -67,8 +69,8 @@ _OBSERVERS: dict[ObserverChoice, type[Observer]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
-    """Which model is to be quantized, with which data and how; its fields are options.
+class Material:
+    """Which model is meant, and with which data; its fields are options.
 
     Raises:
         BadParameter: Options contradict each other.
@@ -79,10 +81,6 @@ class Order:
     weights: WeightsOption = None
     shape: ShapeOption = None
     patterns: PatternsOption = PatternChoice.FULL
-    attention: AttentionOption = _ATTENTION
-    recipe: RecipeOption = RecipeChoice.FAST
-    observer: ObserverOption = ObserverChoice.MINMAX
-    percentile: PercentileOption = None
     batch_size: BatchSizeOption = 32
     limit: LimitOption = 512
     mean: MeanOption = None
@@ -92,8 +90,25 @@ class Order:
     def __post_init__(self) -> None:
         if self.no_normalization and (self.mean is not None or self.std is not None):
             raise typer.BadParameter("--no-normalization contradicts --mean and --std")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order(Material):
+    """How the model is to be quantized besides."""
+
+    attention: AttentionOption = _ATTENTION
+    recipe: RecipeOption = RecipeChoice.FAST
+    observer: ObserverOption = ObserverChoice.MINMAX
+    percentile: PercentileOption = None
+    plan: PlanOption = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.percentile is not None and self.observer is not ObserverChoice.PERCENTILE:
             raise typer.BadParameter("--percentile needs --observer percentile")
+        asked = (self.attention, self.observer)
+        if self.plan is not None and asked != (_ATTENTION, ObserverChoice.MINMAX):
+            raise typer.BadParameter("--plan excludes --attention and --observer: it has its own")
 
     @property
     def share(self) -> float:
@@ -102,12 +117,31 @@ class Order:
 
     @property
     def config(self) -> QuantConfig:
-        """How to quantize: as the target asks, but for what is an option."""
+        """How to quantize: by the plan, or as the target asks, but for what is an option."""
+        if self.plan is not None:
+            return _planned(self.plan)
         observer = _OBSERVERS.get(self.observer) or partial(PercentileObserver, self.share)
         observer()  # so that a percentile out of range is said before any work
         asked = DEFAULT.config
         activations = replace(asked.activations or TensorQuantConfig(), observer=observer)
         return replace(asked, activations=activations, attention=self.attention.value)
+
+
+@dataclass(frozen=True)
+class Transformed:
+    """A transformed model and its data.
+
+    Attributes:
+        result: Of the transformation.
+        examples: Example inputs, by position.
+        data: As asked for.
+        source_bytes: Of the parameters and buffers of the source model.
+    """
+
+    result: Result
+    examples: list[Any]
+    data: Batches
+    source_bytes: int
 
 
 @dataclass(frozen=True)
@@ -131,6 +165,21 @@ class Prepared:
     source_bytes: int
 
 
+def transformed(material: Material, steps: Steps, batch: int) -> Transformed:
+    """Load and transform, with examples of a batch size.
+
+    Raises:
+        DeployError: A step failed.
+    """
+    with steps.step("Loading"):
+        source = load_model(material.model, weights=material.weights)
+        data = data_of(material, source)
+        args, kwargs = example_of(source, next(iter(data)), batch)
+    with steps.step("Transforming"):
+        result = transform(source, args, kwargs, patterns=material.patterns.patterns, copy=False)
+    return Transformed(result, _positional(result.model, args, kwargs), data, _bytes(source))
+
+
 def prepared(order: Order, steps: Steps, batch: int) -> Prepared:
     """Load, transform and quantize, with examples of a batch size.
 
@@ -138,46 +187,40 @@ def prepared(order: Order, steps: Steps, batch: int) -> Prepared:
         DeployError: A step failed.
     """
     config = order.config
-    with steps.step("Loading"):
-        source = load_model(order.model, weights=order.weights)
-        data = data_of(order, source)
-        args, kwargs = example_of(source, next(iter(data)), batch)
-    with steps.step("Transforming"):
-        result = transform(source, args, kwargs, patterns=order.patterns.patterns, copy=False)
+    made = transformed(order, steps, batch)
     recipe = order.recipe
     with steps.step("Calibrating" if recipe is RecipeChoice.FAST else "Quantizing") as progress:
-        counted = _Counted(data)
-        model = quantize(result, counted, config, recipe=recipe.value, progress=progress)
-    examples = _positional(model, args, kwargs)
-    return Prepared(result, model, examples, data, counted.count, _bytes(source))
+        counted = _Counted(made.data)
+        model = quantize(made.result, counted, config, recipe=recipe.value, progress=progress)
+    return Prepared(made.result, model, made.examples, made.data, counted.count, made.source_bytes)
 
 
-def data_of(order: Order, source: nn.Module) -> Batches:
+def data_of(material: Material, source: nn.Module) -> Batches:
     """The data that is asked for, in the shape and with the normalization of a model.
 
     Raises:
         LoadError: It cannot be loaded.
     """
-    shape = order.shape or example_shape(order.model, source)
-    if shape is None and Path(order.data).is_dir():
+    shape = material.shape or example_shape(material.model, source)
+    if shape is None and Path(material.data).is_dir():
         raise LoadError(
-            f"which shape to scale the images of '{order.data}' to is not known for "
-            f"'{order.model}'; give it: --shape 3,224,224"
+            f"which shape to scale the images of '{material.data}' to is not known for "
+            f"'{material.model}'; give it: --shape 3,224,224"
         )
     return load_data(
-        order.data,
-        shape=shape if order.shape or Path(order.data).is_dir() else None,
-        batch_size=order.batch_size,
-        limit=order.limit,
-        normalization=_normalization(order, source),
+        material.data,
+        shape=shape if material.shape or Path(material.data).is_dir() else None,
+        batch_size=material.batch_size,
+        limit=material.limit,
+        normalization=_normalization(material, source),
     )
 
 
-def _normalization(order: Order, source: nn.Module) -> Normalization | None:
-    if order.no_normalization:
+def _normalization(material: Material, source: nn.Module) -> Normalization | None:
+    if material.no_normalization:
         return None
     usual = normalization_of(source)
-    return replace(usual, mean=order.mean or usual.mean, std=order.std or usual.std)
+    return replace(usual, mean=material.mean or usual.mean, std=material.std or usual.std)
 
 
 class _Counted(Batches):
@@ -216,6 +259,16 @@ def _positional(model: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, 
     names = [str(node.target) for node in model.graph.nodes if node.op == "placeholder"]
     given = dict(zip(names, args, strict=False)) | kwargs
     return [given[name] for name in names if name in given]
+
+
+def _planned(path: Path) -> QuantConfig:
+    config = read_plan(path)
+    if config is None:
+        raise LoadError(
+            f"the plan '{path}' keeps float16: no placement that it measured was better, so there "
+            "is nothing to quantize"
+        )
+    return config
 
 
 def _bytes(model: nn.Module) -> int:

@@ -1,6 +1,6 @@
 """Where to quantize: the fastest placement that keeps accuracy, by measurement."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
 from importlib.metadata import distributions, version
 from pathlib import Path
@@ -19,7 +19,6 @@ from embedl_deploy.quantize.measuring.sidebyside import first_inputs
 from embedl_deploy.rewrite import Result
 from embedl_deploy.tuning.accuracy import Evaluate, Judge
 from embedl_deploy.tuning.bounds import Bound
-from embedl_deploy.tuning.candidates import Candidate
 from embedl_deploy.tuning.costs import CostFunction, Unit, cost_of
 from embedl_deploy.tuning.plan import Tuning
 from embedl_deploy.tuning.search import Report, Search
@@ -67,7 +66,8 @@ def tune(  # noqa: PLR0913 - each is one choice
         samples: Samples of the data at most.
         trials: Placements at most, beyond those that each leave one group.
         store: A file of measurements; a search that was stopped goes on from there.
-        report: Called before each measurement with what it is and the candidates so far.
+        report: Called before each measurement with what it is, and with the outcome so far once
+            there is a candidate.
 
     Raises:
         BuildError: There is no compiler, it takes no file, or the GPU is unknown.
@@ -82,34 +82,22 @@ def tune(  # noqa: PLR0913 - each is one choice
     with inferring(source):
         some = first_inputs(source, data, samples)
     cut = len(some) - max(1, len(some) // 4) if len(some) > 1 else 0
-    costing = partial(cost_of, target=target, gpu=gpu, unit=unit, own=cost)
     about = fingerprint(source, some, base, gpu, unit, target, cost, evaluate, *_versions())
     search = Search(
-        source,
-        pytree.tree_map_only(Tensor, lambda one: one[:1] if one.dim() else one, some[0]),
-        some[:cut] or some,
-        Judge(source, some[cut:], evaluate),
-        base,
-        costing,
-        Store(None if store is None else Path(store), about),
-        bound,
-        trials,
-        report or _silent,
-    )
-    search.run()
-    return Tuning(
-        groups=search.groups,
-        gains=search.gains,
-        alone=search.alone,
-        candidates=tuple(search.candidates.values()),
-        half=search.half,
-        score=search.score,
-        bound=bound,
-        base=base,
+        source=source,
+        examples=pytree.tree_map_only(Tensor, lambda one: one[:1] if one.dim() else one, some[0]),
+        learned=some[:cut] or some,
+        judge=Judge(source, some[cut:], evaluate),
+        config=base,
+        costing=partial(cost_of, target=target, gpu=gpu, unit=unit, own=cost),
         unit=unit,
         cost_from="by the given function" if cost else f"estimated for {gpu}; nothing was run",
-        refused=search.refused,
+        store=Store(None if store is None else Path(store), about),
+        bound=bound,
+        trials=trials,
+        report=report or _silent,
     )
+    return search.run()
 
 
 def _versions() -> list[str]:
@@ -120,5 +108,5 @@ def _versions() -> list[str]:
     return [torch.__version__, version("embedl_deploy"), *sorted(compilers)]
 
 
-def _silent(_: str, __: Sequence[Candidate]) -> None:
+def _silent(_: str, __: Tuning | None) -> None:
     """Say nothing."""

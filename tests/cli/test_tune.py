@@ -1,0 +1,52 @@
+"""`embedl-deploy tune` writes a plan that `deploy` follows."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from embedl_deploy.tuning import Cost
+from embedl_deploy.tuning import run as tuning
+from tests.cli.commands import run, run_json
+
+TWICE = ("user_nets:twice", "plan.json", "--data", "user_nets:pairs")
+DEPLOY = ("deploy", "user_nets:twice", "out.onnx", "--data", "user_nets:pairs", "--no-verify")
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_plan_is_written_and_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "cost_of", lambda path, **_: Cost(float(path.stat().st_size)))
+    found = run_json("tune", *TWICE, "--trials", "0")
+    plan = json.loads(Path("plan.json").read_text())
+    assert plan == {key: value for key, value in found.items() if key != "output"}
+    assert (plan["schema"], plan["complete"]) == (1, True)
+    assert {one["name"] for one in plan["groups"]} == {"left", "right"}
+    said = run("tune", *TWICE, "--trials", "0").stdout
+    assert plan["verdict"] in " ".join(said.split())
+
+
+@pytest.mark.usefixtures("folder")
+def test_deploy_follows_a_plan() -> None:
+    config = {"skip": [{"which": "right"}]}
+    Path("plan.json").write_text(json.dumps({"schema": 1, "config": config}))
+    assert run_json(*DEPLOY, "--plan", "plan.json")["quantized_weights"] == 1
+    said = run(*DEPLOY, "--plan", "plan.json", "--attention", "full", code=2).stderr
+    assert "--plan excludes" in said
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("text", "said"), [("{}", "is no plan"), ('{"schema": 1, "config": null}', "keeps float16")]
+)
+def test_a_plan_that_cannot_be_followed_is_one_error(text: str, said: str) -> None:
+    Path("plan.json").write_text(text)
+    assert said in run_json(*DEPLOY, "--plan", "plan.json", code=1)["error"]["message"]
+    assert not Path("out.onnx").exists()
+
+
+@pytest.mark.usefixtures("folder")
+def test_two_bounds_are_a_usage_error() -> None:
+    assert (
+        "one of --min-sqnr"
+        in run("tune", *TWICE, "--min-sqnr", "30", "--max-time", "9", code=2).stderr
+    )
