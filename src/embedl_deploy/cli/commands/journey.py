@@ -152,7 +152,7 @@ class Deployed:
             "input_shapes": [list(shape) for shape in self.input_shapes],
             "dynamic_batch": job.dynamic_batch,
             "precision": job.precision.value,
-            "attention": job.config.attention,
+            "attention": None if job.plan else job.attention.value,
             "plan": None if job.plan is None else str(job.plan),
             "patterns": job.patterns.value,
             "observer": job.observer.value,
