@@ -1,14 +1,17 @@
 """A batch of any size, from the example inputs to the file that ONNX Runtime runs."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from embedl_deploy import transform
+from embedl_deploy.errors import ExportError
 from embedl_deploy.export import OnnxModel, export_onnx
 from embedl_deploy.quantize import quantize
-from tests.helpers import run, warm
+from tests.helpers import net, run, warm
 
 
 class Sized(nn.Module):
@@ -46,3 +49,28 @@ def test_dynamic_shapes_go_through_to_the_file(tmp_path: Path) -> None:
         assert got.shape == (rows, 4)
         torch.testing.assert_close(got, want, rtol=1e-3, atol=0.05 * float(want.abs().max()))
         torch.testing.assert_close(run(result.model, (other,)), run(model, (other,)))
+
+
+@pytest.mark.parametrize(
+    ("fixed", "rows"),
+    [
+        (False, lambda x: torch.arange(x.shape[0]) / x.shape[0]),
+        (False, lambda x: torch.ones(x.shape[0]) / x.shape[0]),
+        (True, lambda x: torch.linspace(0, 1, x.shape[0])),
+        (True, lambda x: torch.full((), float(x.shape[0])).expand(2)),
+    ],
+)
+def test_numbers_from_the_batch_vary_with_it_or_are_refused(
+    rows: Callable[[Tensor], Tensor], *, fixed: bool, tmp_path: Path
+) -> None:
+    model = net(lambda m, x: m.linear(x) + rows(x)[:, None], linear=nn.Linear(4, 4)).eval()
+    x, path = torch.randn(2, 4), tmp_path / "model.onnx"
+    result = transform(model, (x,))
+    if fixed:
+        with pytest.raises(ExportError, match="fixes the batch to 2"):
+            export_onnx(result, (x,), path, dynamic_batch=True)
+        return
+    file = OnnxModel(export_onnx(result, (x,), path, dynamic_batch=True))
+    more = torch.randn(6, 4)
+    (output,) = file(more).values()
+    torch.testing.assert_close(output, run(model, (more,)))

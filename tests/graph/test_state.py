@@ -1,16 +1,19 @@
 """What forward() writes to the model: it leaks nowhere, and where it matters it is refused."""
 
 import copy
+import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from embedl_deploy import capture, transform
 from embedl_deploy.errors import CaptureError
-from tests.helpers import assert_close
+from tests.helpers import assert_close, net
 
 METHODS = ("trace", "export")
 
@@ -166,3 +169,40 @@ def test_a_write_in_place_is_refused_and_changes_nothing(forward: Callable[..., 
         capture(model, (torch.randn(3, 16),), method="trace")
     assert torch.equal(model.get_buffer("shift"), torch.full((16,), 0.25))
     assert torch.equal(model.mean, torch.full((16,), 0.5))
+
+
+# --- random numbers -----------------------------------------------------------------------------
+
+DRAWS: dict[str, Callable[..., Any]] = {
+    "rand": lambda m, x: m.linear(x + torch.rand(16)),
+    "normal_": lambda m, x: m.linear(x + torch.empty(16).normal_()),
+    "randperm": lambda m, x: m.linear(x)[:, torch.randperm(16)],
+    "dropout of a constant": lambda m, x: m.linear(x + F.dropout(torch.ones(16), training=True)),
+    "random": lambda m, x: m.linear(x * random.random()),  # noqa: S311
+    "numpy": lambda m, x: m.linear(x * float(np.random.rand())),  # noqa: NPY002 - what models call
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_random_numbers_are_no_constants(name: str) -> None:
+    model, x = net(DRAWS[name], linear=nn.Linear(16, 16)), torch.randn(2, 16)
+    torch.manual_seed(1)
+    with pytest.raises(CaptureError, match="draws random numbers"):
+        capture(model, (x,), method="trace")
+    drawn = torch.rand(16)
+    torch.manual_seed(1)
+    assert torch.equal(drawn, torch.rand(16)), "the capture draws nothing"
+    if name in {"random", "numpy"}:
+        with pytest.raises(CaptureError, match=r"draws random numbers with (random|numpy)"):
+            capture(model, (x,))
+        return
+    graph = capture(model, (x,))
+    assert not torch.equal(graph(x), graph(x))
+
+
+def test_what_draws_in_training_alone_is_captured_as_ever() -> None:
+    def forward(m: Any, x: Tensor) -> Any:
+        return m.linear(x + torch.rand(16)) if m.training else m.linear(x)
+
+    model, x = net(forward, linear=nn.Linear(16, 16)).eval(), torch.randn(2, 16)
+    assert torch.equal(capture(model, method="trace")(x), model(x))

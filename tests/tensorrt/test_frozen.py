@@ -112,3 +112,43 @@ def test_training_leaves_it_as_it_is(name: str, *, source_trains: bool) -> None:
         assert all(torch.equal(before[key], after[key]) for key in frozen)
     torch.testing.assert_close(result.model(x), want, rtol=1e-4, atol=1e-5)
     assert all(one.weight.grad is None for one in norms)
+
+
+class Kept(nn.BatchNorm2d):
+    """Stays in eval mode, as fine-tuning recipes keep theirs."""
+
+    def train(self, mode: bool = True) -> Any:  # noqa: FBT001, FBT002 - torch's signature
+        return super().train(mode=False)
+
+
+class KeptWithWeights(Kept):
+    """A class of a class; its factor does not train either."""
+
+    def train(self, mode: bool = True) -> Any:  # noqa: FBT001, FBT002 - torch's signature
+        self.requires_grad_(requires_grad=False)
+        return super().train(mode)
+
+
+class Told(nn.BatchNorm2d):
+    """Overrides `train` and trains."""
+
+    def train(self, mode: bool = True) -> Any:  # noqa: FBT001, FBT002 - torch's signature
+        return super().train(mode)
+
+
+@pytest.mark.parametrize("mode", [True, False])
+@pytest.mark.parametrize(("norm", "kept"), [(Kept, True), (KeptWithWeights, True), (Told, False)])
+def test_a_norm_whose_class_keeps_it_in_eval_mode_stays_so(
+    norm: type[nn.BatchNorm2d], *, kept: bool, mode: bool
+) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), norm(4), nn.ReLU()).train(mode)
+    x = torch.randn(2, 3, 6, 6)
+    result = transform(model, (x,))
+    assert result.fused == {"FusedConvBNReLU": 1}
+    assert_same_eval(model, result, (x,))
+    result.model.train()
+    (found,) = (one for one in result.model.modules() if isinstance(one, nn.BatchNorm2d))
+    assert found.running_mean is not None
+    before = found.running_mean.clone()
+    result.model(x)
+    assert torch.equal(before, found.running_mean) is kept

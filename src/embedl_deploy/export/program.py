@@ -39,7 +39,11 @@ def program(
         batch = torch.export.Dim("batch")
         dynamic_shapes = pytree.tree_map(lambda one: {0: batch} if _has_rows(one) else None, args)
     with _without_trials():
-        return _exported(model, args, opset, dynamic_shapes)
+        written = _exported(model, args, opset, dynamic_shapes)
+        fold_constants(written)
+    if dynamic_batch:
+        _check_rows(written)
+    return written
 
 
 def _exported(
@@ -59,7 +63,6 @@ def _exported(
     except Exception as error:  # the exporter raises what it likes
         raise ExportError(f"torch.onnx cannot express the model: {reason(error)}") from error
     assert exported is not None  # noqa: S101 - it is one with dynamo=True
-    fold_constants(exported.model)
     return exported.model
 
 
@@ -73,6 +76,16 @@ def _without_trials() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(tried)
+
+
+def _check_rows(model: "onnx_ir.Model") -> None:
+    """Refuse a file for one size, which torch.export gives where the code takes it for a number."""
+    rows = [one.shape[0] for one in model.graph.inputs if one.shape]
+    if rows and all(isinstance(one, int) for one in rows):
+        raise ExportError(
+            f"the model's code fixes the batch to {rows[0]} (such as torch.linspace(0, 1, "
+            "x.shape[0])); write it with the size itself, or export without dynamic_batch"
+        )
 
 
 def _has_rows(value: Any) -> bool:

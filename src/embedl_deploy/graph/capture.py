@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from embedl_deploy.errors import CaptureError
 from embedl_deploy.graph.canonical import canonicalize
+from embedl_deploy.graph.chance import no_chance
 from embedl_deploy.graph.exported import Inputs, export
 from embedl_deploy.graph.parametrized import settle_weights, stale_weights
 from embedl_deploy.graph.paths import keep_name
@@ -97,7 +98,8 @@ def _captured(model: nn.Module, inputs: Inputs | None, method: Method) -> fx.Gra
 def _exported(model: nn.Module, inputs: Inputs | None) -> fx.GraphModule:
     if inputs is None:
         raise CaptureError("capture by torch.export needs example inputs; pass args or kwargs")
-    graph, written = export(model, _copied(model, share=True), inputs)
+    with no_chance():
+        graph, written = export(model, _copied(model, share=True), inputs)
     _check_state(model, inputs, written)
     return canonicalize(model, graph)
 
@@ -108,7 +110,8 @@ def _traced(model: nn.Module, inputs: Inputs | None, omitted: Collection[str]) -
         return canonicalize(model, model.graph)
     stage = _copied(model, share=True)
     state = State(stage)
-    graph = trace(stage, omitted)
+    with no_chance():
+        graph = trace(stage, omitted)
     made = _adopt(model, stage, graph)
     if changed := state.changed():
         raise CaptureError(

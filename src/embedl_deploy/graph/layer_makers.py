@@ -3,7 +3,9 @@
 Each maker gives `None` where this use of the operation has no module form.
 """
 
+import copy
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -177,10 +179,19 @@ def _plain_batch_norm(a: SimpleNamespace, owner: _BatchNorm) -> nn.Module | None
         return None
     if a.training is not owner.training or (a.training and a.momentum != owner.momentum):
         return None
-    kind = next((one for one in _BATCH_NORMS if isinstance(owner, one)), None)
+    kind: Any = next((one for one in _BATCH_NORMS if isinstance(owner, one)), None)
+    if kind is not None and _stays_in_eval(owner):
+        kind = FROZEN[kind]
     options = (owner.num_features, owner.eps, owner.momentum, owner.affine)
     kept = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     return kind and shell(kind, *options, **{name: getattr(owner, name) for name in kept})
+
+
+def _stays_in_eval(owner: _BatchNorm) -> bool:
+    """Whether a class of its own keeps the norm in eval mode when the model is to train."""
+    if owner.training or type(owner).train is nn.Module.train:
+        return False
+    return not copy.copy(owner).train().training
 
 
 def instance_norm(a: SimpleNamespace) -> nn.Module | None:
