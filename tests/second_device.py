@@ -1,6 +1,6 @@
 """A second device that behaves like an accelerator, on any machine.
 
-Tensors on `second` hold their values in ordinary memory. As on a GPU, an operation takes the
+Tensors on `seconddevice` hold their values in ordinary memory. As on a GPU, an operation takes the
 tensors of one device alone (or numbers without dimensions beside them), and what brings values
 to the host is noted as a wait.
 """
@@ -45,8 +45,8 @@ class _Module(_DummyBackendModule):
         return [torch.float16, torch.bfloat16]
 
 
-_setup_privateuseone_for_python_backend("second", _Module())
-SECOND = torch.device("second:0")
+_setup_privateuseone_for_python_backend("seconddevice", _Module())
+SECOND = torch.device("seconddevice:0")
 
 _called: list[list[str]] = []
 _waited: list[list[str]] = []
@@ -71,7 +71,7 @@ class _OnSecond(Tensor):
         return made
 
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
-        return f"second({self.held!r})"
+        return f"seconddevice({self.held!r})"
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]

@@ -36,7 +36,7 @@ from embedl_deploy.quantize import (
     restore,
 )
 from tests.quantize.nets import batches, ready
-from tests.second_device import SECOND, made_on_it
+from tests.second_device import SECOND, calls, made_on_it, waits
 
 
 def conv() -> nn.Module:
@@ -221,7 +221,7 @@ def test_a_model_on_two_devices_is_refused_with_their_names(tmp_path: Path) -> N
     calibrated = quantize(model, data())
     for one in (model, calibrated):
         one.get_submodule("6").to(SECOND)
-    said = r"spread over devices: '0\.conv\.weight' on cpu and '6\.conv\.weight' on second:0"
+    said = r"spread over devices: '0\.conv\.weight' on cpu and '6\.conv\.weight' on seconddevice:0"
     with pytest.raises(DeviceError, match=said):
         insert_qdq(model)
     with pytest.raises(DeviceError, match=said):
@@ -233,7 +233,7 @@ def test_a_model_on_two_devices_is_refused_with_their_names(tmp_path: Path) -> N
 
 def test_a_loop_with_data_elsewhere_is_told_so() -> None:
     model = insert_qdq(fused("conv"))
-    said = "calibration batch 0 is on cpu and the model on second:0"
+    said = "calibration batch 0 is on cpu and the model on seconddevice:0"
     with pytest.raises(CalibrationError, match=said):
         calibrate(model, lambda one: one(data()[0]))
 
@@ -258,3 +258,65 @@ def test_too_little_memory_names_the_batch_and_keeps_the_scales(way: str) -> Non
     assert model.training
     assert all(torch.equal(one, before[key]) for key, one in model.state_dict().items())
     calibrate(model, data())
+
+
+@pytest.mark.parametrize("observer", OBSERVERS)
+def test_no_batch_of_calibration_waits_for_the_device(observer: str) -> None:
+    model = insert_qdq(fused("vit"), QuantConfig(TensorQuantConfig(observer=OBSERVERS[observer])))
+    done: list[int] = []
+    with waits() as waited:
+        given = [one.to(SECOND) for one in batches(12, 4, NETS["vit"][1])]
+        calibrate(model, given, progress=lambda *_: done.append(len(waited)))
+    assert done == [0] * 12, waited
+    assert waited, "the scales are read in the end"
+
+
+@pytest.mark.parametrize("observer", ["min-max", "percentile", "entropy", "mse"])
+def test_a_batch_costs_a_dozen_operations_at_a_stub(observer: str) -> None:
+    model = insert_qdq(fused("vit"), QuantConfig(TensorQuantConfig(observer=OBSERVERS[observer])))
+    stubs = sum(isinstance(one, QuantStub) for one in model.modules())
+    given = [one.to(SECOND) for one in batches(16, 4, NETS["vit"][1])]
+    with calls() as plain, torch.no_grad():
+        for one in given:
+            fused_of(model)(one)
+    marks: list[int] = []
+    with calls() as made:
+        calibrate(model, given, progress=lambda *_: marks.append(computing(made)))
+    each = (marks[-1] - computing(plain)) / len(given) / stubs
+    assert each <= (6 if observer == "min-max" else 16), each
+
+
+def fused_of(model: fx.GraphModule) -> fx.GraphModule:
+    """The model without what its stubs do."""
+    plain = deepcopy(model)
+    for module in plain.modules():
+        if hasattr(module, "enabled"):
+            module.enabled = False
+    return plain
+
+
+def computing(made: list[str]) -> int:
+    """How many of the operations are kernels: not views, and not memory."""
+    none = (
+        "view",
+        "reshape",
+        "expand",
+        "slice",
+        "select",
+        "empty",
+        "detach",
+        "alias",
+        "as_strided",
+    )
+    free = (*none, "transpose", "permute", "unbind", "split", "unsqueeze", "t.", "_unsafe_view")
+    return sum(not one.removeprefix("aten.").startswith(free) for one in made)
+
+
+@pytest.mark.parametrize("observer", ["min-max", "mse"])
+def test_what_is_not_finite_is_found_where_nothing_waits(observer: str) -> None:
+    config = QuantConfig(TensorQuantConfig(observer=OBSERVERS[observer]))
+    model = insert_qdq(fused("conv"), config)
+    given = [*data(), data()[0] * torch.inf, *data()]
+    said = r"come from the input 'input' in calibration batch 2 and reach 'input_1_stub'"
+    with pytest.raises(CalibrationError, match=said):
+        calibrate(model, given)

@@ -14,7 +14,8 @@ from torch.utils import _pytree as pytree
 
 from embedl_deploy.batches import Inputs, batches_for, device_of, fitting, inferring, moved
 from embedl_deploy.errors import CalibrationError, QuantizationError
-from embedl_deploy.quantize.calibrating.faults import check_finite
+from embedl_deploy.quantize.calibrating.faults import Faults
+from embedl_deploy.quantize.observing.histogram import computed
 from embedl_deploy.quantize.observing.processes import observed_by_all
 from embedl_deploy.quantize.stubs import QuantStub, enabled_only, quantizers_of
 
@@ -58,9 +59,13 @@ def calibrate(
             raise CalibrationError("the calibration data is empty; give at least one batch")
         for path, observer in seen.items():
             stubs[path].observer = observer
-        ranges = {path: _range(group, stubs) for group in _groups(stubs) for path in group}
-    for path, (largest, signed) in ranges.items():
-        stubs[path].set_range(largest, signed=signed)
+        groups = _groups(stubs)
+        signed = {path: one for group in groups for path, one in _signs(group, stubs).items()}
+        largest = _largest(stubs, signed)
+    for group in groups:
+        shared = torch.stack([largest[path] for path in group]).max()
+        for path in group:
+            stubs[path].set_range(shared, signed=signed[path])
     return model
 
 
@@ -113,14 +118,18 @@ def _run(
     model: fx.GraphModule, stubs: Mapping[str, QuantStub], data: Data, progress: Progress | None
 ) -> int:
     """Run the model on all data; returns the number of batches."""
+    faults = Faults(model, stubs)
     if isinstance(data, Iterable) or not callable(data):
-        return _run_batches(model, stubs, data, progress)
-    return _run_loop(model, stubs, data, progress)
+        count = _run_batches(model, faults, data, progress)
+    else:
+        count = _run_loop(model, faults, data, progress)
+    faults.end()
+    return count
 
 
 def _run_loop(
     model: fx.GraphModule,
-    stubs: Mapping[str, QuantStub],
+    faults: Faults,
     loop: Callable[[fx.GraphModule], object],
     progress: Progress | None,
 ) -> int:
@@ -141,7 +150,7 @@ def _run_loop(
 
     def after(_: object, args: tuple[Any, ...], kwargs: dict[str, Any], __: object) -> None:
         nonlocal count
-        check_finite(model, stubs, args, kwargs, f"calibration batch {count}")
+        faults.look(args, kwargs, count)
         count += 1
         if progress is not None:
             progress(count, None)
@@ -163,7 +172,7 @@ def _run_loop(
 
 def _run_batches(
     model: fx.GraphModule,
-    stubs: Mapping[str, QuantStub],
+    faults: Faults,
     data: Iterable[Any],
     progress: Progress | None,
 ) -> int:
@@ -171,11 +180,10 @@ def _run_batches(
     total = length_hint(data) or None
     count = 0
     for inputs in batches_for(model, data):
-        what = f"calibration batch {count}"
-        with fitting(what, inputs, _KEPT):
+        with fitting(f"calibration batch {count}", inputs, _KEPT):
             args, kwargs = moved(inputs, device_of(model))
             model(*args, **kwargs)
-        check_finite(model, stubs, args, kwargs, what)
+        faults.look(args, kwargs, count)
         count += 1
         if progress is not None:
             progress(count, total)
@@ -190,11 +198,9 @@ def _groups(stubs: Mapping[str, QuantStub]) -> list[list[str]]:
     return [*members.values()]
 
 
-def _range(group: Sequence[str], stubs: Mapping[str, QuantStub]) -> tuple[Tensor, bool]:
-    """The largest magnitude for all stubs of a group, and whether one has negative values."""
-    signed = any(_is_signed(stubs[path]) for path in group)
-    ranges = [_largest(path, stubs[path], signed=signed).cpu() for path in group]
-    return torch.stack(ranges).max(), signed
+def _signs(group: Sequence[str], stubs: Mapping[str, QuantStub]) -> dict[str, bool]:
+    """Whether the stubs of a group have numbers with a sign: all do where one has."""
+    return dict.fromkeys(group, any(_is_signed(stubs[path]) for path in group))
 
 
 def _is_signed(stub: QuantStub) -> bool:
@@ -203,13 +209,23 @@ def _is_signed(stub: QuantStub) -> bool:
     return stub.config.signed or lowest is None or bool(lowest < 0)
 
 
-def _largest(path: str, stub: QuantStub, *, signed: bool) -> Tensor:
-    grid = stub.config.grid(signed=signed)
-    largest = stub.observer.compute(grid) if stub.observer is not None else None
+def _largest(stubs: Mapping[str, QuantStub], signed: Mapping[str, bool]) -> dict[str, Tensor]:
+    """The largest magnitudes to represent, by path, on the CPU."""
+    asked = {
+        path: (stub.observer, stub.config.grid(signed=signed[path]))
+        for path, stub in stubs.items()
+        if stub.observer is not None
+    }
+    found = dict(zip(asked, computed(asked.values()), strict=True))
+    return {path: _checked(path, stub, found[path]) for path, stub in stubs.items()}
+
+
+def _checked(path: str, stub: QuantStub, largest: Tensor | None) -> Tensor:
     if largest is None:
         raise CalibrationError(
             f"the stub '{path}' saw no data: the calibration data never takes the branch it is in"
         )
+    largest = largest.cpu()
     if not torch.isfinite(largest):
         raise CalibrationError(
             f"the observer at '{path}' ({', '.join(stub.points)}) gives a range that is not finite"

@@ -1,7 +1,11 @@
-"""A histogram of magnitudes whose range grows with the data, and the observers that read it."""
+"""A histogram of magnitudes whose range grows with the data, and the observers that read it.
 
-import math
+Nothing waits for the device: the range of a batch, the width of its bins and how they are merged
+are tensors. On a GPU a batch costs a dozen kernels, four of which read the activation.
+"""
+
 from abc import abstractmethod
+from collections.abc import Hashable, Iterable
 from typing import Self
 
 import torch
@@ -15,7 +19,13 @@ _SMALLEST = 2.0**-100
 """Magnitudes below count as zero; the width of a bin stays a normal float32."""
 
 _PIECE = 2**17
-"""Values that are counted at a time; they stay in the processor's cache."""
+"""Values that a processor counts at a time; they stay in its cache."""
+
+_PENDING = 8
+"""Batches whose histograms are kept before they are added up, at once."""
+
+_LONGEST = 31
+"""Doublings of a range after which one bin is left."""
 
 
 class HistogramObserver(Observer):
@@ -30,9 +40,6 @@ class HistogramObserver(Observer):
     Raises:
         QuantizationError: The number of bins is odd.
     """
-
-    _counts: Tensor | None
-    _exponents: Tensor
 
     def __init__(self, bins: int) -> None:
         if bins < 2 or bins % 2:
@@ -50,61 +57,119 @@ class HistogramObserver(Observer):
             grid: The numbers there are.
         """
 
+    @property
+    def settings(self) -> Hashable:
+        """What `choose` depends on besides its arguments: where equal, one stands for another."""
+        return type(self), self.bins
+
     def collect(self, tensor: Tensor) -> None:
         largest = self._see(tensor)
-        if not torch.isfinite(largest).all():
+        if tensor.device.type == "cpu" and not torch.isfinite(largest).all():
             return
-        rows = rows_of(tensor, self.axis)
-        limits = largest.view(-1).double().cpu().clamp(min=_SMALLEST)
-        self._grow(torch.frexp(limits).exponent)
-        assert self._counts is not None  # noqa: S101 - _grow made them
-        for counts, exponent, row in zip(self._counts, self._exponents.tolist(), rows, strict=True):
-            counts.add_(_count(row, self.bins, exponent).to(counts))
+        limits = largest.view(-1).clamp(min=_SMALLEST)
+        mantissas, exponents = torch.frexp(limits)
+        factors = mantissas * self.bins / limits  # powers of two times `bins`: exact
+        self._batches.append((_count(rows_of(tensor, self.axis), self.bins, factors), exponents))
+        if len(self._batches) > _PENDING:
+            self._batches = [_added(self._batches)]
 
-    def _grow(self, exponents: Tensor) -> None:
-        """Raise each row's limit to a power of two."""
-        if self._counts is None:
-            self._exponents = exponents
-            self._counts = torch.zeros(len(exponents), self.bins, dtype=torch.float64)
-        wanted = torch.maximum(self._exponents, exponents)
-        self._counts = _raised(self._counts, self._exponents, wanted)
-        self._exponents = wanted
+    def histogram(self) -> tuple[Tensor, Tensor] | None:
+        """Counts in float64, shape (rows, bins), and widths of a bin, shape (rows)."""
+        if not self._batches:
+            return None
+        counts, exponents = _added(self._batches)
+        self._batches = [(counts, exponents)]
+        return counts, torch.ldexp(torch.ones_like(exponents).double(), exponents) / self.bins
 
     def compute(self, grid: Grid = INT8) -> Tensor | None:
-        if self.largest is None or self._counts is None or not torch.isfinite(self.largest).all():
-            return self.largest
-        widths = torch.ldexp(torch.ones(len(self._exponents)).double(), self._exponents) / self.bins
-        chosen = self.choose(self._counts, widths, grid).to(self.largest).view_as(self.largest)
-        return torch.minimum(chosen, self.largest)
+        return computed([(self, grid)])[0]
 
     def reset(self) -> None:
-        self.lowest = self.largest = self._counts = None
-        self._exponents = torch.zeros(0, dtype=torch.int32)
+        self.lowest = self.largest = None
+        self._batches: list[tuple[Tensor, Tensor]] = []
 
     def merge(self, other: Self) -> None:
         self._keep_of(other)
-        if other._counts is None:
-            return
-        self._grow(other._exponents)
-        assert self._counts is not None  # noqa: S101 - as above
-        self._counts += _raised(other._counts, other._exponents, self._exponents)
+        if self._batches or other._batches:
+            self._batches = [_added([*self._batches, *other._batches])]
 
 
-def _raised(counts: Tensor, exponents: Tensor, wanted: Tensor) -> Tensor:
-    """The counts of bins that reach higher, each of them the sum of neighbours."""
-    counts = counts.clone()
-    while (low := exponents < wanted).any():
-        merged = counts[low].unflatten(1, (-1, 2)).sum(2)
-        counts[low] = torch.cat((merged, torch.zeros_like(merged)), 1)
-        exponents = exponents + low.to(exponents.dtype)
-    return counts
+def computed(asked: Iterable[tuple[Observer, Grid]]) -> list[Tensor | None]:
+    """What `compute` gives for each observer and grid; those that choose alike choose at once."""
+    pairs = list(asked)
+    groups: dict[Hashable, list[int]] = {}
+    results: list[Tensor | None] = [None] * len(pairs)
+    for index, (one, grid) in enumerate(pairs):
+        if isinstance(one, HistogramObserver):
+            seen = one.largest
+            key = None if seen is None else (one.settings, grid, seen.device)
+            groups.setdefault(key, []).append(index)
+        else:
+            results[index] = one.compute(grid)
+    groups.pop(None, None)
+    for members in groups.values():
+        chosen = _chosen([pairs[index][0] for index in members], pairs[members[0]][1])
+        for index, largest in zip(members, chosen, strict=True):
+            results[index] = largest
+    return results
 
 
-def _count(row: Tensor, bins: int, exponent: int) -> Tensor:
-    """How many magnitudes of a row are in each bin."""
-    factor = math.ldexp(bins, -exponent)
-    total = torch.zeros(bins, dtype=torch.int64, device=row.device)
-    for piece in row.split(_PIECE):
-        indices = (piece.float() * factor).abs_().int().clamp_(max=bins - 1)
-        total += torch.bincount(indices, minlength=bins)
-    return total
+def _chosen(observers: list[Observer], grid: Grid) -> list[Tensor]:
+    """The ranges of observers that have seen data; what is not finite stays so."""
+    found = [(one, one.histogram()) for one in observers if isinstance(one, HistogramObserver)]
+    known = [(one, made) for one, made in found if made is not None]
+    if not known:
+        return [one.largest for one in observers if one.largest is not None]
+    first = known[0][0]
+    counts = torch.cat([made[0] for _, made in known])
+    ranges = first.choose(counts, torch.cat([made[1] for _, made in known]), grid)
+    parts = iter(ranges.split([len(made[0]) for _, made in known]))
+    return [_limited(one, None if made is None else next(parts)) for one, made in found]
+
+
+def _limited(one: HistogramObserver, chosen: Tensor | None) -> Tensor:
+    """The range, but no more than was seen, and what is not finite as it is."""
+    largest = one.largest
+    assert largest is not None  # noqa: S101 - the callers ask who has seen data
+    if chosen is None:
+        return largest
+    limited = torch.minimum(chosen.to(largest).view_as(largest), largest)
+    return torch.where(largest.isfinite().all(), limited, largest)
+
+
+def _added(batches: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """The sum of histograms, in float64, in bins that reach as high as the highest."""
+    if len(batches) == 1:
+        return batches[0][0].double(), batches[0][1]
+    exponents = torch.stack([exponents for _, exponents in batches])
+    highest = exponents.amax(0)
+    doublings = (highest - exponents).clamp_(0, _LONGEST)
+    counts = torch.stack([counts.double() for counts, _ in batches])
+    places = torch.arange(counts.shape[-1], device=counts.device) >> doublings[..., None]
+    return torch.zeros_like(counts).scatter_add_(-1, places, counts).sum(0), highest
+
+
+def _count(rows: Tensor, bins: int, factors: Tensor) -> Tensor:
+    """How many magnitudes of each row are in each bin.
+
+    Args:
+        rows: Shape (rows, values).
+        bins: Number of bins.
+        factors: Bins in a unit, shape (rows).
+    """
+    if len(rows) > 1:
+        places = (rows.float() * factors[:, None]).abs_().long().clamp_(0, bins - 1)
+        ones = torch.ones(1, dtype=torch.int32, device=rows.device).expand_as(places)
+        counts = torch.zeros(len(rows), bins, dtype=torch.int32, device=rows.device)
+        return counts.scatter_add_(1, places, ones)
+    if rows.device.type != "cpu":
+        # integers are counted exactly, and a range that is given is not asked of the device
+        places = (rows[0].float() * factors).abs_().int()
+        return torch.histc(places, bins, 0, bins)[None]
+    small = torch.int16 if bins < 2**15 else torch.int32
+    total = torch.zeros(bins + 1, dtype=torch.int64)
+    factor = factors[0]
+    for piece in rows[0].split(_PIECE):
+        total += torch.bincount((piece.float() * factor).abs_().to(small), minlength=bins + 1)
+    total[bins - 1] += total[bins]  # what rounding took to the upper end
+    return total[None, :bins]

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from embedl_deploy.errors import QuantizationError
 from embedl_deploy.quantize.rounding import INT8, Grid
@@ -61,8 +62,8 @@ class Observer(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         """What another process gets: the same, off the device."""
-        state = self.__dict__
-        return {k: one.cpu() if isinstance(one, Tensor) else one for k, one in state.items()}
+        state: dict[str, Any] = pytree.tree_map_only(Tensor, Tensor.cpu, self.__dict__)
+        return state
 
     def _see(self, tensor: Tensor) -> Tensor:
         """Keep the range of a batch; returns its largest magnitude."""
