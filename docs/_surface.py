@@ -29,6 +29,7 @@ PACKAGES = (
     "embedl_deploy.quantize",
     "embedl_deploy.export",
     "embedl_deploy.tuning",
+    "embedl_deploy.report",
     "embedl_deploy.modules",
     "embedl_deploy.errors",
 )

@@ -135,13 +135,24 @@ def test_the_line_for_elsewhere_is_one_line(path: str) -> None:
 
 
 def test_a_report_from_elsewhere_is_compared(path: str) -> None:
-    found = run_json("build", path, "--report", report(path), "--strict")
+    found = run_json("build", path, "--layers-from", report(path), "--strict")
     assert found["counts"] == {"as predicted": 2}
     assert stand_in.calls == []
     split = report(path, (0, ["Relu_y"]), (1, ["Conv_c"]))
-    assert run_json("build", path, "--report", split)["broken"] == ["Conv_c"]
-    said = " ".join(run("build", path, "--report", split, "--strict", code=1).stdout.split())
+    assert run_json("build", path, "--layers-from", split)["broken"] == ["Conv_c"]
+    said = " ".join(run("build", path, "--layers-from", split, "--strict", code=1).stdout.split())
     assert "1 split convolution" in said
+
+
+def test_a_page_shows_what_was_compiled(path: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    run("build", path, "--report", str(page))
+    said = page.read_text(encoding="utf-8")
+    assert '<h2 id="compiled-1">' in said
+    assert "Of 2 predicted kernels: 2 as predicted" in said
+    run("build", path, "--layers-from", report(path), "--report", str(page))
+    assert '<h2 id="kernels">' in page.read_text(encoding="utf-8")
+    run("build", path, "--trtexec", "--report", str(page), code=2)
 
 
 def test_other_layers_are_counted_and_can_be_listed(path: str) -> None:
@@ -149,10 +160,10 @@ def test_other_layers_are_counted_and_can_be_listed(path: str) -> None:
     layers += [stand_in.layer([f"more_{index}"], "FP16") for index in range(7)]
     target = Path(path).with_name("layers.json")
     target.write_text(json.dumps({"Layers": layers}))
-    some = run("build", path, "--report", str(target)).stdout
+    some = run("build", path, "--layers-from", str(target)).stdout
     assert "Other layers – 7, not predicted" in some
     assert "more_6" not in some
-    assert "more_6" in run("build", path, "--report", str(target), "--all").stdout
+    assert "more_6" in run("build", path, "--layers-from", str(target), "--all").stdout
 
 
 def test_without_tensorrt_one_error_says_what_to_do(
@@ -164,13 +175,13 @@ def test_without_tensorrt_one_error_says_what_to_do(
     assert message.startswith("no TensorRT nor TensorRT for RTX is installed here: pip install")
     _, line, then = message.splitlines()
     assert [line.strip()] == run("build", path, "--trtexec").stdout.splitlines()
-    assert "--report" in then
+    assert "--layers-from" in then
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        ("--report", "a.json", "--trtexec"),
+        ("--layers-from", "a.json", "--trtexec"),
         ("--shape", "1,2", "--min", "1,2", "--max", "1,2"),
         ("--opt", "1,2"),
         ("--min", "1,2"),

@@ -2,6 +2,7 @@
 
 import enum
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from torch import Tensor
 
 from embedl_deploy.default import DEFAULT
+from embedl_deploy.errors import MissingExtraError
 from embedl_deploy.target import Patterns
 
 
@@ -150,6 +152,22 @@ def origin(spec: str, weights: Path | None) -> str:
     return spec
 
 
+def parse_page(text: str) -> Path:
+    """Where a page is to be written, before any work is done for it.
+
+    Raises:
+        BadParameter: It is no name of a page, or jinja2 is not installed.
+    """
+    path = Path(text)
+    if path.suffix.lower() not in {".html", ".htm"}:
+        raise typer.BadParameter(f"'{text}' is no name of a page: it ends in .html")
+    if not path.absolute().parent.is_dir():
+        raise typer.BadParameter(f"the folder '{path.parent}' does not exist")
+    if find_spec("jinja2") is None:
+        raise typer.BadParameter(str(MissingExtraError("jinja2", "report", "a page")))
+    return path
+
+
 FileArgument = Annotated[
     Path,
     typer.Argument(metavar="FILE.onnx", help="An ONNX file of any tool.", show_default=False),
@@ -253,6 +271,16 @@ AttentionOption = Annotated[
         help="What is quantized of attention: none: nothing, one kernel in half precision; full: "
         "everything, one INT8 kernel, faster and less accurate; inputs: query, key and value "
         "alone, which no fused kernel takes.",
+    ),
+]
+ReportOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--report",
+        metavar="PAGE.html",
+        parser=parse_page,
+        help="Write the results as a page for a browser too: one file, with the graph.",
+        show_default=False,
     ),
 ]
 JsonOption = Annotated[

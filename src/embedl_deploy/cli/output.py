@@ -7,11 +7,13 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import Any, Self
 
 import typer
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from embedl_deploy.errors import DeployError
 
@@ -37,6 +39,16 @@ class Answer:
     def __init__(self) -> None:
         self.tables: list[RenderableType] = []
         self.values: dict[str, Any] = {}
+
+    def write_page(self, path: Path | None, **parts: Any) -> None:
+        """Write a page, where one is asked for, with the parts that `report` takes."""
+        if path is None:
+            return
+        from embedl_deploy.report import report
+
+        report(path, **parts)
+        self.values["report"] = str(path)
+        self.tables.append(Text(f"wrote {path}", "dim"))
 
 
 @contextmanager

@@ -153,9 +153,9 @@ simulation differ by rounding alone), and 1 otherwise.
 BUILD = """Build a TensorRT engine of an ONNX file, and hold its layers against what was predicted.
 
 TensorRT 10.12 or newer has to be installed, with an NVIDIA GPU. Where it is not, the line for
-[bold]trtexec[/bold] is shown that builds the same elsewhere, and --report reads the layers that it
-writes. Of every kernel that [bold]explain[/bold] predicts there is what became of it: one layer as
-predicted, merged with others, split, or in another type.
+[bold]trtexec[/bold] is shown that builds the same elsewhere, and --layers-from reads the layers
+that it writes. Of every kernel that [bold]explain[/bold] predicts there is what became of it: one
+layer as predicted, merged with others, split, or in another type.
 
 [bold]Examples[/bold]
 
@@ -163,7 +163,7 @@ predicted, merged with others, split, or in another type.
 
 [green]embedl-deploy build model.onnx --trtexec --version 10.13[/green]
 
-[green]embedl-deploy build model.onnx --report model.plan.layers.json --strict[/green]
+[green]embedl-deploy build model.onnx --layers-from model.plan.layers.json --strict[/green]
 """
 
 

@@ -18,6 +18,7 @@ from embedl_deploy.cli.options import (
     JsonOption,
     LeastShapesOption,
     MostShapesOption,
+    ReportOption,
     VersionOption,
     input_shapes,
 )
@@ -100,10 +101,10 @@ class Wish:
             "--timing-cache", metavar="FILE", help="Remembers what was measured; made if missing."
         ),
     ] = None
-    report: Annotated[
+    layers_from: Annotated[
         Path | None,
         typer.Option(
-            "--report",
+            "--layers-from",
             metavar="LAYERS.json",
             help="Build nothing; read what trtexec --exportLayerInfo= wrote elsewhere.",
         ),
@@ -120,10 +121,13 @@ class Wish:
         ),
     ] = False
     every: Annotated[bool, typer.Option("--all", help="List every kernel and layer.")] = False
+    page: ReportOption = None
 
     def __post_init__(self) -> None:
-        if self.report is not None and self.trtexec:
-            raise typer.BadParameter("--report and --trtexec exclude each other")
+        if self.layers_from is not None and self.trtexec:
+            raise typer.BadParameter("--layers-from and --trtexec exclude each other")
+        if self.page is not None and self.trtexec:
+            raise typer.BadParameter("--trtexec builds nothing that --report could show")
         named = {name for one in (self.least, self.best, self.most) for name in input_shapes(one)}
         if both := named & set(input_shapes(self.shape)):
             which = f" for '{both.pop()}'" if "" not in both else ""
@@ -169,8 +173,8 @@ def build(wish: Wish, *, as_json: JsonOption = False, debug: DebugOption = False
     with answering(as_json=as_json, debug=debug) as answer:
         if wish.trtexec:
             _say_line(wish, answer)
-        elif wish.report is not None:
-            fails = bool(_say_report(wish, wish.report, answer).broken) and wish.strict
+        elif wish.layers_from is not None:
+            fails = bool(_say_layers(wish, wish.layers_from, answer).broken) and wish.strict
         else:
             fails = _compile(wish, answer)
     if fails:
@@ -191,8 +195,10 @@ def _compile(wish: Wish, answer: Answer) -> bool:
     if len(made) > 1:
         answer.tables.append(gpu_table(made))
     compared = not made[0].gpu and made[0].built
-    broken = compared and bool(_say_comparison(wish, file, made[0], answer).broken)
+    comparison = _say_comparison(wish, file, made[0], answer) if compared else None
+    answer.write_page(wish.page, file=file, compilations=made, comparison=comparison)
     lost = any(one.lost for one in made)
+    broken = comparison is not None and bool(comparison.broken)
     return not all(one.built for one in made) or (wish.strict and (lost or broken))
 
 
@@ -232,13 +238,15 @@ def _say_line(wish: Wish, answer: Answer) -> None:
     answer.tables = [line]
 
 
-def _say_report(wish: Wish, report: Path, answer: Answer) -> Comparison:
+def _say_layers(wish: Wish, layers: Path, answer: Answer) -> Comparison:
     shapes = {name: one.best for name, one in wish.ranges.items()}
-    explanation = explain_onnx(wish.file, wish.version, shapes=shapes)
-    comparison = compare_layers(explanation, read_layers(report))
-    values = {"report": str(report), "version": wish.version}
+    file = OnnxFile.open(wish.file)
+    explanation = explain_onnx(file, wish.version, shapes=shapes)
+    comparison = compare_layers(explanation, read_layers(layers))
+    values = {"layers_from": str(layers), "version": wish.version}
     answer.values = {"file": str(wish.file), **values, **comparison.to_dict()}
-    figures = [(name.capitalize(), value) for name, value in values.items()]
+    figures = [("Layers from", str(layers)), ("Version", wish.version)]
     tables = comparison_tables(comparison, every=wish.every)
     answer.tables = [*tables, figures_table(figures), Text(comparison.summary)]
+    answer.write_page(wish.page, file=file, explanation=explanation, comparison=comparison)
     return comparison

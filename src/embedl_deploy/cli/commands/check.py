@@ -5,7 +5,13 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from embedl_deploy.cli.options import DebugOption, FileArgument, JsonOption, VersionOption
+from embedl_deploy.cli.options import (
+    DebugOption,
+    FileArgument,
+    JsonOption,
+    ReportOption,
+    VersionOption,
+)
 from embedl_deploy.cli.output import answering
 from embedl_deploy.default import DEFAULT
 from embedl_deploy.report.findings import report_tables
@@ -32,6 +38,7 @@ def check(
     every: Annotated[
         bool, typer.Option("--all", help="List every place, not one for each rule.")
     ] = False,
+    page: ReportOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -40,5 +47,6 @@ def check(
         report = DEFAULT.check(file, version, ignore=ignore or (), keep_float32=keep_float32 or ())
         answer.values = report.to_dict()
         answer.tables = [*report_tables(report, every=every), Text(report.summary)]
+        answer.write_page(page, file=file, check=report)
     if report.errors or (strict and report.warnings):
         raise typer.Exit(1)

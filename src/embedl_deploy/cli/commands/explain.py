@@ -10,11 +10,13 @@ from embedl_deploy.cli.options import (
     FileArgument,
     InputShapesOption,
     JsonOption,
+    ReportOption,
     VersionOption,
     input_shapes,
 )
 from embedl_deploy.cli.output import answering
 from embedl_deploy.default import DEFAULT
+from embedl_deploy.onnx_model import OnnxFile
 from embedl_deploy.report.kernels import kernel_tables
 
 
@@ -26,11 +28,14 @@ def explain(
     every: Annotated[
         bool, typer.Option("--all", help="List every kernel with its operators.")
     ] = False,
+    page: ReportOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Show which kernels TensorRT is expected to run for an ONNX file."""
     with answering(as_json=as_json, debug=debug) as answer:
-        found = DEFAULT.explain(file, version, shapes=input_shapes(shapes))
+        opened = OnnxFile.open(file).with_shapes(input_shapes(shapes))
+        found = DEFAULT.explain(opened, version)
         answer.values = found.to_dict()
         answer.tables = [*kernel_tables(found, every=every), Text(found.summary)]
+        answer.write_page(page, file=opened, explanation=found)

@@ -115,5 +115,6 @@ def _missing(wanted: Sequence[Compiler], elsewhere: str) -> BuildError:
     ways = ", or ".join(one.how_to_get for one in wanted)
     return BuildError(
         f"no {names} is installed here: {ways}; or run this on a machine that has TensorRT:\n"
-        f"  {elsewhere}\nand give the layers that it writes to --report (read_layers in Python)"
+        f"  {elsewhere}\nand give the layers that it writes to --layers-from, or to read_layers in "
+        "Python"
     )

@@ -1,0 +1,69 @@
+"""The verdict of a page: one line for each part, with how good it is."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from embedl_deploy.rewrite.coverage import amount, percent
+from embedl_deploy.tensorrt.rules.report import counted
+
+Entry = Mapping[str, Any]
+Line = tuple[str, str]
+"""Good, info, warn or bad; and the text."""
+
+
+def verdict(page: Entry) -> list[dict[str, str]]:
+    """What the parts of a page come to."""
+    lines: list[Line] = []
+    if page["check"]:
+        lines.append(_checked(page["check"]))
+    if page["explanation"]:
+        lines += _expected(page["explanation"], checked=bool(page["check"]))
+    lines += (_compiled(one) for one in page["compilations"])
+    if page["comparison"]:
+        lines.append(_compared(page["comparison"]))
+    return [{"level": level, "text": text} for level, text in lines]
+
+
+def _checked(check: Entry) -> Line:
+    words = (("errors", "error"), ("warnings", "warning"), ("infos", "note"))
+    counts = ", ".join(counted(check[key], word) for key, word in words)
+    told = f"{counts} by {counted(len(check['rules']), 'rule')} for TensorRT {check['version']}"
+    if check["errors"]:
+        return "bad", f"TensorRT refuses this file, or computes something else than it says: {told}"
+    if check["warnings"]:
+        return "warn", f"No rule refuses this file, and it runs slower than it could: {told}"
+    return "good", f"No rule objects to this file: {told}"
+
+
+def _expected(explanation: Entry, *, checked: bool) -> Iterator[Line]:
+    refusals = len(explanation["refusals"])
+    if refusals and not checked:
+        yield "bad", f"TensorRT refuses this file as it is: {counted(refusals, 'error')}"
+    total = sum(explanation["macs"].values())
+    shares = ", ".join(f"{percent(share)} in {k}" for k, share in explanation["shares"].items())
+    said = f"{amount(total)} multiply-accumulates: {shares}" if shares else "nothing is counted"
+    open_ = len(explanation["uncounted"])
+    more = f"; {counted(open_, 'operator')} not counted" if open_ else ""
+    yield "info", f"{counted(len(explanation['kernels']), 'kernel')} expected; {said}{more}"
+    yield from (("warn", one) for one in explanation["assumed"])
+
+
+def _compiled(one: Entry) -> Line:
+    by = " for ".join(filter(None, (one["compiler"], one["gpu"])))
+    if not one["built"]:
+        why = next((it["message"] for it in one["remarks"] if it["severity"] == "error"), "")
+        return "bad", f"{by} built no engine{f': {why}' if why else ''}"
+    lost = one["fates"].get("lost", 0)
+    kernels = counted(one["kernels"], "kernel")
+    if lost:
+        return "warn", f"{by}: {kernels}; {counted(lost, 'product')} lost its type"
+    return "good", f"{by}: {kernels}; no product lost its type"
+
+
+def _compared(comparison: Entry) -> Line:
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in comparison["counts"].items())
+    broken = len(comparison["broken"])
+    told = f"Of {counted(len(comparison['held']), 'predicted kernel')}: {counts or 'none'}"
+    if broken:
+        return "warn", f"{told}; {counted(broken, 'documented prediction')} does not hold"
+    return "good", told

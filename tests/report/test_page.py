@@ -1,0 +1,157 @@
+"""A page holds its parts as data and as text, in one file that needs nothing else."""
+
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from embedl_deploy.errors import ExportError, MissingExtraError
+from embedl_deploy.onnx_model import OnnxFile
+from embedl_deploy.report import report
+from embedl_deploy.report.page.graph import file_graph, module_path
+from embedl_deploy.tensorrt import check_onnx, explain_onnx
+from tests.cli.commands import run, run_json
+from tests.tensorrt.rules.format_cases import CONV, FORMAT
+from tests.tensorrt.rules.models import Text
+
+
+class Reader(HTMLParser):
+    """Scripts by id, addresses, and ids of a page; holds that elements are closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.scripts: dict[str, str] = {}
+        self.sources: list[str] = []
+        self.ids: list[str] = []
+        self.open: list[str] = []
+        self.current = ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag not in {"meta", "link", "input", "path"}:
+            self.open.append(tag)
+        self.sources += [value or "" for key, value in attrs if key in {"src", "href"}]
+        if given.get("id"):
+            self.ids.append(given["id"] or "")
+        self.current = given.get("id") or "" if tag == "script" else ""
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag != "path":
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "script" and self.current:
+            self.scripts[self.current] = data
+
+
+def read(path: Path) -> tuple[Reader, dict[str, Any]]:
+    """A page, and the data in it."""
+    reader = Reader(path.read_text(encoding="utf-8"))
+    return reader, json.loads(reader.scripts["data"])
+
+
+def graph(text: Text, folder: Path) -> dict[str, dict[str, Any]]:
+    """Entries of a file's graph by name."""
+    found = file_graph(OnnxFile.open(text.save(folder)).view)
+    return {
+        one["name"]: {**one, "reads": [found[i]["name"] for i in one["reads"]]} for one in found
+    }
+
+
+def test_a_page_holds_what_the_results_say_of_themselves(tmp_path: Path) -> None:
+    file = OnnxFile.open(FORMAT["F04"][0].save(tmp_path))
+    check, explanation = check_onnx(file), explain_onnx(file)
+    page = report(tmp_path / "page.html", file=file, check=check, explanation=explanation)
+    reader, data = read(page)
+    assert data["check"] == json.loads(json.dumps(check.to_dict()))
+    assert data["explanation"] == json.loads(json.dumps(explanation.to_dict()))
+    assert len(data["graph"]) == len(file.view.graph.nodes) + 2
+    assert data["verdict"][0]["level"] == "bad"
+    assert data["environment"]["onnx"]
+    text = page.read_text(encoding="utf-8")
+    for one in check.findings:
+        assert one.remedy in text.replace("&#39;", "'")
+    assert len(set(reader.ids)) == len(reader.ids)
+
+
+def test_a_page_needs_no_other_file_and_no_network(tmp_path: Path) -> None:
+    file = Text(CONV).save(tmp_path)
+    reader, _ = read(report(tmp_path / "page.html", file=file, check=check_onnx(file)))
+    assert all(one.startswith(("#", "data:")) for one in reader.sources)
+    inside = {one.removeprefix("#") for one in reader.sources if one.startswith("#")}
+    assert inside <= set(reader.ids)
+    assert "url(http" not in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_names_in_a_file_are_text_and_no_markup(tmp_path: Path) -> None:
+    name = "</script><img src=x onerror=alert(1)>"
+    file = OnnxFile.open(Text(CONV).save(tmp_path))
+    for node in file.model.graph.node:
+        node.name = f"{name}{node.name}"
+    page = report(tmp_path / "page.html", file=file, explanation=explain_onnx(file), title=name)
+    _, data = read(page)
+    assert "<img" not in page.read_text(encoding="utf-8")
+    assert data["title"] == name
+    assert data["graph"][1]["name"].startswith(name)
+
+
+def test_pairs_and_constants_are_shown_where_they_act(tmp_path: Path) -> None:
+    found = graph(Text(CONV), tmp_path)
+    names = list(found)
+    host = {
+        name: None if one["host"] is None else names[one["host"]] for name, one in found.items()
+    }
+    assert host["DequantizeLinear_a"] == "QuantizeLinear_a_q"
+    assert host["DequantizeLinear_w"] == "Conv_c"
+    assert host["Conv_c"] is host["QuantizeLinear_a_q"] is None
+    assert found["Conv_c"]["computes"] == "INT8"
+    assert found["Conv_c"]["reads"] == ["DequantizeLinear_a", "DequantizeLinear_w"]
+    assert found["QuantizeLinear_a_q"]["note"] == "scale 0.05"
+    assert re.fullmatch(r"16 scales, [\d.]+ to [\d.]+", found["DequantizeLinear_w"]["note"])
+    assert (found["x"]["op"], found["x"]["shape"]) == ("Input", "1×16×8×8")
+    assert found["y"]["reads"] == ["Relu_y"]
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("layer1.0.conv1/Conv", ["layer1", "0", "conv1"]),
+        ("/layer1/layer1.0/conv1/Conv", ["layer1", "layer1.0", "conv1"]),
+        ("/Add", []),
+        ("node_conv2d_3", []),
+    ],
+)
+def test_modules_are_read_from_names(name: str, path: list[str]) -> None:
+    assert module_path(name) == path
+
+
+def test_commands_write_pages(tmp_path: Path) -> None:
+    file, page = str(Text(CONV).save(tmp_path)), tmp_path / "page.html"
+    assert f"wrote {page}" in run("check", file, "--report", str(page)).stdout.replace("\n", "")
+    assert read(page)[1]["check"]["path"] == file
+    assert run_json("explain", file, "--report", str(page))["report"] == str(page)
+    assert read(page)[1]["explanation"]["path"] == file
+
+
+def test_a_page_is_refused_before_any_work(tmp_path: Path) -> None:
+    file = Text(CONV).save(tmp_path)
+    said = run("check", str(file), "--report", str(file), code=2).stderr
+    assert "ends in .html" in " ".join(said.split())
+    run("check", str(file), "--report", str(tmp_path / "no" / "page.html"), code=2)
+    with pytest.raises(ExportError, match=r"ends in \.html"):
+        report(file, file=file)
+
+
+def test_jinja2_is_named_where_it_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(MissingExtraError, match=r"embedl_deploy\[report\]"):
+        report(tmp_path / "page.html")
+    assert list(tmp_path.iterdir()) == []
