@@ -35,6 +35,7 @@ from embedl_deploy.quantize import (
     recipe_report,
     restore,
 )
+from embedl_deploy.quantize.stubs import quantizers_of
 from tests.quantize.nets import batches, ready
 from tests.second_device import SECOND, calls, made_on_it, waits
 
@@ -289,9 +290,8 @@ def test_a_batch_costs_a_dozen_operations_at_a_stub(observer: str) -> None:
 def fused_of(model: fx.GraphModule) -> fx.GraphModule:
     """The model without what its stubs do."""
     plain = deepcopy(model)
-    for module in plain.modules():
-        if hasattr(module, "enabled"):
-            module.enabled = False
+    for one in quantizers_of(plain):
+        one.enabled = False
     return plain
 
 

@@ -1,5 +1,7 @@
 """The simulation is `clamp(round(x / scale))`, ties to even; gradients pass straight through."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from embedl_deploy.quantize import QuantStub, TensorQuantConfig, WeightFakeQuantize
+from embedl_deploy.quantize.config import Scale
 from embedl_deploy.quantize.rounding import INT8, Grid, fake_quantize, scale_of
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -173,3 +177,33 @@ def test_a_scale_is_always_positive_and_finite(largest: float) -> None:
     scale = scale_of(torch.tensor(largest), 127)
     assert 0 < scale < float("inf")
     assert torch.isfinite(fake_quantize(torch.tensor([0.0, largest]), scale, INT8)).all()
+
+
+@pytest.mark.parametrize(("scale", "forward"), [("observed", 5), ("fixed", 5), ("learned", 4)])
+def test_how_often_a_training_step_goes_through_an_activation(scale: Scale, forward: int) -> None:
+    """Each is a kernel on a GPU, which reads and writes the tensor once."""
+    stub = QuantStub(TensorQuantConfig(scale=scale)).train()
+    stub.set_range(torch.tensor(3.0))
+    x = torch.randn(8, 500, requires_grad=True)
+    with _Passes() as passes:
+        result = stub(x)
+    assert len(passes.seen) <= forward, passes.seen
+    gradient = torch.ones_like(result)
+    with _Passes() as passes:
+        result.backward(gradient)
+    assert len(passes.seen) <= (1 if scale != "learned" else 9), passes.seen
+
+
+class _Passes(TorchDispatchMode):
+    """The operations that go through a whole tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        whole = [one for one in (*args, result) if isinstance(one, Tensor) and one.numel() > 1]
+        if whole and "detach" not in str(func):
+            self.seen.append(str(func))
+        return result

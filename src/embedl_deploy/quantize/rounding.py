@@ -12,6 +12,9 @@ from torch import Tensor
 
 _FLOAT8 = torch.float8_e4m3fn
 
+_BEYOND = 1 + 2.0**-22
+"""How far `largest / (largest / highest)` may be from `highest`, in float32; it rounds to it."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -69,7 +72,7 @@ def fake_quantize(tensor: Tensor, scale: Tensor, grid: Grid, *, sharing: int = 1
         sharing: How many values share a scale, for the gradient of a scale that is learned.
     """
     if not torch.is_grad_enabled():
-        return _multiples(in_steps(tensor, scale), scale, grid).to(tensor.dtype)
+        return _multiples(_clamp_(in_steps(tensor, scale), grid), scale, grid).to(tensor.dtype)
     return _FakeQuantize.apply(tensor, scale, grid, sharing)  # type: ignore[no-untyped-call]
 
 
@@ -78,37 +81,43 @@ class _FakeQuantize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, scale: Tensor, grid: Grid, sharing: int) -> Tensor:
-        steps = in_steps(tensor, scale)
-        clamped = _clamped(steps, grid)
         ctx.grid, ctx.sharing = grid, sharing
-        learned = ctx.needs_input_grad[1]
-        ctx.save_for_backward(*((tensor, scale) if learned else (clamped == steps,)))
+        steps = in_steps(tensor, scale)
+        if ctx.needs_input_grad[1]:
+            ctx.save_for_backward(tensor, scale)
+            clamped = _clamp_(steps, grid)
+        else:
+            clamped = _clamped(steps, grid)
+            ctx.save_for_backward(clamped == steps)
         return _multiples(clamped, scale, grid).to(tensor.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         saved, grid = ctx.saved_tensors, ctx.grid  # once: checkpointing gives them out once
         if len(saved) == 1:
-            return gradient * saved[0], None, None, None
+            return torch.where(saved[0], gradient, 0.0), None, None, None
         tensor, scale = saved
         steps = in_steps(tensor, scale)
         clamped = _clamped(steps, grid)
         inside = clamped == steps
-        errors = grid.round(clamped).sub_(clamped.mul_(inside))
+        errors = grid.round(clamped).sub_(torch.where(inside, clamped, 0.0))
         summed = errors.mul_(gradient).sum_to_size(scale.shape)
         factor = (ctx.sharing * grid.highest) ** -0.5
-        return gradient * inside, summed.to(scale.dtype) * factor, None, None
+        return torch.where(inside, gradient, 0.0), summed.to(scale.dtype) * factor, None, None
 
 
 def _clamped(steps: Tensor, grid: Grid) -> Tensor:
     """Steps in the range, to which one belongs that is beyond it by rounding alone."""
-    beyond = 1 + 2.0**-22  # how far `largest / (largest / highest)` may be, in float32
-    return steps.clamp(grid.lowest * beyond, grid.highest * beyond)
+    return steps.clamp(grid.lowest * _BEYOND, grid.highest * _BEYOND)
 
 
-def _multiples(steps: Tensor, scale: Tensor, grid: Grid) -> Tensor:
-    """Steps as multiples of the scale; overwrites them."""
-    clamped = steps.clamp_(grid.lowest, grid.highest)
+def _clamp_(steps: Tensor, grid: Grid) -> Tensor:
+    """The same in place."""
+    return steps.clamp_(grid.lowest * _BEYOND, grid.highest * _BEYOND)
+
+
+def _multiples(clamped: Tensor, scale: Tensor, grid: Grid) -> Tensor:
+    """Clamped steps as multiples of the scale; overwrites them."""
     return (grid.round(clamped) if grid.float8 else clamped.round_()).mul_(scale)
 
 
@@ -120,7 +129,7 @@ def in_steps(tensor: Tensor, scale: Tensor) -> Tensor:
 def scale_of(largest: Tensor, highest: int) -> Tensor:
     """The scale whose `highest` multiple is `largest`; 1 where `largest` is 0."""
     scale = (largest / highest).clamp(min=torch.finfo(largest.dtype).tiny)
-    return torch.where(largest > 0, scale, torch.ones_like(scale))
+    return torch.where(largest > 0, scale, 1.0)
 
 
 def per_channel(values: Tensor, weight: Tensor, axis: int) -> Tensor:

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from embedl_deploy.errors import QuantizationError
 from embedl_deploy.modules import LeafModule
 from embedl_deploy.quantize.config import TensorQuantConfig
+from embedl_deploy.quantize.observing.histogram import HistogramObserver
 from embedl_deploy.quantize.observing.observers import Observer
 from embedl_deploy.quantize.rounding import Grid, fake_quantize, in_steps, per_channel, scale_of
 
 _PIECE = 2**8
-"""Rows that are observed at a time; a histogram of each is in memory."""
+"""Rows that are observed at a time where a histogram of each is in memory."""
 
 _SMALLEST = torch.finfo(torch.float32).tiny
 
@@ -227,7 +228,8 @@ class WeightFakeQuantize(_Quantizer):
     def observe(self, weight: Tensor) -> None:
         """Set the scales from a weight."""
         rows = weight.movedim(self.axis, 0).reshape(self.scale.numel(), -1)
-        largest = torch.cat([self._largest(piece) for piece in rows.split(_PIECE)])
+        many = _PIECE if isinstance(self.config.observer(), HistogramObserver) else len(rows)
+        largest = torch.cat([self._largest(piece) for piece in rows.split(many)])
         self.scale.copy_(scale_of(largest.to(self.scale.dtype), self.highest).view_as(self.scale))
 
     def _largest(self, rows: Tensor) -> Tensor:

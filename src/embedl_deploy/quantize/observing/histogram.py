@@ -41,6 +41,8 @@ class HistogramObserver(Observer):
         QuantizationError: The number of bins is odd.
     """
 
+    _batches: list[tuple[Tensor, Tensor]]
+
     def __init__(self, bins: int) -> None:
         if bins < 2 or bins % 2:
             raise QuantizationError(f"the number of bins must be even, {bins} is not")
@@ -86,7 +88,7 @@ class HistogramObserver(Observer):
 
     def reset(self) -> None:
         self.lowest = self.largest = None
-        self._batches: list[tuple[Tensor, Tensor]] = []
+        self._batches = []
 
     def merge(self, other: Self) -> None:
         self._keep_of(other)
