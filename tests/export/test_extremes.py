@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from embedl_deploy import transform
 from embedl_deploy.export import OnnxModel, export_onnx, verify_onnx
+from embedl_deploy.export.precision import Precision
 from embedl_deploy.quantize import quantize
 
 LOWEST = torch.finfo(torch.float32).min
@@ -98,3 +99,36 @@ def test_what_keeps_a_division_from_zero_keeps_it(
     (computed,) = OnnxModel(path)(x).values()
     assert computed.isfinite().all()
     assert verify_onnx(path, quantized, [x]).only_ties
+
+
+class Norms(nn.Module):
+    """Root mean squares with an `eps` that the exporter would drop."""
+
+    def __init__(self, eps: float, *, affine: bool) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8, bias=False)
+        self.norm = nn.RMSNorm((2, 8), eps, elementwise_affine=affine)
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.linear(x)
+        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.norm(x) + 0.5
+
+
+@pytest.mark.parametrize(
+    ("eps", "affine", "precision"),
+    [(1e-12, True, "float32"), (1e-10, False, "float32"), (1e-12, True, "float16")],
+)
+def test_a_small_eps_of_an_rms_norm_is_kept(
+    eps: float, precision: Precision, *, affine: bool, tmp_path: Path
+) -> None:
+    model, x = Norms(eps, affine=affine).eval(), torch.randn(3, 2, 8)
+    x[1] = 0
+    result = transform(model, (x,))
+    assert result.fused["FusedRMSNorm"] == 2
+    assert all(node.target for node in result.model.graph.nodes)
+    path = export_onnx(result, (x,), tmp_path / "norm.onnx", precision=precision)
+    (output,) = OnnxModel(path)(x).values()
+    tolerance = 1e-5 if precision == "float32" else 2e-2
+    torch.testing.assert_close(output.float(), model(x), rtol=0, atol=tolerance)

@@ -29,7 +29,8 @@ _DIVIDES = {
 }
 """Operations for which zero is not as good as a small number."""
 
-_DROPPED = 1e-8
+DROPPED = 1e-8
+"""The largest summand that the exporter takes for zero, where it is a number."""
 
 _EPSILONS = {"normalize": 1e-12, "cosine_similarity": 1e-8}
 """Functions that divide, and what by default keeps them from dividing by zero."""
@@ -80,7 +81,7 @@ def spell_out(model: fx.GraphModule, kept: Collection[str] | None) -> None:
     for node in model.graph.nodes:
         if called(node) not in {"add", "sub"} or (kept is not None and node.name not in kept):
             continue
-        small = [one for one in node.args if isinstance(one, float) and 0 < abs(one) <= _DROPPED]
+        small = [one for one in node.args if isinstance(one, float) and 0 < abs(one) <= DROPPED]
         if not small:
             continue
         path = f"{node.name}_constant"

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from embedl_deploy.batches import device_of
 from embedl_deploy.errors import ExportError
 from embedl_deploy.export.attention import lower_attention
+from embedl_deploy.export.extremes import DROPPED
 from embedl_deploy.export.host import on_host
 from embedl_deploy.export.operators import (
     DequantizedWeight,
@@ -24,6 +25,7 @@ from embedl_deploy.export.operators import (
     GridAveragePool,
     QuantizeDequantize,
     QuantizedWeight,
+    SmallEpsRMSNorm,
 )
 from embedl_deploy.modules import FusedModule, Part
 from embedl_deploy.modules.conv import with_norm
@@ -79,6 +81,8 @@ def to_operators(folded: fx.GraphModule, lowering: Lowering) -> fx.GraphModule:
                 folded.set_submodule(path, QuantizeDequantize(module))
             case DequantizedWeight() if float_weights:
                 folded.set_submodule(path, QuantizedWeight(module))
+            case nn.RMSNorm() if module.eps is not None and module.eps <= DROPPED:
+                folded.set_submodule(path, SmallEpsRMSNorm(module))
             case nn.AdaptiveAvgPool2d(output_size=1 | (1, 1)) if pooling:
                 folded.set_submodule(path, GlobalAveragePool())
             case nn.AdaptiveAvgPool2d() if pooling:

@@ -153,6 +153,27 @@ def dequantize(
     )
 
 
+class SmallEpsRMSNorm(nn.Module):
+    """An RMS norm whose `eps` is a tensor, in float32 within: the exporter takes a number for zero.
+
+    Where it is not small the exporter's own operators say the same.
+    """
+
+    def __init__(self, norm: nn.RMSNorm) -> None:
+        super().__init__()
+        assert norm.eps is not None  # noqa: S101 - by its caller
+        self.dims = [*range(-len(norm.normalized_shape), 0)]
+        self.eps = norm.eps
+        self.weight = norm.weight
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
+        """Normalise; any shape, unchanged."""
+        wide = input.float()
+        square = wide.pow(2).mean(self.dims, keepdim=True)
+        normal = wide * (square + torch.full((1,), self.eps)).rsqrt()
+        return (normal if self.weight is None else normal * self.weight.float()).to(input.dtype)
+
+
 class GlobalAveragePool(nn.Module):
     """Average over height and width as the one ONNX operator that TensorRT has a kernel for."""
 

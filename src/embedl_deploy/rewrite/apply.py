@@ -198,6 +198,6 @@ def _place(
     """The path in the draft of a child of a conversion's module."""
     if name not in placed:
         stem = paths.get(name) or join(paths[""], name)
-        placed[name] = draft.paths.fresh(stem)
+        placed[name] = draft.paths.fresh(stem or type(objects[name]).__name__.lower())
         draft.objects[placed[name]] = objects[name]
     return placed[name]

@@ -15,6 +15,7 @@ from embedl_deploy.onnx_model.view import (
     floats,
     made_by,
 )
+from embedl_deploy.tensorrt.rules.guards import lost_guards
 from embedl_deploy.tensorrt.rules.rule import Fault, Outcome, Rule, Severity, Subject, Unknown
 
 if TYPE_CHECKING:
@@ -249,6 +250,8 @@ def _range(view: View) -> Iterator[Outcome]:
         halves = value.dtype == "FLOAT16" or any(use.output.dtype in HALF for use in users)
         if halves and any(_exceeds(chunk) for chunk in tensor.chunks()):
             yield Fault(f"values of '{value.name}' are beyond ±{LARGEST:.0f}", users)
+    for value, node in lost_guards(view):
+        yield Fault(f"'{value.name}' is zero in FP16, and something divides by the result", (node,))
     for node in view.of(QUANTIZE):
         scale = view.scale(node)
         if scale is None or node.first.dtype != "FLOAT16" or constant(node.first):
@@ -273,8 +276,9 @@ def _exceeds(chunk: "NDArray[Any]") -> bool:
 T09 = Rule(
     "T09",
     Severity.WARNING,
-    "constants in half precision are within ±65504",
-    why="Beyond they are infinite in FP16. Calibrated values above 512 in an FP16 tensor are worth "
+    "constants in half precision are within ±65504, and none that guards a division is zero",
+    why="Beyond they are infinite in FP16; below 3e-8 an epsilon is zero, and zero by zero NaN. "
+    "Calibrated values above 512 in an FP16 tensor are worth "
     "knowing (a note): sums of them may overflow.",
     source="ModelOpt, AutoCast (data_max, init_max)",
     remedy="Keep the operator in FLOAT, or scale its constant.",
