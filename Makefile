@@ -8,10 +8,10 @@ BENCHMARKS := transform capture calibration training export check
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test quick fuzz check format demo bench bench-quality exports compiled zoo docs clean
+.PHONY: help setup test quick fuzz check format demo bench bench-quality bench-placement exports compiled zoo docs clean
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## Create .venv and install the library with everything it can use
 
@@ -65,6 +65,9 @@ exports: $(STAMP)  ## Export 25 models in two precisions, and write docs/exports
 compiled: $(STAMP)  ## Compile a file for each rule and 27 models in three kinds of numbers; goes on where it stopped
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.compiled_rules
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.compiled
+
+bench-placement: $(STAMP)  ## Tune six models, an hour or more, and write docs/placement.md; goes on where it stopped
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.placement
 
 zoo: $(STAMP)  ## Run every model of the zoo, an hour or two, and write docs/zoo.md; goes on where it stopped
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.zoo

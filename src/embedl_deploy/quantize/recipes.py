@@ -1,7 +1,7 @@
 """Quantization in one call: quickly, or with all that gets accuracy back."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -17,6 +17,7 @@ from embedl_deploy.quantize.correcting.bias import correct_bias
 from embedl_deploy.quantize.correcting.equalize import equalize
 from embedl_deploy.quantize.correcting.smooth import smooth
 from embedl_deploy.quantize.measuring.noise import Noise
+from embedl_deploy.quantize.measuring.onepass import measured_modules, outer_layers
 from embedl_deploy.quantize.measuring.sidebyside import first_inputs
 from embedl_deploy.quantize.observing.clipping import MSEObserver
 from embedl_deploy.quantize.observing.observers import MinMaxObserver
@@ -38,6 +39,9 @@ _FINE = 8
 _JUDGED = 128
 """How many samples are looked at to learn and to judge."""
 
+_WORTH = 0.3
+"""Decibels that the first or the last layers have to gain for staying in floating point."""
+
 
 @dataclass(frozen=True)
 class RecipeStep:
@@ -45,9 +49,11 @@ class RecipeStep:
 
     Attributes:
         name: What was tried.
-        before_db: Signal to noise at the model's outputs before it, on held-out batches.
+        before_db: Signal to noise at the model's outputs before it: on all batches, and on
+            held-out ones for the steps that learn from the others (`adaround`, `correct_bias`).
         after_db: That after it.
-        kept: Whether its result was taken: where it is not worse.
+        kept: Whether its result was taken: where it is not worse; for layers in floating point,
+            where it gains at least 0.3 dB.
     """
 
     name: str
@@ -62,12 +68,14 @@ class RecipeReport:
 
     Attributes:
         steps: In the order in which they were tried.
-        held_out: Whether the batches that judged were none of those that were learned from. One
-            batch alone does both.
+        held_out: Whether the batches that judged learning were none of those that were learned
+            from. One batch alone does both.
+        config: How the model is quantized: with it `restore` takes its state dict.
     """
 
     steps: tuple[RecipeStep, ...]
     held_out: bool
+    config: QuantConfig
 
     def __str__(self) -> str:
         cells = [
@@ -100,9 +108,9 @@ def quantize(
         config: How to quantize; by default as the target asks: 8 bits, min-max for TensorRT.
         recipe: `"fast"` calibrates. `"accurate"` tries `smooth`, `equalize`, ranges of the least
             squared error where the config leaves the observer of the activations at min-max,
-            `adaround` for weights below 8 bits, and `correct_bias`, in this order, and keeps each
-            where the outputs on held-out batches are not further from those in floating point; see
-            `recipe_report`.
+            the last layers and the first ones in floating point, `adaround` for weights below 8
+            bits, and `correct_bias`, in this order, and keeps each where the outputs are not
+            further from those in floating point; see `recipe_report`.
         fine_tune: Trains the quantized model in place, with any PyTorch loop.
         progress: Called after every calibration batch; of the accurate recipe after every step.
 
@@ -145,12 +153,13 @@ def _accurate(
     """The accurate recipe: one step after the other, each kept where it is not worse."""
     source = result.model if isinstance(result, Result) else result
     work = _Work(source, data, config or config_of(source))
-    steps = [work.smooth, work.equalize, work.clip, work.adaround, work.correct_bias]
+    ends = [work.last_in_float, work.first_in_float]
+    steps = [work.smooth, work.equalize, work.clip, *ends, work.adaround, work.correct_bias]
     for count, step in enumerate(steps, 1):
         step()
         if progress is not None:
             progress(count, len(steps))
-    work.model.meta[_REPORT] = RecipeReport(tuple(work.steps), work.held_out)
+    work.model.meta[_REPORT] = RecipeReport(tuple(work.steps), work.held_out, work.config)
     return work.model
 
 
@@ -164,9 +173,10 @@ class _Work:
         with inferring(source):
             some = first_inputs(source, data, _JUDGED)
         cut = len(some) - max(1, len(some) // 4) if len(some) > 1 else 0
-        self.learned, self.judged, self.held_out = some[:cut] or some, some[cut:], cut > 0
+        self.learned, self.held_out = some[:cut] or some, cut > 0
         with inferring(source):
-            self.wanted = [source(*inputs) for inputs in self.judged]
+            self.judged = [(inputs, source(*inputs)) for inputs in some]
+        self.later = self.judged[cut:]
         self.score = self._score(self.model)
         self.steps: list[RecipeStep] = []
 
@@ -187,8 +197,17 @@ class _Work:
         if self._try("MSE observers", calibrate(insert_qdq(self.float, config), self.data)):
             self.config = config
 
+    def last_in_float(self) -> None:
+        """The layers after which no other comes, such as a classifier."""
+        self._left("last layers in floating point", outer_layers(self.float, last=True))
+
+    def first_in_float(self) -> None:
+        """The layers before which no other comes."""
+        self._left("first layers in floating point", outer_layers(self.float, last=False))
+
     def adaround(self) -> None:
         """Weights up or down, where steps are coarse: at 8 bits it costs most and gains least."""
+        self._hold_out()
         if self.config.weights.bits >= _FINE:
             return
         candidate = copy.deepcopy(self.model)
@@ -201,16 +220,28 @@ class _Work:
         correct_bias(candidate, self.learned, reference=self.float)
         self._try("correct_bias", candidate)
 
+    def _hold_out(self) -> None:
+        """From here on, batches judge that nothing was learned from."""
+        self.judged = self.later
+        self.score = self._score(self.model)
+
+    def _left(self, name: str, paths: Sequence[str]) -> None:
+        """Leave layers in floating point, where others are quantized and it is worth it."""
+        config = replace(self.config, skip=(*self.config.skip, *paths))
+        rest = [path for path in measured_modules(self.model) if path not in paths]
+        if rest and self._try(name, calibrate(insert_qdq(self.float, config), self.data), _WORTH):
+            self.config = config
+
     def _rescaled(self, name: str, rescale: Callable[[fx.GraphModule], object]) -> None:
         changed = copy.deepcopy(self.float)
         rescale(changed)
         if self._try(name, calibrate(insert_qdq(changed, self.config), self.data)):
             self.float = changed
 
-    def _try(self, name: str, candidate: fx.GraphModule) -> bool:
-        """Take a model where it is not worse; whether it was."""
+    def _try(self, name: str, candidate: fx.GraphModule, least: float = 0.0) -> bool:
+        """Take a model where it gains at least so many decibels; whether it did."""
         before, after = self.score, self._score(candidate)
-        kept = after >= before
+        kept = after >= before + least
         self.steps.append(RecipeStep(name, before, after, kept))
         if kept:
             self.model, self.score = candidate, after
@@ -220,7 +251,7 @@ class _Work:
         """Signal to noise at the outputs for the batches that judge."""
         noise = Noise()
         with inferring(model):
-            for inputs, wanted in zip(self.judged, self.wanted, strict=True):
+            for inputs, wanted in self.judged:
                 noise.add(wanted, model(*inputs))
         return noise.sqnr_db
 

@@ -11,7 +11,7 @@ from embedl_deploy.errors import LoadError, QuantizationError
 from embedl_deploy.quantize import QuantConfig
 from embedl_deploy.table import table
 from embedl_deploy.tuning.bounds import Bound
-from embedl_deploy.tuning.candidates import Candidate, front_of
+from embedl_deploy.tuning.candidates import Candidate, Choice, front_of
 from embedl_deploy.tuning.costs import Cost, Unit
 from embedl_deploy.tuning.groups import Group
 
@@ -35,6 +35,7 @@ class Tuning:
         unit: Of the costs: `time`, an estimate in microseconds, or `bytes`, in megabytes.
         cost_from: What gave the costs, in words.
         refused: Formats that were not measured, and why.
+        base_choice: With everything quantized, the cheapest: the one that each group is left of.
         complete: Whether the search came to its end.
     """
 
@@ -49,7 +50,8 @@ class Tuning:
     unit: Unit
     cost_from: str
     refused: dict[str, str]
-    complete: bool = True
+    base_choice: Choice
+    complete: bool
 
     @property
     def front(self) -> tuple[Candidate, ...]:
@@ -173,9 +175,7 @@ class Tuning:
 
     @property
     def _whole(self) -> Candidate:
-        return min(
-            (one for one in self.candidates if not one.choice.left), key=lambda one: one.cost.value
-        )
+        return next(one for one in self.candidates if one.choice == self.base_choice)
 
     @property
     def _unit(self) -> str:

@@ -64,6 +64,7 @@ class Search:
     refused: dict[str, str] = field(default_factory=dict)
     gains: dict[str, float] = field(default_factory=dict)
     alone: dict[str, float] = field(default_factory=dict)
+    base_choice: Choice = field(default_factory=Choice)
     complete: bool = False
 
     def run(self) -> Tuning:
@@ -73,6 +74,7 @@ class Search:
         self.score = self._score()
         bases = self._bases()
         self.base = min(bases, key=lambda one: one.cost.value)
+        self.base_choice = self.base.choice
         self.bound.holds(self.base, self.score)  # raises where no drop can be told
         for one in self.groups:
             self.gains[one.name] = self._gain(one)
@@ -95,6 +97,7 @@ class Search:
             unit=self.unit,
             cost_from=self.cost_from,
             refused={**self.refused},
+            base_choice=self.base_choice,
             complete=self.complete,
         )
 

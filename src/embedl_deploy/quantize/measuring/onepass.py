@@ -85,6 +85,23 @@ def measured_modules(model: fx.GraphModule) -> dict[str, FusedModule]:
     return found
 
 
+def outer_layers(model: fx.GraphModule, *, last: bool) -> list[str]:
+    """Paths of the fused modules with weights after which, or before which, no other comes."""
+    modules = dict(model.named_modules())
+    nodes = [*model.graph.nodes]
+    beyond: set[fx.Node] = set()
+    found = []
+    for node in reversed(nodes) if last else nodes:
+        inner = node.users if last else node.all_input_nodes
+        module = modules.get(str(node.target)) if node.op == "call_module" else None
+        layer = isinstance(module, FusedModule) and bool(module.parts)
+        if layer and not beyond.intersection(inner):
+            found.append(str(node.target))
+        if layer or beyond.intersection(inner):
+            beyond.add(node)
+    return list(dict.fromkeys(found))
+
+
 def stubs_before(node: fx.Node, modules: Mapping[str, nn.Module]) -> list[QuantStub]:
     """The stubs that a call reads."""
     inputs = [modules.get(str(one.target)) for one in node.all_input_nodes]
