@@ -23,7 +23,7 @@ from embedl_deploy.quantize import (
     insert_qdq,
     quantize,
 )
-from embedl_deploy.quantize.stubs import quantizers_of
+from embedl_deploy.quantize.stubs import QuantStub, enabled_only, quantizers_of
 from tests.quantize.nets import NETS, batches, ready
 
 SHAPE = (3, 8, 8)
@@ -246,3 +246,35 @@ def test_a_model_that_is_not_calibrated_is_refused() -> None:
         analyze(insert_qdq(transform(net())), DATA)
     with pytest.raises(QuantizationError, match="has no stubs"):
         analyze(transform(net()).model, DATA)
+
+
+def test_a_histogram_holds_every_value_and_what_is_clipped_is_outside() -> None:
+    model = quantized(percentile=90)
+    stubs = dict(model.named_modules())
+    seen: dict[str, list[Tensor]] = {}
+    for row in analyze(model, DATA).rows:
+        if row.kind != "stub":
+            assert row.histogram == ()
+            continue
+        stub = stubs[row.path]
+        assert isinstance(stub, QuantStub)
+        seen[row.path] = []
+        stub.register_forward_hook(lambda _, args, __, kept=seen[row.path]: kept.append(args[0]))
+    with enabled_only(model):
+        for batch in DATA:
+            model(batch)
+    for path, row in rows(analyze(model, DATA)).items():
+        if path not in seen:
+            continue
+        stub = stubs[path]
+        assert isinstance(stub, QuantStub)
+        end = (stub.highest + 0.5) * float(stub.scale) * (1 + 1e-6)
+        values = torch.cat([one.detach().flatten() for one in seen[path][: len(DATA)]]).numpy()
+        want, _ = np.histogram(np.clip(values / end, -1.5, 1.5), 48, (-1.5, 1.5))
+        assert sum(row.histogram) == len(values)
+        # a value at the end of a bin may be in the next by rounding
+        assert np.abs(np.cumsum(want) - np.cumsum(row.histogram)).max() <= 1
+        above = sum(row.histogram[40:]) / len(values)
+        assert row.clipped_share is not None
+        assert above <= row.clipped_share + 1e-9
+    assert any(row.clipped_share for row in analyze(model, DATA).rows if row.clipped_share)

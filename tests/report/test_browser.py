@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
 
+from embedl_deploy import transform
 from embedl_deploy.onnx_model import OnnxFile
+from embedl_deploy.quantize import analyze, quantize
 from embedl_deploy.report import report
 from embedl_deploy.tensorrt import check_onnx, explain_onnx
 
@@ -173,6 +177,25 @@ def test_tables_sort_by_number_and_by_text(page: "Page") -> None:
     assert [int(one) for one in cells("Count")] == sorted(counts, reverse=True)
     kinds = cells("Kernel")
     assert kinds == sorted(kinds)
+
+
+def test_a_place_in_the_chart_leads_to_its_layer(browser: "Browser", tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    data = [torch.randn(2, 3, 8, 8)]
+    result = transform(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1)), (data[0],))
+    model = quantize(result, data)
+    analysis = analyze(model, data)
+    path = report(tmp_path / "page.html", model=model, analysis=analysis)
+    for page in opened(browser, path):
+        places = page.locator("#chart circle")
+        assert places.count() == len(analysis.rows)
+        order = [str(node.target) for node in model.graph.nodes if node.op == "call_module"]
+        assert [one.get_attribute("data-node") for one in places.all()] == order
+        places.nth(1).click()
+        page.wait_for_selector(".node.chosen")
+        assert page.inner_text("#detail h3") == order[1]
+        row = next(one for one in analysis.rows if one.path == order[1])
+        assert f"{row.sqnr_db:.1f} dB" in page.inner_text("#detail")
 
 
 def test_every_control_has_a_name_and_colours_follow_the_system(page: "Page") -> None:

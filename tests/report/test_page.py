@@ -1,6 +1,7 @@
 """A page holds its parts as data and as text, in one file that needs nothing else."""
 
 import json
+import math
 import re
 import sys
 from html.parser import HTMLParser
@@ -8,11 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor, fx, nn
 
+from embedl_deploy import Result, transform
 from embedl_deploy.errors import ExportError, MissingExtraError
+from embedl_deploy.export import export_onnx, verify_onnx
 from embedl_deploy.onnx_model import OnnxFile
+from embedl_deploy.quantize import QuantStub, analyze, quantize
 from embedl_deploy.report import report
 from embedl_deploy.report.page.graph import file_graph, module_path
+from embedl_deploy.report.page.histogram import bars
+from embedl_deploy.report.summary import summarize
 from embedl_deploy.tensorrt import check_onnx, explain_onnx
 from tests.cli.commands import run, run_json
 from tests.tensorrt.rules.format_cases import CONV, FORMAT
@@ -116,6 +124,79 @@ def test_pairs_and_constants_are_shown_where_they_act(tmp_path: Path) -> None:
     assert re.fullmatch(r"16 scales, [\d.]+ to [\d.]+", found["DequantizeLinear_w"]["note"])
     assert (found["x"]["op"], found["x"]["shape"]) == ("Input", "1×16×8×8")
     assert found["y"]["reads"] == ["Relu_y"]
+
+
+class Net(nn.Module):
+    """Two convolutions and a residual, and a layer that nothing fuses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slopes = nn.PReLU(3)
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.slopes(x)
+        return self.body(x) + x
+
+
+@pytest.fixture(scope="module")
+def made() -> tuple[Result, fx.GraphModule, list[Tensor]]:
+    torch.manual_seed(0)
+    data = [torch.randn(2, 3, 8, 8)]
+    result = transform(Net().eval(), (data[0],))
+    return result, quantize(result, data), data
+
+
+def test_a_model_is_drawn_with_its_stubs_and_errors(
+    made: tuple[Result, fx.GraphModule, list[Tensor]], tmp_path: Path
+) -> None:
+    result, model, data = made
+    analysis, summary = analyze(model, data), summarize(result)
+    page = report(tmp_path / "page.html", model=model, analysis=analysis, summary=summary)
+    _, found = read(page)
+    assert found["analysis"] == json.loads(json.dumps(analysis.to_dict()))
+    by_name = {one["name"]: one for one in found["graph"]}
+    assert {row.path for row in analysis.rows} <= set(by_name)
+    stub = next(one for one in found["graph"] if one["op"] == "stub")
+    assert (stub["computes"], stub["shape"], stub["dtype"]) == ("INT8", "2×3×8×8", "FLOAT32")
+    module = model.get_submodule(stub["name"])
+    assert isinstance(module, QuantStub)
+    assert stub["note"] == f"scale {module.scale.item():.4g}"
+    assert by_name["slopes"]["computes"] == ""
+    assert by_name["body.0"]["computes"] == "INT8"
+    for node, one in zip(model.graph.nodes, found["graph"], strict=True):
+        assert len(one["reads"]) == len(node.all_input_nodes)
+    texts = [one["text"] for one in found["verdict"]]
+    assert f"{analysis.output_sqnr_db:.1f} dB at the outputs" in texts[0]
+    assert min(analysis.rows, key=lambda row: row.sqnr_db).path in texts[0]
+    assert "1 layer with weights in none" in texts[1]
+    said = page.read_text(encoding="utf-8")
+    assert said.count('class="spark"') == sum(bool(row.histogram) for row in analysis.rows) > 0
+
+
+def test_a_file_is_shown_against_the_simulation(
+    made: tuple[Result, fx.GraphModule, list[Tensor]], tmp_path: Path
+) -> None:
+    _, model, data = made
+    export_onnx(model, (data[0],), tmp_path / "net.onnx")
+    parity = verify_onnx(tmp_path / "net.onnx", model, data)
+    page = report(tmp_path / "page.html", file=tmp_path / "net.onnx", parity=parity)
+    _, found = read(page)
+    assert found["verdict"][0]["level"] == "good"
+    assert [one["path"] for one in found["parity"]["layers"]] == list(parity.stubs)
+    next(iter(parity.stubs.values())).distance = 1.0
+    _, found = read(report(page, parity=parity))
+    assert found["verdict"][0]["level"] == "bad"
+    assert next(iter(parity.stubs)) in found["verdict"][0]["text"]
+
+
+def test_bars_are_inside_the_range_or_outside() -> None:
+    counts = [1, *[0] * 7, 5, *[0] * 30, 2, *[0] * 6, 9, 0]
+    inside, outside = bars(counts, outside=False), bars(counts, outside=True)
+    assert re.findall(r"M(\d+) ", inside) == ["24", "117"]
+    assert re.findall(r"M(\d+) ", outside) == ["0", "138"]
+    assert f"v-{30 * math.log1p(5) / math.log1p(9):.1f}h" in inside
+    assert bars([0] * 48, outside=False) == ""
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
-
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from embedl_deploy.export import Difference, OrderParity, Parity, StubParity
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def parity_dict(parity: Parity) -> dict[str, Any]:
@@ -63,8 +63,11 @@ def stub_dicts(parity: Parity) -> list[dict[str, Any]]:
     ]
 
 
-def stub_table(stubs: Sequence[StubParity]) -> Table:
+def stub_table(stubs: Sequence[StubParity]) -> "Table":
     """Stubs in the order given; those that differ by more than rounding are marked."""
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for name in ("Differing", "Largest", "Distance"):
         table.add_column(name, justify="right", no_wrap=True)

@@ -7,11 +7,12 @@ import typer
 from rich.text import Text
 
 from embedl_deploy.cli.commands.prepare import Order, prepared
-from embedl_deploy.cli.options import DebugOption, JsonOption, LimitOption, origin
+from embedl_deploy.cli.options import DebugOption, JsonOption, LimitOption, ReportOption, origin
 from embedl_deploy.cli.output import Steps, answering
 from embedl_deploy.cli.spread import spread
 from embedl_deploy.quantize import Analysis
 from embedl_deploy.quantize import analyze as analyze_model
+from embedl_deploy.report.summary import summarize
 from embedl_deploy.report.tables import analysis_table, figures_table
 
 _SHOWN = 20
@@ -31,6 +32,7 @@ class Question(Order):
         ),
     ] = False
     every: Annotated[bool, typer.Option("--all", help="List every place, not the worst.")] = False
+    page: ReportOption = None
 
 
 @spread
@@ -46,6 +48,14 @@ def analyze(order: Question, *, as_json: JsonOption = False, debug: DebugOption 
         answer.values = {"model": order.model, "data": order.data, **found.to_dict()}
         rows = found.rows if order.every else found.rows[:_SHOWN]
         answer.tables = [analysis_table(rows), Text(), figures_table(_figures(order, found))]
+        answer.write_page(
+            order.page,
+            model=made.model,
+            analysis=found,
+            summary=summarize(made.result),
+            figures=_figures(order, found),
+            title=order.model,
+        )
 
 
 def _figures(order: Question, found: Analysis) -> list[tuple[str, str]]:

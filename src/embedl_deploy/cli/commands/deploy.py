@@ -17,6 +17,7 @@ def deploy(job: Job, *, as_json: JsonOption = False, debug: DebugOption = False)
             deployed = travel(job, steps)
         answer.values = deployed.as_dict()
         answer.tables = [figures_table(_figures(deployed))]
+        answer.write_page(job.page, **deployed.parts, figures=_figures(deployed))
 
 
 def _figures(deployed: Deployed) -> list[tuple[str, str]]:

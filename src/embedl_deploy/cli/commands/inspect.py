@@ -23,6 +23,7 @@ from embedl_deploy.cli.options import (
     ModelArgument,
     PatternChoice,
     PatternsOption,
+    ReportOption,
     Shape,
     ShapeOption,
     WeightsOption,
@@ -62,6 +63,7 @@ class Look:
     every: Annotated[
         bool, typer.Option("--all", help="List every match and refusal, not groups of them.")
     ] = False
+    page: ReportOption = None
 
     def __post_init__(self) -> None:
         given = {"--no-example": self.no_example, "--input": bool(self.inputs)}
@@ -97,12 +99,16 @@ def inspect(look: Look, *, as_json: JsonOption = False, debug: DebugOption = Fal
         tables = summary_tables(seen.summary, every=look.every)
         tail = figures_table((("In all", _in_all(seen)), ("Coverage", _coverage(seen.summary))))
         answer.tables = [figures_table(head), *tables, Text(), tail]
+        answer.write_page(
+            look.page, model=seen.model, summary=seen.summary, figures=head, title=look.model
+        )
 
 
 @dataclass(frozen=True)
 class _Inspected:
     """What would come out; `tensors` and `weights` are how many would be quantized."""
 
+    model: fx.GraphModule
     shapes: tuple[Shape, ...]
     summary: Summary
     tensors: int
@@ -120,7 +126,9 @@ def _inspected(look: Look) -> _Inspected:
             summary = summarize(result)
             tensors, stubbed = _quantized(result.model)
     given = [one for one in pytree.tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
-    return _Inspected(tuple(Shape(one.shape) for one in given), summary, tensors, stubbed)
+    return _Inspected(
+        result.model, tuple(Shape(one.shape) for one in given), summary, tensors, stubbed
+    )
 
 
 def _example(look: Look, source: nn.Module) -> tuple[tuple[Any, ...] | None, dict[str, Any]]:

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from embedl_deploy.cli.commands.beside import Beside, compile_beside
 from embedl_deploy.cli.commands.prepare import Order, Prepared, prepared
 from embedl_deploy.cli.data import first_batches
-from embedl_deploy.cli.options import RecipeChoice
+from embedl_deploy.cli.options import RecipeChoice, ReportOption
 from embedl_deploy.cli.output import Steps
 from embedl_deploy.errors import VerificationError
 from embedl_deploy.export import Parity, export_onnx, verify_onnx
@@ -85,6 +85,7 @@ class Job(Order):
         str | None,
         typer.Option(metavar="NAME", help="What --compile compiles for, as in build."),
     ] = None
+    page: ReportOption = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -141,6 +142,18 @@ class Deployed:
     report: Report
     expected: Explanation
     compiled: Beside | None
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """For a page."""
+        return {
+            "file": self.job.output,
+            "check": self.report,
+            "explanation": self.expected,
+            "compilations": [] if self.compiled is None else [self.compiled.quantized],
+            "parity": self.parity,
+            "summary": self.summary,
+        }
 
     def as_dict(self) -> dict[str, Any]:
         """All of it for JSON."""

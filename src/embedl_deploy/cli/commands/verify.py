@@ -11,7 +11,7 @@ from torch import nn
 from embedl_deploy.cli.commands.prepare import Order, data_of, prepared
 from embedl_deploy.cli.data import first_batches
 from embedl_deploy.cli.models import load_model
-from embedl_deploy.cli.options import DebugOption, FileArgument, JsonOption, origin
+from embedl_deploy.cli.options import DebugOption, FileArgument, JsonOption, ReportOption, origin
 from embedl_deploy.cli.output import Steps, answering
 from embedl_deploy.cli.spread import spread
 from embedl_deploy.errors import VerificationError
@@ -49,6 +49,7 @@ class Comparison(Order):
         int, typer.Option("--batches", min=1, metavar="N", help="Batches to compare.")
     ] = 2
     every: Annotated[bool, typer.Option("--all", help="List every layer, not the worst.")] = False
+    page: ReportOption = None
 
 
 @spread
@@ -71,6 +72,9 @@ def verify(
             worst = sorted(parity.stubs.values(), key=lambda one: -one.distance)
             shown = worst if order.every else worst[:_SHOWN]
             answer.tables = [stub_table(shown), Text(), *answer.tables]
+        answer.write_page(
+            order.page, file=file, parity=parity, figures=_figures(file, order, parity, ok=ok)
+        )
     if not ok:
         raise typer.Exit(1)
 

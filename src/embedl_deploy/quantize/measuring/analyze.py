@@ -44,6 +44,9 @@ class AnalysisRow:
         clipped_share: The share of values outside the range by more than half a step; `None` of a
             fused module.
         outlier_ratio: The largest magnitude over the root of the mean square.
+        histogram: How many values are in each of 48 bins of equal width, from -1.5 to 1.5 times
+            the largest that is not clipped, those beyond in the first and the last; empty of a
+            fused module.
     """
 
     kind: str
@@ -55,6 +58,7 @@ class AnalysisRow:
     range: float | None
     clipped_share: float | None
     outlier_ratio: float
+    histogram: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,8 @@ class Analysis:
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain data; `None` for what is infinite."""
         rows = [
-            {key: _finite(value) for key, value in asdict(row).items()} | {"points": [*row.points]}
+            {key: _finite(value) for key, value in asdict(row).items()}
+            | {"points": [*row.points], "histogram": [*row.histogram]}
             for row in self.rows
         ]
         return {"output_sqnr_db": _finite(self.output_sqnr_db), "rows": rows}
@@ -181,9 +186,18 @@ class _Work:
         clipped: float | None,
     ) -> AnalysisRow:
         alone = self.alone[path].sqnr_db if path in self.alone else None
-        ratio = noise.outlier_ratio
+        counts = () if noise.counts is None else tuple(noise.counts.tolist())
         return AnalysisRow(
-            kind, path, points, noise.sqnr_db, alone, noise.largest, largest, clipped, ratio
+            kind,
+            path,
+            points,
+            noise.sqnr_db,
+            alone,
+            noise.largest,
+            largest,
+            clipped,
+            noise.outlier_ratio,
+            counts,
         )
 
 

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+BINS = 48
+"""Bins of the distribution of values; a third of them is outside the range."""
+
 
 @dataclass
 class Noise:
@@ -19,6 +22,9 @@ class Noise:
         noise: Sum of the squares of their changes.
         largest: Their largest magnitude.
         clipped: How many of them were outside a range, where there is one.
+        counts: How many of them are in each of `BINS` bins of equal width, from -1.5 to 1.5 times
+            the largest value that is not clipped; those beyond are in the first and the last.
+            `None` where there is no range.
     """
 
     values: int = 0
@@ -26,6 +32,7 @@ class Noise:
     noise: float = 0.0
     largest: float = 0.0
     clipped: int = 0
+    counts: Tensor | None = None
 
     def add(self, before: Any, after: Any) -> None:
         """Take in the floating-point tensors of two trees of the same form."""
@@ -36,6 +43,21 @@ class Noise:
                 self.signal += _squares(one)
                 self.noise += _squares(other - one)
                 self.largest = max(self.largest, float(one.abs().max()))
+
+    def add_range(self, values: Tensor, low: Tensor, high: Tensor, half: Tensor | int) -> None:
+        """Take in how values lie in a range.
+
+        Args:
+            values: In floating point.
+            low: The lowest value that is represented.
+            high: The highest one; above 0.
+            half: Half a step, by which a value may be outside and still be rounded as others.
+        """
+        self.clipped += int(((values < low - half) | (values > high + half)).sum())
+        end = (high + half).float() * (1 + 1e-6)  # so that what is at the end is inside
+        shares = (values.detach().float() / end).clamp(-1.5, 1.5)
+        found = torch.histc(shares, BINS, -1.5, 1.5).to("cpu", torch.int64)
+        self.counts = found if self.counts is None else self.counts + found
 
     @property
     def sqnr_db(self) -> float:

@@ -113,5 +113,5 @@ def _measured(stub: QuantStub, value: Tensor, noise: Noise) -> Tensor:
     noise.add(value, rounded)
     low, high = ((limit * stub.scale).to(value) for limit in (stub.lowest, stub.highest))
     half = stub.scale.to(value) / 2 if stub.config.format == "int" else 0
-    noise.clipped += int(((value < low - half) | (value > high + half)).sum())
+    noise.add_range(value, low, high, half)
     return rounded

@@ -3,7 +3,7 @@
 (() => {
 const nodes = data.graph ?? [];
 if (!nodes.length) return;
-const SHORT = { FLOAT: "FP32", FLOAT16: "FP16", BFLOAT16: "BF16", DOUBLE: "FP64", FLOAT8E4M3FN: "FP8", FLOAT8E5M2: "FP8" };
+const SHORT = { FLOAT: "FP32", FLOAT32: "FP32", FLOAT16: "FP16", BFLOAT16: "BF16", DOUBLE: "FP64", FLOAT8E4M3FN: "FP8", FLOAT8E5M2: "FP8" };
 const KNOWN = ["INT8", "INT4", "FP8", "FP16", "BF16", "FP32"];
 const MANY = 60; // children that a module shows at once; more are put into parts in their order
 const AT_FIRST = 60; // boxes that are shown at first
@@ -32,7 +32,7 @@ for (const one of nodes) {
   if (!byPath.has(path)) byPath.set(path, []);
   byPath.get(path).push(one.id);
 }
-const ofModule = (path, use) => { for (const id of byPath.get(path) ?? (byName.has(path) ? [byName.get(path)] : [])) use(told[id]); };
+const ofModule = (path, use) => { for (const id of byName.has(path) ? [byName.get(path)] : byPath.get(path) ?? []) use(told[id]); };
 for (const row of data.analysis?.rows ?? []) ofModule(row.path, (it) => it.errors.push(row));
 for (const row of data.parity?.layers ?? []) ofModule(row.path, (it) => { it.parity = row; });
 for (const one of [...(data.summary?.fusions ?? []), ...(data.summary?.conversions ?? [])])
@@ -162,7 +162,12 @@ function groupType(place) {
   return types.size > 1 ? "mixed" : [...types][0] ?? "";
 }
 const cut = (text, length) => (text.length > length ? `${text.slice(0, length - 1)}…` : text);
-const widthOf = (place) => Math.max((cut(title(place), 28).length + (place.group ? 2 : 0)) * 7.2, cut(subtitle(place), 32).length * 6.1) + 20;
+const pen = document.createElement("canvas").getContext("2d");
+const wide = (text, font) => { pen.font = `${font} ${getComputedStyle(document.body).fontFamily}`; return pen.measureText(text).width; };
+function widthOf(place) {
+  place.width ??= Math.ceil(Math.max(wide(`${place.group ? "+ " : ""}${cut(title(place), 28)}`, "600 12px"), wide(cut(subtitle(place), 32), "10.5px"))) + 22;
+  return place.width;
+}
 const HEIGHT = 38;
 
 function dot() {
@@ -291,20 +296,20 @@ function line(pos, height, tail, head, types) {
 
 function box(place, [x, middle], height) {
   const y = height - middle;
-  const wide = widthOf(place);
+  const span = widthOf(place);
   const type = place.group ? groupType(place) : typeOf(place.node);
   const found = (place.group ? within(place) : [place]).flatMap((one) => [one.node, ...one.node.holds]).flatMap((one) => told[one.id].findings);
   const worst = ["error", "warning", "info"].find((one) => found.some((it) => it.severity === one));
   const name = place.group ? pathOf(place) : `${title(place)} ${place.node.name}`;
   const said = [name, subtitle(place), type, found.length ? `${found.length} findings` : ""].filter(Boolean).join(", ");
   const kind = place.group ? "group" : pairs(place.node) || place.node.op === "stub" ? "pair" : "";
-  const element = make("svg:g", { class: `node ${kind} ${typeClass(type)}`, role: "button", tabindex: "-1", "data-key": place.key, "aria-label": said, transform: `translate(${(x - wide / 2).toFixed(1)} ${(y - HEIGHT / 2).toFixed(1)})` },
+  const element = make("svg:g", { class: `node ${kind} ${typeClass(type)}`, role: "button", tabindex: "-1", "data-key": place.key, "aria-label": said, transform: `translate(${(x - span / 2).toFixed(1)} ${(y - HEIGHT / 2).toFixed(1)})` },
     make("svg:title", {}, name),
-    make("svg:rect", { width: wide, height: HEIGHT, rx: kind === "pair" ? 19 : 5 }),
-    make("svg:text", { x: wide / 2, y: 16, class: "name" }, `${place.group ? "+ " : ""}${cut(title(place), 28)}`),
-    make("svg:text", { x: wide / 2, y: 30, class: "sub" }, cut(subtitle(place), 32)),
-    worst ? make("svg:circle", { cx: wide - 2, cy: 2, r: 7, class: `mark ${worst}` }) : null,
-    worst ? make("svg:text", { x: wide - 2, y: 5.5, class: "marktext" }, worst === "info" ? "i" : "!") : null);
+    make("svg:rect", { width: span, height: HEIGHT, rx: kind === "pair" ? 19 : 5 }),
+    make("svg:text", { x: span / 2, y: 16, class: "name" }, `${place.group ? "+ " : ""}${cut(title(place), 28)}`),
+    make("svg:text", { x: span / 2, y: 30, class: "sub" }, cut(subtitle(place), 32)),
+    worst ? make("svg:circle", { cx: span - 2, cy: 2, r: 7, class: `mark ${worst}` }) : null,
+    worst ? make("svg:text", { x: span - 2, y: 5.5, class: "marktext" }, worst === "info" ? "i" : "!") : null);
   element.addEventListener("click", () => (dragged ? null : select(place)));
   element.addEventListener("dblclick", () => place.group && toggle(place));
   boxes.set(place.key, { x, y, element, place });

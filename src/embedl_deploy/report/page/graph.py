@@ -53,12 +53,13 @@ def _inputs(view: View) -> Iterator[Value]:
 
 
 def _end(name: str, op: str, value: Value, reads: list[int]) -> dict[str, Any]:
-    return _entry(name, op, [], reads, value)
+    return entry(name, op, [], reads, value)
 
 
-def _entry(
-    name: str, op: str, path: list[str], reads: list[int], value: Value | None
+def entry(
+    name: str, op: str, path: list[str], reads: list[int], value: Value | None = None
 ) -> dict[str, Any]:
+    """What a page holds of an operator; of `value` its type and shape."""
     sizes = value.shape if value is not None else None
     return {
         "name": name,
@@ -77,7 +78,7 @@ def _entry(
 def _row(view: View, node: Node, places: dict[int, int]) -> dict[str, Any]:
     reads = dict.fromkeys(places[id(one)] for one in node.inputs if one and id(one) in places)
     value = node.output if node.outputs else None
-    row = _entry(node.label, node.op, module_path(node.label), list(reads), value)
+    row = entry(node.label, node.op, module_path(node.label), list(reads), value)
     row["note"] = _note(view, node)
     row["weighted"] = not node.domain and node.op in WEIGHTED
     if row["weighted"] and is_quantized(node):

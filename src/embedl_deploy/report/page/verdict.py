@@ -14,6 +14,12 @@ Line = tuple[str, str]
 def verdict(page: Entry) -> list[dict[str, str]]:
     """What the parts of a page come to."""
     lines: list[Line] = []
+    if page["analysis"]:
+        lines.append(_analyzed(page["analysis"]))
+    if page["parity"]:
+        lines.append(_verified(page["parity"]))
+    if page["summary"]:
+        lines.append(_fused(page["summary"]))
     if page["check"]:
         lines.append(_checked(page["check"]))
     if page["explanation"]:
@@ -67,3 +73,39 @@ def _compared(comparison: Entry) -> Line:
     if broken:
         return "warn", f"{told}; {counted(broken, 'documented prediction')} does not hold"
     return "good", told
+
+
+def _analyzed(analysis: Entry) -> Line:
+    told = f"With everything quantized: {_decibels(analysis['output_sqnr_db'])} at the outputs"
+    rows = [one for one in analysis["rows"] if one["sqnr_db"] is not None]
+    if not rows:
+        return "info", told
+    worst = min(rows, key=lambda one: one["sqnr_db"])
+    return "info", f"{told}; the largest error of its own is at {worst['path']}, " + _decibels(
+        worst["sqnr_db"]
+    )
+
+
+def _decibels(value: float | None) -> str:
+    return "no error" if value is None else f"{value:.1f} dB"
+
+
+def _verified(parity: Entry) -> Line:
+    figure = _decibels(parity["sqnr_db"])
+    if not parity["layers"]:
+        return "info", f"The file against the model: {figure} at the outputs"
+    if parity["only_ties"]:
+        places = counted(len(parity["layers"]), "quantizer")
+        return "good", f"The file computes what was simulated, at {places} ({figure} between them)"
+    wrong = next((one["path"] for one in parity["layers"] if one["diverges"]), "")
+    where = f"; first at {wrong}" if wrong else ""
+    return "bad", f"The file does not compute what was simulated: {figure}{where}"
+
+
+def _fused(summary: Entry) -> Line:
+    covered = summary["coverage"]
+    share = f", with {percent(covered['share'])} of the arithmetic" if covered else ""
+    left = len(summary["unfused"])
+    outside = f"; {counted(left, 'layer')} with weights in none" if left else ""
+    fusions = counted(len(summary["fusions"]), "fused module")
+    return ("warn" if left else "good"), f"{fusions}{share}{outside}"

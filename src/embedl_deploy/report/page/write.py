@@ -8,13 +8,20 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Protocol
 
+from torch import fx
+
 from embedl_deploy.errors import ExportError, MissingExtraError
+from embedl_deploy.export import Parity
 from embedl_deploy.export.files import written_beside
 from embedl_deploy.onnx_model import OnnxFile
 from embedl_deploy.report.page.environment import environment
 from embedl_deploy.report.page.graph import file_graph
 from embedl_deploy.report.page.groups import grouped_findings, grouped_kernels, grouped_reasons
+from embedl_deploy.report.page.histogram import bars
+from embedl_deploy.report.page.model import model_graph
 from embedl_deploy.report.page.verdict import verdict
+from embedl_deploy.report.parity import parity_dict, stub_dicts
+from embedl_deploy.report.summary import Summary
 from embedl_deploy.rewrite.coverage import amount, percent
 
 TYPES = ("INT8", "INT4", "FP8", "FP16", "BF16", "FP32")
@@ -33,15 +40,19 @@ class Part(Protocol):
         ...
 
 
-def report(
+def report(  # noqa: PLR0913 - one for each part
     path: str | Path,
     *,
     title: str = "",
     file: str | Path | OnnxFile | None = None,
+    model: fx.GraphModule | None = None,
     check: Part | None = None,
     explanation: Part | None = None,
     compilations: Sequence[Part] = (),
     comparison: Part | None = None,
+    analysis: Part | None = None,
+    parity: Parity | None = None,
+    summary: Summary | None = None,
     figures: Sequence[tuple[str, str]] = (),
 ) -> Path:
     """Write results as a page: one HTML file that needs no network, with those parts that it has.
@@ -50,10 +61,14 @@ def report(
         path: Where to; ends in .html.
         title: By default the name of the file.
         file: The ONNX file whose graph is drawn.
+        model: A transformed or quantized model, whose graph is drawn where there is no file.
         check: From `check_onnx`.
         explanation: From `explain_onnx`.
         compilations: From `compile_onnx`, one for each GPU.
         comparison: From `compare_layers`.
+        analysis: From `analyze`.
+        parity: From `verify_onnx`.
+        summary: From `summarize`: what became of a model.
         figures: Names, and what there is to say of each, after the verdict.
 
     Returns:
@@ -71,18 +86,30 @@ def report(
     page: dict[str, Any] = {
         "title": title or (opened.path.name if opened else "embedl_deploy"),
         "figures": list(figures),
-        "graph": [] if opened is None else file_graph(opened.view),
+        "graph": _graph(opened, model),
         "check": check and check.to_dict(),
         "explanation": explanation and explanation.to_dict(),
         "compilations": [one.to_dict() for one in compilations],
         "comparison": comparison and comparison.to_dict(),
+        "analysis": analysis and analysis.to_dict(),
+        "parity": parity and {**parity_dict(parity), "layers": stub_dicts(parity)},
+        "summary": summary and summary.as_dict(),
         "environment": environment(),
     }
+    for part in (page["check"], page["explanation"]):
+        if part and opened:
+            part["path"] = str(opened.path)  # it may have been looked at under another name
     page["verdict"] = verdict(page)
     text = render(page)
     with written_beside(target) as draft:
         draft.write_text(text, encoding="utf-8")
     return target
+
+
+def _graph(file: OnnxFile | None, model: fx.GraphModule | None) -> list[dict[str, Any]]:
+    if file is not None:
+        return file_graph(file.view)
+    return [] if model is None else model_graph(model)
 
 
 def render(page: Mapping[str, Any]) -> str:
@@ -97,7 +124,7 @@ def render(page: Mapping[str, Any]) -> str:
     except ImportError:
         raise MissingExtraError("jinja2", "report", "a page") from None
     made = Environment(autoescape=True, trim_blocks=True)
-    made.filters |= {"percent": percent, "amount": amount}
+    made.filters |= {"percent": percent, "amount": amount, "bars": bars}
     kernels = page["explanation"]["kernels"] if page["explanation"] else []
     parts = {
         "page": page,
@@ -133,6 +160,9 @@ def _json(page: Mapping[str, Any]) -> str:
 def _sections(page: Mapping[str, Any]) -> list[tuple[str, str]]:
     entries = [
         ("graph-title", "Graph", page["graph"]),
+        ("errors", "Error per layer", page["analysis"]),
+        ("outputs", "File against model", page["parity"]),
+        ("fused", "What was fused", page["summary"]),
         ("findings", "Findings", grouped_findings(page)),
         ("unjudged", "Not judged", (page["check"] or {}).get("unjudged")),
         ("kernels", "Kernels", page["explanation"]),
