@@ -10,9 +10,21 @@ import torch
 import typer
 from torch import Tensor
 
-from embedl_deploy.default import DEFAULT
+from embedl_deploy.default import TARGETS
 from embedl_deploy.errors import MissingExtraError
-from embedl_deploy.target import Patterns
+from embedl_deploy.target import Target
+
+
+class TargetChoice(enum.StrEnum):
+    """The targets by name."""
+
+    TENSORRT = "tensorrt"
+    RTX = "rtx"
+
+    @property
+    def target(self) -> Target:
+        """The target itself."""
+        return TARGETS[self.value]
 
 
 class PatternChoice(enum.StrEnum):
@@ -22,11 +34,6 @@ class PatternChoice(enum.StrEnum):
     SMART = "smart"
     MIXED = "mixed"
     FUSIONS = "fusions"
-
-    @property
-    def patterns(self) -> Patterns:
-        """The list itself."""
-        return DEFAULT.named(self.value)
 
 
 class ObserverChoice(enum.StrEnum):
@@ -256,12 +263,20 @@ InputsOption = Annotated[
 BatchOption = Annotated[
     int, typer.Option("--batch", min=1, metavar="N", help="Batch of the example input.")
 ]
+TargetOption = Annotated[
+    TargetChoice,
+    typer.Option(
+        "--target",
+        help="tensorrt: data centres and Jetson; rtx: TensorRT for RTX, with depthwise "
+        "convolutions in half precision and one scale for each weight.",
+    ),
+]
 PatternsOption = Annotated[
     PatternChoice,
     typer.Option(
         "--patterns",
-        help="full: all; smart: no Q/DQ at global pooling; mixed: nor at depthwise convolutions; "
-        "fusions: all, without conversions.",
+        help="full: as the target wants it; smart: no Q/DQ at global pooling; mixed: nor at "
+        "depthwise convolutions; fusions: all, without conversions.",
     ),
 ]
 AttentionOption = Annotated[

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from embedl_deploy.batches import device_of
 from embedl_deploy.errors import ExportError
 from embedl_deploy.export.attention import lower_attention
+from embedl_deploy.export.even import even_scales
 from embedl_deploy.export.extremes import DROPPED
 from embedl_deploy.export.host import on_host
 from embedl_deploy.export.operators import (
@@ -74,6 +75,8 @@ def to_operators(folded: fx.GraphModule, lowering: Lowering) -> fx.GraphModule:
     lower_attention(folded, lowering)
     if lowering.separate_projections:
         _unpack(folded)
+    if lowering.one_weight_scale:
+        even_scales(folded)
     float_weights, pooling = lowering.quantized_weights == "float", lowering.plain_pooling
     for path, module in list(folded.named_modules()):
         match module:

@@ -74,6 +74,8 @@ class QuantizeDequantizeKey(QuantizeDequantize):
 class DequantizedWeight(nn.Module):
     """A stored weight and its `DequantizeLinear`; stands in for the weight's quantizer.
 
+    Without an axis it has one scale.
+
     It runs as well: the stored numbers times their scales. Blocks are told by a scale of two
     dimensions; they need no zero-point, since a `DequantizeLinear` without one has zero.
     """
@@ -82,7 +84,7 @@ class DequantizedWeight(nn.Module):
     scale: Tensor
     zero_point: Tensor | None
 
-    def __init__(self, stored: Tensor, scale: Tensor, axis: int) -> None:
+    def __init__(self, stored: Tensor, scale: Tensor, axis: int | None) -> None:
         super().__init__()
         self.axis = axis
         blocks = scale.dim() > 1
@@ -100,6 +102,8 @@ class DequantizedWeight(nn.Module):
     def values(self) -> Tensor:
         """What the stored numbers stand for."""
         numbers = self.stored.to(self.scale.dtype)
+        if self.axis is None:
+            return numbers * self.scale
         return numbers * per_channel(self.scale, numbers, self.axis)
 
 

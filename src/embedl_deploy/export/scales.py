@@ -36,6 +36,8 @@ def _raise_scale(weight: DequantizedWeight, dtype: torch.dtype, path: str) -> No
         grid = FLOAT8
         raised = weight.scale * (raised / weight.scale).log2().ceil().exp2()
     numbers = weight.stored.double()
-    share = per_channel(weight.scale.double() / raised, numbers, weight.axis)
+    share = weight.scale.double() / raised
+    if weight.axis is not None:
+        share = per_channel(share, numbers, weight.axis)
     weight.stored = grid.round(numbers * share).to(grid.dtype)
     weight.scale = raised

@@ -3,6 +3,9 @@
 The tuples are priority lists: an earlier pattern wins, so longer trees stand first.
 """
 
+from dataclasses import replace
+from functools import partial
+
 from embedl_deploy.conversions.activations import (
     WrittenGELUPattern,
     WrittenHardsigmoidPattern,
@@ -120,6 +123,7 @@ __all__ = [
     "TENSORRT_FUSION_PATTERNS",
     "TENSORRT_MIXED_PRECISION_PATTERNS",
     "TENSORRT_PATTERNS",
+    "TENSORRT_RTX",
     "TENSORRT_SMART_PATTERNS",
     "AdaptiveAvgPoolPattern",
     "Aside",
@@ -289,4 +293,22 @@ TENSORRT = Target(
     check=check_onnx,
     explain=explain_onnx,
     build=compile_onnx,
+)
+
+# A classifier as a convolution, and depthwise convolutions in INT8, cost this compiler more.
+_RTX_CONVERSIONS = tuple(
+    one for one in TENSORRT_CONVERSION_PATTERNS if one is not FlattenLinearToConv1x1Pattern
+)
+
+TENSORRT_RTX = replace(
+    TENSORRT,
+    name="TensorRT for RTX",
+    patterns=_RTX_CONVERSIONS + MIXED + TENSORRT_FUSION_PATTERNS,
+    lists={
+        "smart": _RTX_CONVERSIONS + SMART + TENSORRT_FUSION_PATTERNS,
+        "mixed": _RTX_CONVERSIONS + MIXED + TENSORRT_FUSION_PATTERNS,
+        "fusions": TENSORRT_FUSION_PATTERNS,
+    },
+    lowering=replace(TENSORRT.lowering, key_first=False, one_weight_scale=True),
+    build=partial(compile_onnx, compiler="rtx"),
 )

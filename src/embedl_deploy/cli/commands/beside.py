@@ -1,5 +1,6 @@
 """The INT8 file of `deploy`, and the float16 file of the same model, through the compiler."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,7 +12,7 @@ from embedl_deploy.export import export_onnx
 from embedl_deploy.onnx_model import OnnxFile
 from embedl_deploy.onnx_model.inputs import open_inputs
 from embedl_deploy.report.compilation import compilation_figures
-from embedl_deploy.tensorrt import Compilation, ShapeRange, compile_onnx
+from embedl_deploy.tensorrt import Compilation, ShapeRange
 
 
 @dataclass(frozen=True)
@@ -78,23 +79,26 @@ def compile_beside(
         BuildError: There is no compiler, or it does not build for this GPU.
         VerificationError: The compiler does not take the file.
     """
-    quantized = _compiled(draft, gpu, batch)
+    build = made.result.target.build
+    quantized = _compiled(build, draft, gpu, batch)
     if not quantized.built:
         raise VerificationError(f"the file was not written: {quantized.summary}")
     with TemporaryDirectory() as folder:
         half = Path(folder) / "float16.onnx"
         wanted = {**options, "precision": "float16"}
         export_onnx(made.result.model, made.examples, half, **wanted)
-        return Beside(quantized, _compiled(half, gpu, batch))
+        return Beside(quantized, _compiled(build, half, gpu, batch))
 
 
-def _compiled(path: Path, gpu: str | None, batch: int) -> Compilation:
+def _compiled(
+    build: Callable[..., Compilation], path: Path, gpu: str | None, batch: int
+) -> Compilation:
     file = OnnxFile.open(path)
     ranges = {
         name: ShapeRange.exactly([batch if size is None else size for size in shape])
         for name, shape in open_inputs(file.model.graph).items()
     }
-    return compile_onnx(file, gpu, ranges=ranges)
+    return build(file, gpu, ranges=ranges)
 
 
 def _figures(compilation: Compilation) -> str:

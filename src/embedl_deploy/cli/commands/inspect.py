@@ -26,6 +26,8 @@ from embedl_deploy.cli.options import (
     ReportOption,
     Shape,
     ShapeOption,
+    TargetChoice,
+    TargetOption,
     WeightsOption,
     origin,
 )
@@ -59,6 +61,7 @@ class Look:
     no_example: Annotated[
         bool, typer.Option("--no-example", help="Use no example input, so no shapes.")
     ] = False
+    target: TargetOption = TargetChoice.TENSORRT
     patterns: PatternsOption = PatternChoice.FULL
     every: Annotated[
         bool, typer.Option("--all", help="List every match and refusal, not groups of them.")
@@ -86,6 +89,7 @@ def inspect(look: Look, *, as_json: JsonOption = False, debug: DebugOption = Fal
             "weights": None if look.weights is None else str(look.weights),
             "input_shape": list(seen.shapes[0]) if len(seen.shapes) == 1 else None,
             "input_shapes": [list(shape) for shape in seen.shapes],
+            "target": look.target.value,
             "patterns": look.patterns.value,
             "quantized_tensors": seen.tensors,
             "quantized_weights": seen.weights,
@@ -94,6 +98,7 @@ def inspect(look: Look, *, as_json: JsonOption = False, debug: DebugOption = Fal
         head = (
             ("Model", origin(look.model, look.weights)),
             ("Input", ", ".join(map(str, seen.shapes)) or _NO_EXAMPLE),
+            ("Target", look.target.target.name),
             ("Patterns", look.patterns.value),
         )
         tables = summary_tables(seen.summary, every=look.every)
@@ -121,8 +126,9 @@ def _inspected(look: Look) -> _Inspected:
             source = load_model(look.model, weights=look.weights)
             args, kwargs = _example(look, source)
         with steps.step("Transforming"):
-            patterns = look.patterns.patterns
-            result = transform(source, args, kwargs, patterns=patterns, copy=False)
+            target = look.target.target
+            patterns = target.named(look.patterns.value)
+            result = transform(source, args, kwargs, patterns=patterns, target=target, copy=False)
             summary = summarize(result)
             tensors, stubbed = _quantized(result.model)
     given = [one for one in pytree.tree_leaves((args, kwargs)) if isinstance(one, Tensor)]

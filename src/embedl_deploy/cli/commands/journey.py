@@ -167,6 +167,7 @@ class Deployed:
             "precision": job.precision.value,
             "attention": None if job.plan else job.attention.value,
             "plan": None if job.plan is None else str(job.plan),
+            "target": job.target.value,
             "patterns": job.patterns.value,
             "observer": job.observer.value,
             "recipe": job.recipe.value,

@@ -39,6 +39,8 @@ from embedl_deploy.cli.options import (
     RecipeOption,
     ShapeOption,
     StdOption,
+    TargetChoice,
+    TargetOption,
     WeightsOption,
 )
 from embedl_deploy.cli.output import Steps
@@ -80,6 +82,7 @@ class Material:
     data: DataOption
     weights: WeightsOption = None
     shape: ShapeOption = None
+    target: TargetOption = TargetChoice.TENSORRT
     patterns: PatternsOption = PatternChoice.FULL
     batch_size: BatchSizeOption = 32
     limit: LimitOption = 512
@@ -122,7 +125,7 @@ class Order(Material):
             return _planned(self.plan)
         observer = _OBSERVERS.get(self.observer) or partial(PercentileObserver, self.share)
         observer()  # so that a percentile out of range is said before any work
-        asked = DEFAULT.config
+        asked = self.target.target.config
         activations = replace(asked.activations or TensorQuantConfig(), observer=observer)
         return replace(asked, activations=activations, attention=self.attention.value)
 
@@ -176,7 +179,9 @@ def transformed(material: Material, steps: Steps, batch: int) -> Transformed:
         data = data_of(material, source)
         args, kwargs = example_of(source, next(iter(data)), batch)
     with steps.step("Transforming"):
-        result = transform(source, args, kwargs, patterns=material.patterns.patterns, copy=False)
+        target = material.target.target
+        patterns = target.named(material.patterns.value)
+        result = transform(source, args, kwargs, patterns=patterns, target=target, copy=False)
     return Transformed(result, _positional(result.model, args, kwargs), data, _bytes(source))
 
 

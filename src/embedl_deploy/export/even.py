@@ -1,0 +1,74 @@
+"""One scale for a quantized weight, and a factor for each output channel after its product."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from embedl_deploy.export.operators import DequantizedWeight
+from embedl_deploy.modules import ConvTransposePart, FusedModule, LinearPart
+from embedl_deploy.modules.kernel import Kernel
+
+_STEP = "rescale"
+_LEAST = 2.0**-14
+"""The smallest normal number of float16."""
+
+
+class Rescale(nn.Module):
+    """A factor for each output channel of a product, and the bias after it."""
+
+    factor: Tensor
+    bias: Tensor | None
+
+    def __init__(self, factor: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.register_buffer("factor", factor)
+        self.register_buffer("bias", bias)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
+        """Multiply and add; any shape, unchanged."""
+        scaled = input * self.factor
+        return scaled if self.bias is None else scaled + self.bias
+
+
+def even_scales(folded: fx.GraphModule) -> None:
+    """Give weights with a scale per channel one scale, in place, where that changes no number.
+
+    The scale is a power of two, so what is left of a channel's own is exact, in half precision
+    too: the products are those that were simulated. A weight whose scales lie further apart than
+    half precision has normal numbers for keeps them.
+    """
+    for module in list(folded.modules()):
+        if isinstance(module, Kernel) and len(module.products) == 1:
+            _even(module, module.products[0])
+
+
+def _even(module: FusedModule, part: LinearPart) -> None:
+    weight = module.quantizer(part.weight)
+    if not isinstance(weight, DequantizedWeight) or isinstance(part, ConvTransposePart):
+        return
+    if weight.scale.dim() != 1 or weight.axis != 0:
+        return
+    used = weight.stored.to(torch.float32).flatten(1).abs().amax(1) > 0
+    if not used.any():
+        return
+    largest = weight.scale[used].max().log2().ceil().exp2()
+    own = torch.where(used, weight.scale, largest)
+    factor = own / largest
+    if min(factor.min(), own.min()) < _LEAST:
+        return
+    module.set_quantizer(part.weight, DequantizedWeight(weight.stored, largest, None))
+    layer, bias = part.of(module), part.bias_of(module)
+    if bias is not None:
+        setattr(module, part.layer, _without_bias(layer))
+    shifted = None if bias is None else part.laid_out(module, bias.detach())
+    module.register_module(_STEP, Rescale(part.laid_out(module, factor), shifted))
+    module.steps = (_STEP, *module.steps)  # type: ignore[misc] # of this one alone
+
+
+def _without_bias(layer: Any) -> Any:
+    """The layer without its bias; one that is shared with other modules stays as it is."""
+    own = copy.copy(layer)
+    own._parameters = {**layer._parameters, "bias": None}  # noqa: SLF001 - a copy shares the slots
+    return own

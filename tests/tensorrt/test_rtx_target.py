@@ -1,0 +1,154 @@
+"""The target of TensorRT for RTX: one scale a weight, keys transposed after their pair."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import Tensor, fx, nn
+
+from embedl_deploy import Target, transform
+from embedl_deploy.errors import VerificationError
+from embedl_deploy.export import export_onnx, verify_onnx
+from embedl_deploy.quantize import QuantConfig, quantize
+from embedl_deploy.tensorrt import TENSORRT, TENSORRT_FP8_CONFIG, TENSORRT_RTX, compile_onnx
+from tests.export.files import File
+from tests.helpers import warm
+
+EXAMPLE = torch.randn(2, 16, 12, 12, generator=torch.Generator().manual_seed(0))
+
+
+class Block(nn.Module):
+    """Convolutions with and without batch norm, a depthwise one, a residual and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU())
+        self.depthwise = nn.Conv2d(32, 32, 3, padding=1, groups=32)
+        self.last = nn.Sequential(nn.Conv2d(32, 32, 1, bias=False), nn.BatchNorm2d(32))
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.head(torch.relu(self.last(self.depthwise(x)) + x))
+
+
+class Attend(nn.Module):
+    """Attention of two heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(32, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attention(x, x, x, need_weights=False)[0]
+
+
+def quantized(
+    target: Target, module: nn.Module, example: Tensor, config: QuantConfig | None = None
+) -> fx.GraphModule:
+    torch.manual_seed(1)
+    result = transform(warm(module).eval(), (example,), target=target)
+    return quantize(result, [example], config)
+
+
+def scales(file: File) -> list[np.ndarray]:
+    """Of the weights."""
+    stored = {one.name: numpy_helper.to_array(one) for one in file.model.graph.initializer}
+    nodes = [node for node in file.named("DequantizeLinear") if node.input[0] in stored]
+    return [stored[node.input[1]] for node in nodes]
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("config", [None, TENSORRT_FP8_CONFIG], ids=["int8", "fp8"])
+def test_a_weight_has_one_scale_and_computes_what_was_simulated(
+    config: QuantConfig | None, precision: str, tmp_path: Path
+) -> None:
+    model = quantized(TENSORRT_RTX, Block(), EXAMPLE, config)
+    path = export_onnx(model, (EXAMPLE,), tmp_path / "model.onnx", precision=precision)  # type: ignore[arg-type]
+    parity = verify_onnx(path, model, [EXAMPLE])
+    assert parity.only_ties
+    found = scales(File(path))
+    assert len(found) == (3 if config is None else 2)  # FP8 wants over 16 channels
+    assert {one.shape for one in found} == {()}
+    exponents = np.log2(np.array(found, np.float64))
+    assert (exponents == exponents.round()).all()
+
+
+def test_a_wrong_factor_is_found(tmp_path: Path) -> None:
+    model = quantized(TENSORRT_RTX, Block(), EXAMPLE)
+    path = export_onnx(model, (EXAMPLE,), tmp_path / "model.onnx")
+    other = quantized(TENSORRT_RTX, Block(), EXAMPLE)
+    with torch.no_grad():
+        next(iter(other.parameters())).mul_(1.5)
+    with pytest.raises(VerificationError, match=r"."):
+        _hold(path, other)
+
+
+def _hold(path: Path, model: fx.GraphModule) -> None:
+    if not verify_onnx(path, model, [EXAMPLE]).only_ties:
+        raise VerificationError("it differs")
+
+
+@pytest.mark.parametrize("target", [TENSORRT, TENSORRT_RTX], ids=lambda one: one.name)
+def test_integers_and_bytes_are_those_of_the_other_target(target: Target, tmp_path: Path) -> None:
+    """Per channel or not, a weight stands for the same numbers."""
+    layer = nn.Sequential(nn.Conv2d(16, 8, 3))
+    model = quantized(target, layer, EXAMPLE)
+    file = File(export_onnx(model, (EXAMPLE,), tmp_path / "model.onnx"))
+    stored = {one.name: numpy_helper.to_array(one) for one in file.model.graph.initializer}
+    (weight,) = [one for one in stored.values() if one.dtype == np.int8 and one.ndim == 4]
+    assert (np.abs(weight).reshape(8, -1).max(1) == 127).all()
+    assert len(file.named("Mul")) == (target is TENSORRT_RTX)
+
+
+def test_channels_that_lie_far_apart_keep_their_scales(tmp_path: Path) -> None:
+    conv = nn.Conv2d(16, 8, 3)
+    with torch.no_grad():
+        conv.weight[0] *= 1e6
+        conv.weight[1] = 0
+    model = quantized(TENSORRT_RTX, nn.Sequential(conv), EXAMPLE)
+    path = export_onnx(model, (EXAMPLE,), tmp_path / "model.onnx")
+    assert [one.shape for one in scales(File(path))] == [(8,)]
+    assert verify_onnx(path, model, [EXAMPLE]).only_ties
+
+
+def test_a_channel_of_zeros_does_not_count(tmp_path: Path) -> None:
+    conv = nn.Conv2d(16, 8, 3)
+    with torch.no_grad():
+        conv.weight[1] = 0
+    model = quantized(TENSORRT_RTX, nn.Sequential(conv), EXAMPLE)
+    path = export_onnx(model, (EXAMPLE,), tmp_path / "model.onnx", precision="float16")
+    assert [one.shape for one in scales(File(path))] == [()]
+    assert verify_onnx(path, model, [EXAMPLE]).only_ties
+
+
+def test_keys_are_transposed_after_their_pair(tmp_path: Path) -> None:
+    example = torch.randn(1, 16, 32, generator=torch.Generator().manual_seed(0))
+    before = {}
+    for target in (TENSORRT, TENSORRT_RTX):
+        model = quantized(target, Attend(), example, QuantConfig(attention="full"))
+        file = File(export_onnx(model, (example,), tmp_path / "model.onnx"))
+        assert verify_onnx(file.path, model, [example]).only_ties
+        (softmax,) = file.named("Softmax")
+        scores = file.maker[softmax.input[0]]
+        before[target.name] = file.maker[scores.input[1]].op_type
+    assert before == {"TensorRT": "DequantizeLinear", "TensorRT for RTX": "Transpose"}
+
+
+@pytest.mark.skipif(
+    find_spec("tensorrt_rtx_bindings") is None, reason="TensorRT for RTX is not installed"
+)
+def test_the_compiler_moves_fewer_bytes(tmp_path: Path) -> None:
+    moved, kernels = {}, {}
+    for target in (TENSORRT, TENSORRT_RTX):
+        model = quantized(target, Block(), EXAMPLE)
+        path = export_onnx(model, (EXAMPLE,), tmp_path / "model.onnx", precision="float16")
+        made = compile_onnx(path, "rtx4090", compiler="rtx")
+        assert made.built
+        assert not made.lost
+        moved[target.name], kernels[target.name] = made.bytes or 0, len(made.kernels)
+    assert 1.3 * moved["TensorRT for RTX"] < moved["TensorRT"], moved
+    assert kernels["TensorRT for RTX"] <= kernels["TensorRT"], kernels
