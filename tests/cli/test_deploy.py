@@ -9,8 +9,8 @@ import pytest
 import torch
 from onnx import TensorProto
 
-from embedl_deploy.cli.commands import journey, prepare
-from embedl_deploy.cli.options import ObserverChoice
+from embedl_deploy.cli.commands import journey, order
+from embedl_deploy.cli.values import ObserverChoice
 from embedl_deploy.export import OnnxModel, Parity
 from embedl_deploy.quantize import QuantConfig
 from tests.cli.commands import files, run, run_json
@@ -21,15 +21,19 @@ needs_rtx = pytest.mark.skipif(
 )
 SMALL = ("deploy", "user_nets:small", "out.onnx")
 SHAPE = ("--shape", "3,8,8")
+PLAIN = (*SHAPE, "--no-normalization")
 
 
 def test_a_file_is_written_and_the_table_says_how(folder: Path) -> None:
-    result = run(*SMALL, "--data", "photos", *SHAPE, "--batch", "2", "--batch-size", "3")
+    result = run(*SMALL, "--data", "photos", *PLAIN, "--batch", "2", "--batch-size", "2")
     words = " ".join(result.stdout.split())
     assert "4 modules: 2 FusedConvBN, 1 FusedConvBNReLU, 1 FusedLinear" in words
     assert "4 tensors and 4 weights to INT8" in words
-    assert "2 batches of photos, min-max" in words
-    assert "ONNX Runtime computes what was simulated" in words
+    assert "4 samples in 2 batches of photos, min-max" in words
+    assert "Parity file against simulation: output SQNR" in words
+    assert "INT8 against float" in words
+    assert "4 samples that calibrated too (too few to hold some out)" in words
+    assert "Weights RANDOM" in words
     assert "Checked 0 errors, " in words
     assert "multiply-accumulates: 100.0% in INT8; embedl-deploy explain shows them" in words
     assert OnnxModel(folder / "out.onnx").batch_size == 2
@@ -50,7 +54,7 @@ def test_json_has_the_figures(folder: Path) -> None:
         "file_bytes": (folder / "out.onnx").stat().st_size,
     }
     assert {key: found[key] for key in expected} == expected
-    assert found["verification"]["only_ties"] is True
+    assert found["parity"]["only_ties"] is True
     assert (found["check"]["ok"], found["check"]["path"]) == (True, "out.onnx")
     assert [one["path"] for one in found["unfused"]] == ["slopes"]
     assert found["expected"]["counts"]["convolution"] == 3
@@ -94,7 +98,7 @@ def test_the_accurate_recipe_says_what_it_kept() -> None:
     assert known.issuperset(found["steps_kept"])
     assert found["steps_kept"]
     assert found["calibration_batches"] == 3
-    assert found["verification"]["only_ties"] is True
+    assert found["parity"]["only_ties"] is True
 
 
 @pytest.mark.usefixtures("folder")
@@ -114,25 +118,25 @@ def test_data_from_code_gives_the_shape_and_may_have_labels(source: str) -> None
     found = run_json(*SMALL, "--data", source, "--no-verify")
     assert found["input_shapes"] == [[1, 3, 8, 8]]
     assert found["calibration_batches"] == 3
-    assert found["verification"] is None
+    assert found["parity"] is None
 
 
 @pytest.mark.usefixtures("folder")
 def test_the_observer_is_the_one_that_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[object] = []
 
-    def config(job: prepare.Order) -> QuantConfig:
+    def config(job: order.Order) -> QuantConfig:
         chosen.append(job.observer)
         return QuantConfig()
 
-    monkeypatch.setattr(prepare.Order, "config", property(config))
+    monkeypatch.setattr(order.Order, "config", property(config))
     result = run(*SMALL, "--data", "rows.npz", "--no-verify", "--observer", "mse")
     assert chosen == [ObserverChoice.MSE]
     assert "of rows.npz, mse" in " ".join(result.stdout.split())
 
 
 def test_every_choice_is_an_observer() -> None:
-    made = {choice: prepare._OBSERVERS.get(choice) for choice in ObserverChoice}
+    made = {choice: order._OBSERVERS.get(choice) for choice in ObserverChoice}
     assert made.pop(ObserverChoice.PERCENTILE) is None
     names = {choice.value: kind.__name__ for choice, kind in made.items() if kind is not None}
     assert names == {
@@ -154,10 +158,22 @@ def test_nothing_but_the_file_is_left(folder: Path) -> None:
 BAD = {
     "no such model": (("deploy", "torchvision:resnet19", "out.onnx", "--data", "photos"), "resnet"),
     "no such data": ((*SMALL, "--data", "nowhere"), "'nowhere' does not exist"),
+    "unknown normalization": ((*SMALL, "--data", "photos", *SHAPE), "--mean and --std"),
+    "normalized arrays": ((*SMALL, "--data", "rows.npz", "--mean", "0.5"), "are for images"),
+    "labels of code": (
+        (*SMALL, "--data", "user_nets:labelled", "--labels", "y.npy"),
+        "bring their own",
+    ),
+    "no labels": ((*SMALL, "--data", "rows.npz", "--labels", "gone.npy"), "no file of labels"),
+    "no classes": ((*SMALL, "--data", "photos", *PLAIN, "--labels", "folders"), "each class"),
+    "no judge": ((*SMALL, "--data", "rows.npz", "--evaluate", "user_nets:judge"), "no 'judge'"),
     "unknown shape": ((*SMALL, "--data", "photos"), "--shape 3,224,224"),
-    "not an image": ((*SMALL, "--data", "broken", *SHAPE), "text.png' is not an image"),
+    "not an image": ((*SMALL, "--data", "broken", *PLAIN), "text.png' is not an image"),
     "misfit weights": ((*SMALL, "--data", "rows.npz", "--weights", "misfit.pt"), "do not fit"),
-    "misfit shape": ((*SMALL, "--data", "photos", "--shape", "1,8,8"), "'slopes'"),
+    "misfit shape": (
+        (*SMALL, "--data", "photos", "--shape", "1,8,8", "--no-normalization"),
+        "'slopes'",
+    ),
     "misfit rows": ((*SMALL, "--data", "rows.npz", "--shape", "3,9,9"), "rows.npz"),
     "misfit batch": ((*SMALL, "--data", "user_nets:misfits"), "batch 1"),
     "no samples": ((*SMALL, "--data", "user_nets:nothing"), "no samples"),
@@ -234,13 +250,14 @@ def test_images_are_normalized_as_asked() -> None:
     raw = scales("--no-normalization")
     assert raw == pytest.approx(1 / 127)  # one photo is white
     assert scales("--mean", "0", "--std", "0.5") == pytest.approx(2 * raw)
-    assert scales() == pytest.approx((1 - 0.406) / 0.225 / 127)
+    usual = ("--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225")
+    assert scales(*usual) == pytest.approx((1 - 0.406) / 0.225 / 127)
 
 
 def test_the_file_may_be_in_half_precision(folder: Path) -> None:
     found = run_json(*SMALL, "--data", "rows.npz", "--precision", "float16")
     assert found["precision"] == "float16"
-    assert found["verification"]["only_ties"] is True
+    assert found["parity"]["only_ties"] is True
     file = onnx.load(folder / "out.onnx")
     assert {one.data_type for one in file.graph.initializer} <= {
         TensorProto.FLOAT16,

@@ -5,8 +5,6 @@ import importlib
 import importlib.util
 import inspect
 import os
-import pickle
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -15,12 +13,13 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from embedl_deploy.cli.torchvision_ops import import_torchvision
+from embedl_deploy.cli.weights import fill
 from embedl_deploy.errors import LoadError, MissingExtraError
 
-__all__ = ["example_shape", "find_object", "load_model"]
+__all__ = ["example_shape", "find_object", "load_model", "random_share"]
 
 _FORMS = "torchvision:NAME, timm:NAME or package.module:factory"
 _USUAL_SHAPE = (3, 224, 224)
@@ -45,8 +44,35 @@ def load_model(spec: str, *, weights: str | os.PathLike[str] | None = None) -> n
     """
     model = _build(spec)
     if weights is not None:
-        _fill(model, Path(weights))
+        fill(model, Path(weights))
     return model.eval()
+
+
+def random_share(spec: str, model: nn.Module) -> float | None:
+    """The share of a model's parameters that are random; `None` where that cannot be known.
+
+    What another seed changes is random, so a factory is called again; a model that stands in a
+    module already was made with whatever seed there was.
+
+    Args:
+        spec: As `load_model` takes it.
+        model: What it gave, without a file of weights.
+    """
+    if spec.startswith(("torchvision:", "timm:")):
+        return 1.0
+    if isinstance(find_object(spec), nn.Module):
+        return None
+    with _other_seed():
+        other = find_object(spec)()
+    mine, its = dict(model.named_parameters()), dict(other.named_parameters())
+    if mine.keys() != its.keys() or not mine:
+        return None
+    drawn = sum(
+        one.numel()
+        for name, one in mine.items()
+        if one.shape != its[name].shape or not torch.equal(one, its[name])
+    )
+    return drawn / sum(one.numel() for one in mine.values())
 
 
 def example_shape(spec: str, model: nn.Module) -> tuple[int, ...] | None:
@@ -86,6 +112,19 @@ def _seeded() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
+
+
+@contextmanager
+def _other_seed() -> Iterator[None]:
+    """Another seed, whatever seed a factory sets itself; the caller's generator is kept."""
+    seed = torch.manual_seed
+    with torch.random.fork_rng(devices=[]):
+        generator = seed(1)
+        torch.manual_seed = torch.random.manual_seed = lambda seed: generator  # noqa: ARG005
+        try:
+            yield
+        finally:
+            torch.manual_seed = torch.random.manual_seed = seed
 
 
 def _build(spec: str) -> nn.Module:
@@ -177,115 +216,7 @@ def _import_user_module(name: str, spec: str) -> ModuleType:
         raise LoadError(f"'{spec}': importing '{name}' failed: {_said(error)}") from error
 
 
-# --- weights -----------------------------------------------------------------------------------
-
-
-def _fill(model: nn.Module, path: Path) -> None:
-    state = _state_dict(_read(path), path)
-    state = _without_prefix(state, model)
-    try:
-        model.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        report = _misfits(model, state) or str(error)
-        raise LoadError(f"the weights in '{path}' do not fit the model: {report}") from None
-
-
-def _read(path: Path) -> object:
-    if not path.is_file():
-        raise LoadError(f"there is no weights file '{path}'")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    if path.suffix in {".pt", ".pth"}:
-        return _read_torch(path)
-    raise LoadError(f"'{path}' is no kind of weights file known: use .pt, .pth or .safetensors")
-
-
-def _read_safetensors(path: Path) -> object:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ModuleNotFoundError:
-        raise MissingExtraError("safetensors", "cli", f"reading '{path}'") from None
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise LoadError(f"'{path}' cannot be read: {error}; is the file whole?") from None
-
-
-def _read_torch(path: Path) -> object:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise LoadError(_needs_code(path, str(error))) from None
-    except Exception as error:  # noqa: BLE001  KeyError, EOFError, …: torch did not write the file
-        if "TorchScript" in str(error):
-            raise LoadError(_needs_code(path, "GLOBAL TorchScript was")) from None
-        reason = str(error).split(". ")[0]
-        raise LoadError(
-            f"'{path}' cannot be read: {type(error).__name__} {reason}; is the file whole?"
-        ) from None
-
-
-def _needs_code(path: Path, said: str) -> str:
-    found = re.search(r"GLOBAL (\S+) was", said)
-    what = found.group(1) if found else "something that is no tensor"
-    return (
-        f"'{path}' holds {what}, and reading that could run code from the file. Where you trust "
-        "the file, load it yourself and save only tensors: "
-        "torch.save(model.state_dict(), 'weights.pt')"
-    )
-
-
-def _state_dict(loaded: object, path: Path) -> dict[str, Tensor]:
-    for key in ("state_dict", "model"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    if not isinstance(loaded, Mapping) or not loaded:
-        kind = (
-            "nothing"
-            if isinstance(loaded, Mapping)
-            else f"an object of type {type(loaded).__name__}"
-        )
-        raise LoadError(f"'{path}' holds {kind}: a state dict is needed (names to tensors)")
-    others = [repr(key) for key in loaded if not isinstance(loaded[key], Tensor)]
-    if others:
-        raise LoadError(
-            f"'{path}' is no state dict, for these are no tensors: {_some(others)}. "
-            "Save model.state_dict(), alone or under the key 'state_dict' or 'model'"
-        )
-    return {str(key): tensor for key, tensor in loaded.items()}
-
-
-def _without_prefix(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    prefix = "module."
-    if not all(key.startswith(prefix) for key in state):
-        return state
-    if any(key.startswith(prefix) for key in model.state_dict()):
-        return state
-    return {key.removeprefix(prefix): tensor for key, tensor in state.items()}
-
-
-def _misfits(model: nn.Module, state: dict[str, Tensor]) -> str:
-    own = model.state_dict()
-    shapes = [
-        f"{key} {tuple(state[key].shape)} where the model has {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    groups = {
-        "missing": [key for key in own if key not in state],
-        "unexpected": [key for key in state if key not in own],
-        "of another shape": shapes,
-    }
-    return "; ".join(f"{len(keys)} {what}: {_some(keys)}" for what, keys in groups.items() if keys)
-
-
 # --- words -------------------------------------------------------------------------------------
-
-
-def _some(items: Sequence[str]) -> str:
-    more = f", … ({len(items) - _SHOWN} more)" if len(items) > _SHOWN else ""
-    return ", ".join(items[:_SHOWN]) + more
 
 
 def _close(name: str, known: Sequence[str]) -> str:

@@ -1,153 +1,26 @@
 """Options that several commands share, and how their values are read."""
 
-import enum
-from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
-from torch import Tensor
 
-from embedl_deploy.default import TARGETS
-from embedl_deploy.errors import MissingExtraError
-from embedl_deploy.target import Target
-
-
-class TargetChoice(enum.StrEnum):
-    """The targets by name."""
-
-    TENSORRT = "tensorrt"
-    RTX = "rtx"
-
-    @property
-    def target(self) -> Target:
-        """The target itself."""
-        return TARGETS[self.value]
-
-
-class PatternChoice(enum.StrEnum):
-    """The pattern lists by name."""
-
-    FULL = "full"
-    SMART = "smart"
-    MIXED = "mixed"
-    FUSIONS = "fusions"
-
-
-class ObserverChoice(enum.StrEnum):
-    """The observers by name."""
-
-    MINMAX = "minmax"
-    AVERAGE = "average"
-    PERCENTILE = "percentile"
-    ENTROPY = "entropy"
-    MSE = "mse"
-
-
-class RecipeChoice(enum.StrEnum):
-    """The recipes by name."""
-
-    FAST = "fast"
-    ACCURATE = "accurate"
-
-
-class AttentionChoice(enum.StrEnum):
-    """What is quantized of attention."""
-
-    INPUTS = "inputs"
-    FULL = "full"
-    NONE = "none"
-
-
-class Shape(tuple[int, ...]):
-    """Sizes; typer would take a plain tuple for an option with several words."""
-
-    __slots__ = ()
-
-    def __str__(self) -> str:
-        return "×".join(map(str, self))
-
-
-class Numbers(tuple[float, ...]):
-    """Numbers; likewise."""
-
-    __slots__ = ()
-
-
-def parse_shape(text: str) -> Shape:
-    """`3,224,224` (or with × or x) as sizes.
-
-    Raises:
-        BadParameter: A size is no number above 0.
-    """
-    sizes = text.replace("×", ",").replace("x", ",").split(",")
-    if all(size.strip().isdecimal() and int(size) > 0 for size in sizes):
-        return Shape(map(int, sizes))
-    raise typer.BadParameter(f"'{text}' is no shape: write sizes above 0, such as 3,224,224")
-
-
-class InputShape(tuple[str, Shape]):
-    """The name of an input, empty for the only one, and its shape; likewise."""
-
-    __slots__ = ()
-
-
-def parse_input_shape(text: str) -> InputShape:
-    """`image:1,3,224,224`, or without a name for the only input.
-
-    Raises:
-        BadParameter: A size is no number above 0.
-    """
-    name, _, sizes = text.rpartition(":")
-    return InputShape((name, parse_shape(sizes)))
-
-
-def input_shapes(given: Sequence[InputShape] | None) -> dict[str, Shape]:
-    """Shapes by name of the input."""
-    return dict(given or ())
-
-
-class ExampleInput(tuple[str, Tensor]):
-    """The name of an input, empty for the next by position, and an example of it; likewise."""
-
-    __slots__ = ()
-
-
-_DTYPES = ("float32", "float16", "int64", "int32", "bool")
-
-
-def parse_example(text: str) -> ExampleInput:
-    """`ids:1,128:int64`; the name may be empty, and the type left out, which is float32 then.
-
-    Raises:
-        BadParameter: It has another form, a size is no number above 0, or the type is not known.
-    """
-    name, *rest = text.split(":")
-    if not rest or len(rest) > 2:
-        raise typer.BadParameter(
-            f"'{text}' is no input: write NAME:SHAPE:DTYPE, such as ids:1,128:int64"
-        )
-    dtype = rest[1] if len(rest) > 1 else "float32"
-    if dtype not in _DTYPES:
-        raise typer.BadParameter(f"'{dtype}' is no type known here: use {', '.join(_DTYPES)}")
-    # zeros are ids of every vocabulary, and a mask of ones masks nothing
-    make = torch.ones if dtype == "bool" else torch.zeros
-    return ExampleInput((name, make(parse_shape(rest[0]), dtype=getattr(torch, dtype))))
-
-
-def parse_numbers(text: str) -> Numbers:
-    """`0.5,0.5,0.5` as numbers.
-
-    Raises:
-        BadParameter: One is no number.
-    """
-    try:
-        return Numbers(float(part) for part in text.split(","))
-    except ValueError:
-        message = f"'{text}' are no numbers: write one or three, such as 0.5,0.5,0.5"
-        raise typer.BadParameter(message) from None
+from embedl_deploy.cli.values import (
+    AttentionChoice,
+    ExampleInput,
+    InputShape,
+    Numbers,
+    ObserverChoice,
+    PatternChoice,
+    RecipeChoice,
+    Shape,
+    TargetChoice,
+    parse_example,
+    parse_input_shape,
+    parse_numbers,
+    parse_page,
+    parse_shape,
+)
 
 
 def origin(spec: str, weights: Path | None) -> str:
@@ -157,22 +30,6 @@ def origin(spec: str, weights: Path | None) -> str:
     if spec.startswith(("torchvision:", "timm:")):
         return f"{spec} with random weights, which --weights replaces"
     return spec
-
-
-def parse_page(text: str) -> Path:
-    """Where a page is to be written, before any work is done for it.
-
-    Raises:
-        BadParameter: It is no name of a page, or jinja2 is not installed.
-    """
-    path = Path(text)
-    if path.suffix.lower() not in {".html", ".htm"}:
-        raise typer.BadParameter(f"'{text}' is no name of a page: it ends in .html")
-    if not path.absolute().parent.is_dir():
-        raise typer.BadParameter(f"the folder '{path.parent}' does not exist")
-    if find_spec("jinja2") is None:
-        raise typer.BadParameter(str(MissingExtraError("jinja2", "report", "a page")))
-    return path
 
 
 FileArgument = Annotated[
@@ -364,12 +221,44 @@ LimitOption = Annotated[
     int,
     typer.Option(min=1, metavar="N", help="Samples at most; of a folder, evenly spaced."),
 ]
+HeldOutOption = Annotated[
+    int | None,
+    typer.Option(
+        "--held-out",
+        min=0,
+        metavar="N",
+        help="Samples that judge the file and do not calibrate, at most: 64, or 1000 with labels; "
+        "0 leaves that out.",
+        show_default=False,
+    ),
+]
+LabelsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="WHERE",
+        help="Classes of the samples, for top-1 and top-5: a .npy or text file with a number for "
+        "each, the name of an array in the .npz, or folders. Folders of images, one for each class "
+        "of the model, and batches of (inputs, labels) have them already.",
+        show_default=False,
+    ),
+]
+EvaluateOption = Annotated[
+    str | None,
+    typer.Option(
+        "--evaluate",
+        metavar="module:callable",
+        help="Your own judge: called with a function that predicts as the model does; gives a "
+        "number, or numbers by name. Once for the model, once for the file.",
+        show_default=False,
+    ),
+]
 MeanOption = Annotated[
     Numbers | None,
     typer.Option(
         metavar="M,M,M",
         parser=parse_numbers,
-        help="Mean of each channel of an image; by default the model's, or ImageNet's.",
+        help="Mean of each channel of an image; by default the model's of torchvision or timm.",
         show_default=False,
     ),
 ]

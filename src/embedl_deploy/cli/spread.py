@@ -6,6 +6,8 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from inspect import Parameter
 from typing import Any, get_type_hints
 
+import typer
+
 
 def spread(command: Callable[..., None]) -> Callable[..., None]:
     """The command with the fields of its dataclasses as parameters of its own, for typer to read.
@@ -28,6 +30,12 @@ def spread(command: Callable[..., None]) -> Callable[..., None]:
     called.__annotations__ = {one.name: one.annotation for one in parameters}
     called.__name__, called.__doc__ = command.__name__, command.__doc__
     return called
+
+
+def given_options(context: typer.Context) -> set[str]:
+    """Names of the parameters of a running command that its user gave."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, one in sources.items() if one is not None and one.name == "COMMANDLINE"}
 
 
 def _parameters(command: Callable[..., None], hints: dict[str, Any]) -> Iterator[Parameter]:

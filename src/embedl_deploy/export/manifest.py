@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import fx
@@ -30,6 +30,9 @@ class Manifest:
         attention_op: Whether attention is one operator.
         constants: Nodes that are stored tensors in the file.
         limited: Nodes with constants beyond the precision, which are its largest number.
+        schema: Version of this form; a reader ignores names that it does not know.
+        deployment: What the command `deploy` was asked for, under `options`, and how it read the
+            data, under `data`; empty where something else exported the file.
     """
 
     precision: Precision = "float32"
@@ -37,12 +40,17 @@ class Manifest:
     attention_op: bool = False
     constants: Sequence[str] = ()
     limited: Sequence[str] = ()
+    schema: int = 1
+    deployment: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, model: "onnx_ir.Model") -> "Manifest | None":
         """From a file; `None` where this library did not write it."""
         text = model.metadata_props.get(_KEY)
-        return None if text is None else cls(**json.loads(text))
+        if text is None:
+            return None
+        known = {one.name for one in fields(cls)}
+        return cls(**{name: value for name, value in json.loads(text).items() if name in known})
 
     def lowering(self, target: Target) -> Lowering:
         """How the file was written for its target."""

@@ -56,6 +56,7 @@ def export_onnx(  # noqa: PLR0913 - each is one choice
     opset: int | None = None,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
+    deployment: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a transformed, perhaps quantized model as ONNX.
 
@@ -89,6 +90,8 @@ def export_onnx(  # noqa: PLR0913 - each is one choice
         input_names: Names of the inputs; by default those of the model's `forward`.
         output_names: Names of the outputs; by default `output`, or `output_0`, … (with a `_`
             after it where an input has that name).
+        deployment: What to note in the file's manifest of how the model was made, as plain data
+            for JSON.
 
     Returns:
         The path.
@@ -116,6 +119,7 @@ def export_onnx(  # noqa: PLR0913 - each is one choice
         opset=opset,
         input_names=input_names,
         output_names=output_names,
+        deployment=deployment or {},
     )
     check_numbers(graph_module, options)
     inputs = (args,) if isinstance(args, Tensor) else tuple(args)
@@ -135,6 +139,7 @@ def _proto(
     store(folded, inputs, {}, known)
     kept = kept_nodes(folded, options.dtype, options.keep_float32)
     manifest = Manifest(options.precision, kept, options.lowering.whole_attention, known)
+    manifest = replace(manifest, deployment=options.deployment)
     manifest = replace(manifest, limited=settle(folded, inputs, {}, manifest, options.lowering))
     warn_of_limited(manifest.limited, options.dtype)
     to_operators(folded, options.lowering)

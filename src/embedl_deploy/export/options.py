@@ -1,8 +1,8 @@
 """What `export_onnx` is asked for, as one value that holds no contradiction."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import get_args
+from dataclasses import dataclass, field, replace
+from typing import Any, get_args
 
 import torch
 
@@ -41,6 +41,7 @@ class ExportOptions:
     opset: int | None = None
     input_names: Sequence[str] | None = None
     output_names: Sequence[str] | None = None
+    deployment: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         dtype_of(self.precision)

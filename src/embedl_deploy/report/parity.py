@@ -2,9 +2,18 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from embedl_deploy.export import Difference, OrderParity, Parity, StubParity
+from embedl_deploy.export import (
+    Accuracy,
+    Difference,
+    Evaluation,
+    OrderParity,
+    OutputParity,
+    Parity,
+    StubParity,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,6 +30,48 @@ def parity_dict(parity: Parity) -> dict[str, Any]:
         "only_ties": parity.only_ties,
         "outputs": [difference_dict(name, one) for name, one in parity.outputs.items()],
         "orders": [order_dict(name, one) for name, one in parity.orders.items()],
+    }
+
+
+def answers_dict(parity: Parity, evaluation: Evaluation | None = None) -> dict[str, Any]:
+    """What quantization did to the answers, from `compare_onnx`."""
+    return {
+        "samples": parity.samples,
+        "sqnr_db": _finite(parity.sqnr_db),
+        "largest_difference": _finite(parity.largest_difference),
+        "outputs": [output_dict(name, one) for name, one in parity.outputs.items()],
+        "products": [
+            {**difference_dict(name, one), "outputs": list(one.outputs)}
+            for name, one in parity.products.items()
+        ],
+        "orders": [order_dict(name, one) for name, one in parity.orders.items()],
+        "accuracy": accuracy_dict(parity.accuracy) if parity.accuracy.samples else None,
+        "evaluation": None if evaluation is None else asdict(evaluation),
+    }
+
+
+def output_dict(name: str, one: OutputParity) -> dict[str, Any]:
+    """One output with the agreement of its answers."""
+    return {
+        **difference_dict(name, one),
+        "largest_relative_difference": _finite(one.relative),
+        "rows": one.rows,
+        "same_top1": one.same_top if one.rows else None,
+        "agreement": one.agreement,
+    }
+
+
+def accuracy_dict(one: Accuracy) -> dict[str, Any]:
+    """Shares of the samples, and between which the true one of the file's top-1 lies."""
+    five = one.classes > 5
+    return {
+        "samples": one.samples,
+        "float_top1": one.model_top1 / one.samples,
+        "file_top1": one.file_top1 / one.samples,
+        "file_top1_interval": list(one.interval(one.file_top1)),
+        "float_top1_interval": list(one.interval(one.model_top1)),
+        "float_top5": one.model_top5 / one.samples if five else None,
+        "file_top5": one.file_top5 / one.samples if five else None,
     }
 
 

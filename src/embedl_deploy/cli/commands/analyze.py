@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from embedl_deploy.cli.commands.prepare import Order, prepared
+from embedl_deploy.cli.commands.order import Order
+from embedl_deploy.cli.commands.prepare import prepared
 from embedl_deploy.cli.options import DebugOption, JsonOption, LimitOption, ReportOption, origin
 from embedl_deploy.cli.output import Steps, answering
 from embedl_deploy.cli.spread import spread

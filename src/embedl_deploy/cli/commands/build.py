@@ -13,17 +13,16 @@ from embedl_deploy.cli.options import (
     BestShapesOption,
     DebugOption,
     FileArgument,
-    InputShape,
     InputShapesOption,
     JsonOption,
     LeastShapesOption,
     MostShapesOption,
     ReportOption,
     VersionOption,
-    input_shapes,
 )
 from embedl_deploy.cli.output import Answer, Steps, answering
 from embedl_deploy.cli.spread import spread
+from embedl_deploy.cli.values import InputShape, input_shapes
 from embedl_deploy.onnx_model import OnnxFile
 from embedl_deploy.report.compilation import compilation_tables, gpu_table
 from embedl_deploy.report.engine import comparison_tables

@@ -1,12 +1,19 @@
 """`embedl-deploy deploy`: from a model to a checked INT8 file."""
 
+from collections import Counter
+
 from rich.filesize import decimal
 
+from embedl_deploy.cli.commands.answer import random_said
 from embedl_deploy.cli.commands.journey import Deployed, Job, PrecisionChoice, travel
-from embedl_deploy.cli.options import DebugOption, JsonOption, ObserverChoice, Shape, origin
+from embedl_deploy.cli.options import DebugOption, JsonOption, origin
 from embedl_deploy.cli.output import Steps, answering
 from embedl_deploy.cli.spread import spread
+from embedl_deploy.cli.values import ObserverChoice, PatternChoice, Shape
 from embedl_deploy.report.tables import figures_table
+
+_AVOIDED_BY = {"P10": "mixed"}
+"""Rules, and the list of patterns without what they warn of."""
 
 
 @spread
@@ -25,6 +32,8 @@ def _figures(deployed: Deployed) -> list[tuple[str, str]]:
     shapes = ", ".join(str(Shape(shape)) for shape in deployed.input_shapes)
     kinds = ", ".join(f"{count} {kind}" for kind, count in summary.fused.items())
     figures = [
+        *([] if deployed.answers is None else deployed.answers.rows),
+        *random_said(deployed.random),
         ("Model", origin(job.model, job.weights)),
         ("Fused", f"{len(summary.fusions)} modules: {kinds}"),
         ("Quantized", _quantized(deployed)),
@@ -32,15 +41,18 @@ def _figures(deployed: Deployed) -> list[tuple[str, str]]:
         ("Written", f"{job.output}, {_sizes(deployed)}"),
         ("Precision", _precision(job)),
         ("Takes", f"{shapes}, any batch" if job.dynamic_batch else shapes),
-        ("Verified", _verified(deployed)),
+        ("Parity", _verified(deployed)),
         ("Checked", _checked(deployed)),
         ("Expected", f"{deployed.expected.summary}; embedl-deploy explain shows them"),
     ]
+    if advice := _advice(deployed):
+        figures.append(("Advice", advice))
     if deployed.compiled is not None:
         figures += deployed.compiled.rows
     if summary.unfused:
         left = f"{len(summary.unfused)} layers with weights, in floating point; inspect says why"
-        figures.insert(2, ("Not fused", left))
+        place = next(index for index, one in enumerate(figures) if one[0] == "Quantized")
+        figures.insert(place, ("Not fused", left))
     return figures
 
 
@@ -51,7 +63,31 @@ def _quantized(deployed: Deployed) -> str:
 def _calibrated(deployed: Deployed) -> str:
     job, count = deployed.job, deployed.batches
     kept = "".join(f", {name}" for name in deployed.steps_kept)
-    return f"{count} batch{'' if count == 1 else 'es'} of {job.data}, {_observed(job)}{kept}"
+    samples = f"{deployed.data['calibration_samples']} samples"
+    return (
+        f"{samples} in {count} batch{'' if count == 1 else 'es'} of {job.data}, {_observed(job)}"
+        f"{kept}{_normalized(deployed)}"
+    )
+
+
+def _normalized(deployed: Deployed) -> str:
+    """How images became inputs."""
+    how = deployed.data
+    if how["resized"] is None:
+        return ""
+    said = "pixels in 0 to 1" if how["mean"] is None else f"mean {how['mean']}, std {how['std']}"
+    return f"; images {how['resized']}, {said}"
+
+
+def _advice(deployed: Deployed) -> str:
+    """Which option avoids what the rules warn of."""
+    found = Counter(one.rule for one in deployed.report.findings)
+    said = [
+        f"{found[rule]} × {rule}: --patterns {patterns} avoids it"
+        for rule, patterns in _AVOIDED_BY.items()
+        if found[rule] and deployed.job.patterns is PatternChoice.FULL
+    ]
+    return "; ".join(said)
 
 
 def _precision(job: Job) -> str:
@@ -77,8 +113,8 @@ def _sizes(deployed: Deployed) -> str:
 
 def _verified(deployed: Deployed) -> str:
     if deployed.parity is None:
-        return "no; verification was switched off"
-    said = f"ONNX Runtime computes what was simulated: {deployed.parity}"
+        return "not measured; --no-verify leaves it out"
+    said = f"file against simulation: {deployed.parity}"
     if deployed.compiled is None:
         return said
     lost = len(deployed.compiled.quantized.lost)

@@ -12,9 +12,9 @@ from embedl_deploy.cli.options import (
     JsonOption,
     ReportOption,
     VersionOption,
-    input_shapes,
 )
 from embedl_deploy.cli.output import answering
+from embedl_deploy.cli.values import input_shapes
 from embedl_deploy.default import DEFAULT
 from embedl_deploy.onnx_model import OnnxFile
 from embedl_deploy.report.kernels import kernel_tables

@@ -21,18 +21,16 @@ from embedl_deploy.cli.options import (
     InputsOption,
     JsonOption,
     ModelArgument,
-    PatternChoice,
     PatternsOption,
     ReportOption,
-    Shape,
     ShapeOption,
-    TargetChoice,
     TargetOption,
     WeightsOption,
     origin,
 )
 from embedl_deploy.cli.output import Steps, answering
 from embedl_deploy.cli.spread import spread
+from embedl_deploy.cli.values import PatternChoice, Shape, TargetChoice
 from embedl_deploy.errors import QuantizationError
 from embedl_deploy.quantize import insert_qdq
 from embedl_deploy.report.summary import Summary, quantizers, summarize

@@ -9,11 +9,14 @@ import typer
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from embedl_deploy.cli.commands.answer import Answers, answers, data_dict
 from embedl_deploy.cli.commands.beside import Beside, compile_beside
-from embedl_deploy.cli.commands.prepare import Order, Prepared, prepared
+from embedl_deploy.cli.commands.order import Judged
+from embedl_deploy.cli.commands.prepare import Prepared, prepared
 from embedl_deploy.cli.data import first_batches
-from embedl_deploy.cli.options import RecipeChoice, ReportOption
+from embedl_deploy.cli.options import ReportOption
 from embedl_deploy.cli.output import Steps
+from embedl_deploy.cli.values import RecipeChoice
 from embedl_deploy.errors import VerificationError
 from embedl_deploy.export import Parity, export_onnx, verify_onnx
 from embedl_deploy.export.files import written_beside
@@ -36,7 +39,7 @@ class PrecisionChoice(enum.StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job(Order):
+class Job(Judged):
     """What `deploy` is asked for; its fields are options."""
 
     output: Annotated[
@@ -123,7 +126,10 @@ class Deployed:
         steps_kept: What the accurate recipe kept; none with the fast one.
         model_bytes: Of the parameters and buffers of the source model.
         file_bytes: Of the file, with its external data.
-        parity: From the verification; None without.
+        answers: Of the file and the model in floating point; None where nothing judges it.
+        random: The share of the model's parameters that are random; None where not known.
+        data: How data were read.
+        parity: Of the file and the simulation; None without.
         report: From the check of the file against the rules of TensorRT.
         expected: The kernels that TensorRT is expected to run.
         compiled: What the compiler made of it; None where that was not asked for.
@@ -138,6 +144,9 @@ class Deployed:
     steps_kept: tuple[str, ...]
     model_bytes: int
     file_bytes: int
+    answers: Answers | None
+    random: float | None
+    data: dict[str, Any]
     parity: Parity | None
     report: Report
     expected: Explanation
@@ -159,6 +168,8 @@ class Deployed:
         """All of it for JSON."""
         job = self.job
         return {
+            "schema_version": 1,
+            "quantized_against_float": None if self.answers is None else self.answers.as_dict(),
             "model": job.model,
             "weights": None if job.weights is None else str(job.weights),
             "output": str(job.output),
@@ -172,13 +183,14 @@ class Deployed:
             "observer": job.observer.value,
             "recipe": job.recipe.value,
             "steps_kept": list(self.steps_kept),
-            "data": job.data,
+            "random_weights": self.random,
+            "data": self.data,
             "calibration_batches": self.batches,
             "quantized_tensors": self.quantized_tensors,
             "quantized_weights": self.quantized_weights,
             "model_bytes": self.model_bytes,
             "file_bytes": self.file_bytes,
-            "verification": None if self.parity is None else parity_dict(self.parity),
+            "parity": None if self.parity is None else parity_dict(self.parity),
             "check": self.report.to_dict() | {"path": str(job.output)},
             "expected": {
                 "counts": self.expected.counts,
@@ -199,8 +211,12 @@ def travel(job: Job, steps: Steps) -> Deployed:
     with written_beside(job.output) as draft:
         made = prepared(job, steps, job.batch)
         with steps.step("Exporting"):
-            export_onnx(made.model, made.examples, draft, **job.export_options)
+            noted = data_dict(job.data, made.split, made.samples, made.normalization)
+            deployment = {"options": job.noted, "data": noted}
+            options = {**job.export_options, "deployment": deployment}
+            export_onnx(made.model, made.examples, draft, **options)
         parity = None if job.no_verify else _verify(job, made, draft, steps)
+        judged = answers(draft, made.result.model, job, made.split, steps)
         with steps.step("Checking"):
             file, target = OnnxFile.open(draft), made.result.target
             report = target.check(file, keep_float32=job.kept)
@@ -219,6 +235,9 @@ def travel(job: Job, steps: Steps) -> Deployed:
         steps_kept=_kept(job, made.model),
         model_bytes=made.source_bytes,
         file_bytes=file_bytes,
+        answers=judged,
+        random=made.random,
+        data=noted,
         parity=parity,
         report=report,
         expected=expected,

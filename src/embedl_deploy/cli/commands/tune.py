@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from embedl_deploy.cli.commands.prepare import Material, Transformed, transformed
+from embedl_deploy.cli.commands.order import Material
+from embedl_deploy.cli.commands.prepare import Transformed, transformed
 from embedl_deploy.cli.options import DebugOption, GpuOption, JsonOption, LimitOption
 from embedl_deploy.cli.output import StepProgress, Steps, answering
 from embedl_deploy.cli.spread import spread

@@ -1,29 +1,31 @@
 """Calibration data is read batch by batch, as often as it is asked for, and never held whole."""
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from embedl_deploy.cli.data.arrays import from_npz
 from embedl_deploy.cli.data.batches import Batch, Batches, SizedBatches, first_batches
-from embedl_deploy.cli.data.given import from_callable
+from embedl_deploy.cli.data.given import check_callable, from_callable
 from embedl_deploy.cli.data.images import IMAGENET, Normalization, from_folder, normalization_of
+from embedl_deploy.cli.data.split import Held, Reading, Split, samples_of, split_data
 from embedl_deploy.errors import LoadError
 
 __all__ = [
     "IMAGENET",
     "Batch",
     "Batches",
+    "Held",
     "Normalization",
+    "Reading",
     "SizedBatches",
+    "Split",
     "first_batches",
     "load_data",
     "normalization_of",
+    "samples_of",
+    "split_data",
 ]
-
-_CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
-_FORMS = "a folder of images, an .npz file, or module:callable"
 
 
 def load_data(
@@ -60,10 +62,8 @@ def load_data(
         return from_folder(path, shape, batch_size, limit, normalization)
     if path.suffix == ".npz":
         return from_npz(path, shape, batch_size, limit)
-    if not path.exists() and _CALLABLE.fullmatch(str(source)):
-        return from_callable(str(source), shape, limit)
-    fault = "is no kind of data known here" if path.exists() else "does not exist"
-    raise LoadError(f"'{source}' {fault}: name {_FORMS}")
+    check_callable(str(source))
+    return from_callable(str(source), shape, limit)
 
 
 def _check_positive(**values: int | None) -> None:

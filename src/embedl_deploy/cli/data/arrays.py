@@ -1,6 +1,7 @@
 """An `.npz` file becomes batches, read row by row: no array is ever held whole."""
 
 import math
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -33,31 +34,60 @@ class _Array:
     dtype: "np.dtype[np.generic]"
     fortran_order: bool
 
-    def read(self, stream: IO[bytes], rows: int) -> Tensor:
-        """The next rows; floats become float32, integers int64."""
+    def read(self, stream: IO[bytes], rows: Sequence[int], at: int) -> Tensor:
+        """Some rows of a stream that stands at one; floats become float32, integers int64."""
         import numpy as np
 
-        size = rows * math.prod(self.shape[1:]) * self.dtype.itemsize
-        array = np.frombuffer(stream.read(size), self.dtype).reshape(rows, *self.shape[1:])
+        size = math.prod(self.shape[1:]) * self.dtype.itemsize
+        found = []
+        for row in rows:
+            stream.seek((row - at) * size, os.SEEK_CUR)
+            found.append(stream.read(size))
+            at = row + 1
+        array = np.frombuffer(b"".join(found), self.dtype).reshape(len(rows), *self.shape[1:])
         return torch.from_numpy(array.astype(_TORCH_NAMES[self.dtype.kind]))
 
 
 def from_npz(
-    path: Path, shape: Sequence[int] | None, batch_size: int, limit: int | None
+    path: Path,
+    shape: Sequence[int] | None,
+    batch_size: int,
+    limit: int | None,
+    *,
+    rows: Sequence[int] | None = None,
+    without: str = "",
 ) -> SizedBatches:
     """One array is the input of the model; several are its inputs by name.
+
+    Args:
+        path: Of the file.
+        shape: Of one sample, where it is known.
+        batch_size: Samples in a batch.
+        limit: Samples at most, the first.
+        rows: Samples to take, in rising order.
+        without: Name of an array that is no input.
 
     Raises:
         LoadError: The file is damaged, or its arrays cannot be inputs, do not go together, or
             do not have the expected shape.
     """
-    arrays = _headers(path)
+    arrays = [one for one in _headers(path) if one.name != without]
     for array in arrays:
         _check_usable(array, path)
     _check_together(arrays, shape, path)
-    samples = arrays[0].shape[0]
-    cuts = spans(samples if limit is None else min(samples, limit), batch_size)
+    taken = range(arrays[0].shape[0])[:limit] if rows is None else rows
+    cuts = [taken[start:end] for start, end in spans(len(taken), batch_size)]
     return SizedBatches(lambda: _read(path, arrays, cuts), len(cuts))
+
+
+def samples_in(path: Path) -> tuple[int, list[str]]:
+    """How many samples an `.npz` file has, and the names of its arrays.
+
+    Raises:
+        LoadError: It cannot be read.
+    """
+    arrays = _headers(path)
+    return arrays[0].shape[0] if arrays[0].shape else 0, [one.name for one in arrays]
 
 
 def _headers(path: Path) -> list[_Array]:
@@ -121,13 +151,15 @@ def _check_together(arrays: list[_Array], shape: Sequence[int] | None, path: Pat
         )
 
 
-def _read(path: Path, arrays: list[_Array], cuts: list[tuple[int, int]]) -> Iterator[Batch]:
+def _read(path: Path, arrays: list[_Array], cuts: Sequence[Sequence[int]]) -> Iterator[Batch]:
     try:
         with ExitStack() as stack:
             archive = stack.enter_context(zipfile.ZipFile(path))
             streams = [stack.enter_context(_data(archive, array)) for array in arrays]
-            for start, end in cuts:
-                yield _batch(arrays, streams, end - start)
+            at = 0
+            for rows in cuts:
+                yield _batch(arrays, streams, rows, at)
+                at = rows[-1] + 1
     except (zipfile.BadZipFile, zlib.error, ValueError, OSError) as error:
         raise LoadError(f"'{path}' cannot be read to its end: {error}; is it whole?") from None
 
@@ -138,8 +170,10 @@ def _data(archive: zipfile.ZipFile, array: _Array) -> IO[bytes]:
     return stream
 
 
-def _batch(arrays: list[_Array], streams: list[IO[bytes]], rows: int) -> Batch:
+def _batch(arrays: list[_Array], streams: list[IO[bytes]], rows: Sequence[int], at: int) -> Batch:
+    """The samples of some rows, from streams that stand at a row before them."""
     tensors = {
-        array.name: array.read(stream, rows) for array, stream in zip(arrays, streams, strict=True)
+        array.name: array.read(stream, rows, at)
+        for array, stream in zip(arrays, streams, strict=True)
     }
     return tensors if len(tensors) > 1 else tensors[arrays[0].name]

@@ -1,7 +1,9 @@
 """Batches that the user's own code makes are checked one by one as they come."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from operator import length_hint
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -10,7 +12,23 @@ from embedl_deploy.cli.data.batches import Batch, Batches, SizedBatches
 from embedl_deploy.cli.models import find_object
 from embedl_deploy.errors import LoadError
 
-__all__ = ["from_callable"]
+__all__ = ["check_callable", "from_callable"]
+
+
+_CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_FORMS = "a folder of images, an .npz file, or module:callable"
+
+
+def check_callable(source: str) -> None:
+    """Raise unless a source that is neither a folder nor an `.npz` file can be a callable.
+
+    Raises:
+        LoadError: It is another file, or nothing at all.
+    """
+    there = Path(source).exists()
+    if there or not _CALLABLE.fullmatch(source):
+        fault = "is no kind of data known here" if there else "does not exist"
+        raise LoadError(f"'{source}' {fault}: name {_FORMS}")
 
 
 def from_callable(spec: str, shape: Sequence[int] | None, limit: int | None) -> Batches:

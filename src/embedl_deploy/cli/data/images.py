@@ -68,9 +68,22 @@ def from_folder(
     Raises:
         LoadError: The shape is not that of an image, or the folder has no images.
     """
+    return from_paths(image_paths(folder, limit), shape, batch_size, normalization)
+
+
+def from_paths(
+    paths: Sequence[Path],
+    shape: Sequence[int] | None,
+    batch_size: int,
+    normalization: Normalization | None,
+) -> SizedBatches:
+    """Images, scaled and cut at the centre to `shape`, come in batches.
+
+    Raises:
+        LoadError: The shape is not that of an image.
+    """
     if shape is None or len(shape) != 3 or shape[0] not in {1, 3} or min(shape) < 1:
         raise LoadError(f"images need a shape of (1 or 3, height, width), not {shape}")
-    paths = _image_paths(folder, limit)
     chunks = [paths[start:end] for start, end in spans(len(paths), batch_size)]
 
     def read() -> Iterator[Tensor]:
@@ -80,7 +93,12 @@ def from_folder(
     return SizedBatches(read, len(chunks))
 
 
-def _image_paths(folder: Path, limit: int | None) -> list[Path]:
+def image_paths(folder: Path, limit: int | None) -> list[Path]:
+    """The images under a folder in sorted order; so many at most, evenly spaced.
+
+    Raises:
+        LoadError: There are none.
+    """
     files = (path for path in folder.rglob("*") if path.is_file())
     paths = sorted(path for path in files if path.suffix.lower() in _SUFFIXES)
     if not paths:

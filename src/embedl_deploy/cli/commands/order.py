@@ -1,0 +1,206 @@
+"""What is asked for: a model, data, and how to quantize."""
+
+import enum
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import typer
+
+from embedl_deploy.cli.options import (
+    AttentionOption,
+    BatchSizeOption,
+    DataOption,
+    EvaluateOption,
+    HeldOutOption,
+    LabelsOption,
+    LimitOption,
+    MeanOption,
+    ModelArgument,
+    NoNormalizationOption,
+    ObserverOption,
+    PatternsOption,
+    PercentileOption,
+    PlanOption,
+    RecipeOption,
+    ShapeOption,
+    StdOption,
+    TargetOption,
+    WeightsOption,
+)
+from embedl_deploy.cli.values import (
+    AttentionChoice,
+    Numbers,
+    ObserverChoice,
+    PatternChoice,
+    RecipeChoice,
+    Shape,
+    TargetChoice,
+)
+from embedl_deploy.default import DEFAULT
+from embedl_deploy.errors import LoadError
+from embedl_deploy.quantize import (
+    EntropyObserver,
+    MinMaxObserver,
+    MovingAverageObserver,
+    MSEObserver,
+    Observer,
+    PercentileObserver,
+    QuantConfig,
+    TensorQuantConfig,
+)
+from embedl_deploy.tuning import read_plan
+
+_HELD, _HELD_LABELLED = 64, 1000
+"""Samples that judge where nothing else is said."""
+
+_ATTENTION = AttentionChoice(DEFAULT.config.attention)
+_OBSERVERS: dict[ObserverChoice, type[Observer]] = {
+    ObserverChoice.MINMAX: MinMaxObserver,
+    ObserverChoice.AVERAGE: MovingAverageObserver,
+    ObserverChoice.ENTROPY: EntropyObserver,
+    ObserverChoice.MSE: MSEObserver,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """Which model is meant, and with which data; its fields are options.
+
+    Raises:
+        BadParameter: Options contradict each other.
+    """
+
+    model: ModelArgument
+    data: DataOption
+    weights: WeightsOption = None
+    shape: ShapeOption = None
+    target: TargetOption = TargetChoice.TENSORRT
+    patterns: PatternsOption = PatternChoice.FULL
+    batch_size: BatchSizeOption = 32
+    limit: LimitOption = 512
+    mean: MeanOption = None
+    std: StdOption = None
+    no_normalization: NoNormalizationOption = False
+
+    def __post_init__(self) -> None:
+        if self.no_normalization and (self.mean is not None or self.std is not None):
+            raise typer.BadParameter("--no-normalization contradicts --mean and --std")
+
+    @property
+    def held(self) -> int:
+        """Samples that are held out, at most."""
+        return 0
+
+    @property
+    def marked(self) -> str:
+        """Where labels are."""
+        return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order(Material):
+    """How the model is to be quantized besides."""
+
+    attention: AttentionOption = _ATTENTION
+    recipe: RecipeOption = RecipeChoice.FAST
+    observer: ObserverOption = ObserverChoice.MINMAX
+    percentile: PercentileOption = None
+    plan: PlanOption = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.percentile is not None and self.observer is not ObserverChoice.PERCENTILE:
+            raise typer.BadParameter("--percentile needs --observer percentile")
+        asked = (self.attention, self.observer)
+        if self.plan is not None and asked != (_ATTENTION, ObserverChoice.MINMAX):
+            raise typer.BadParameter("--plan excludes --attention and --observer: it has its own")
+
+    @property
+    def share(self) -> float:
+        """Percentage of the values that the range holds."""
+        return 99.99 if self.percentile is None else self.percentile
+
+    @property
+    def config(self) -> QuantConfig:
+        """How to quantize: by the plan, or as the target asks, but for what is an option."""
+        if self.plan is not None:
+            return _planned(self.plan)
+        observer = _OBSERVERS.get(self.observer) or partial(PercentileObserver, self.share)
+        observer()  # so that a percentile out of range is said before any work
+        asked = self.target.target.config
+        activations = replace(asked.activations or TensorQuantConfig(), observer=observer)
+        return replace(asked, activations=activations, attention=self.attention.value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged(Order):
+    """The same, with samples that are held out to judge the file."""
+
+    held_out: HeldOutOption = None
+    labels: LabelsOption = None
+    evaluate: EvaluateOption = None
+
+    @property
+    def held(self) -> int:
+        if self.held_out is not None:
+            return self.held_out
+        return _HELD if self.labels is None else _HELD_LABELLED
+
+    @property
+    def marked(self) -> str:
+        return self.labels or ""
+
+    @property
+    def noted(self) -> dict[str, Any]:
+        """The options as plain data, for the file's manifest."""
+        return {one.name: _plain(getattr(self, one.name)) for one in fields(Judged)}
+
+    def restored(self, noted: Mapping[str, Any], given: Collection[str]) -> Self:
+        """With what a manifest notes, where nothing else was given.
+
+        Args:
+            noted: From `noted`.
+            given: Names of what was given.
+        """
+        known = {one.name for one in fields(Judged)} & noted.keys() - set(given)
+        return replace(self, **{name: _read(name, noted[name]) for name in known})
+
+
+def _planned(path: Path) -> QuantConfig:
+    config = read_plan(path)
+    if config is None:
+        raise LoadError(
+            f"the plan '{path}' keeps float16: no placement that it measured was better, so there "
+            "is nothing to quantize"
+        )
+    return config
+
+
+_READ: Mapping[str, Callable[[Any], Any]] = {
+    "weights": Path,
+    "plan": Path,
+    "shape": Shape,
+    "target": TargetChoice,
+    "patterns": PatternChoice,
+    "attention": AttentionChoice,
+    "recipe": RecipeChoice,
+    "observer": ObserverChoice,
+    "mean": Numbers,
+    "std": Numbers,
+}
+"""How plain data become the value of an option again."""
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, tuple):
+        return list(value)
+    return str(value) if isinstance(value, Path) else value
+
+
+def _read(name: str, value: Any) -> Any:
+    return value if value is None or name not in _READ else _READ[name](value)
