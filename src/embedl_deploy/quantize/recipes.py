@@ -33,6 +33,12 @@ _REPORT = "recipe_report"
 _KEPT = 1024
 """How many samples of data that comes only once are kept."""
 
+_Rescaling = Callable[[fx.GraphModule, Iterable[Any]], object]
+"""Moves ranges between the layers of a model, in place, by what data shows."""
+
+_Judged = tuple[Sequence[Any], Any]
+"""Inputs, and the outputs in floating point."""
+
 _FINE = 8
 """Bits of weights whose rounding is not learned."""
 
@@ -49,8 +55,9 @@ class RecipeStep:
 
     Attributes:
         name: What was tried.
-        before_db: Signal to noise at the model's outputs before it: on all batches, and on
-            held-out ones for the steps that learn from the others (`adaround`, `correct_bias`).
+        before_db: Signal to noise at the model's outputs before it, on batches that it did not
+            learn from: each half with the scales of the other; and a quarter, with all scales,
+            for `adaround` and `correct_bias`.
         after_db: That after it.
         kept: Whether its result was taken: where it is not worse; for layers in floating point,
             where it gains at least 0.3 dB.
@@ -68,8 +75,8 @@ class RecipeReport:
 
     Attributes:
         steps: In the order in which they were tried.
-        held_out: Whether the batches that judged learning were none of those that were learned
-            from. One batch alone does both.
+        held_out: Whether the batches that judged were none of those that were learned from. One
+            batch alone does both.
         config: How the model is quantized: with it `restore` takes its state dict.
     """
 
@@ -159,56 +166,90 @@ def _accurate(
         step()
         if progress is not None:
             progress(count, len(steps))
-    work.model.meta[_REPORT] = RecipeReport(tuple(work.steps), work.held_out, work.config)
+    work.model.meta[_REPORT] = RecipeReport(tuple(work.steps), work.held_out, work.draft.config)
     return work.model
 
 
+@dataclass(frozen=True)
+class _Draft:
+    """A way to make a quantized model of data.
+
+    Attributes:
+        source: In floating point.
+        config: How it is quantized.
+        rescalings: Applied to it before, in order.
+    """
+
+    source: fx.GraphModule
+    config: QuantConfig
+    rescalings: tuple[_Rescaling, ...] = ()
+
+    def rescaled(self, data: Iterable[Any]) -> fx.GraphModule:
+        """The model in floating point."""
+        model = copy.deepcopy(self.source) if self.rescalings else self.source
+        for rescaling in self.rescalings:
+            rescaling(model, data)
+        return model
+
+    def made(self, data: Iterable[Any]) -> fx.GraphModule:
+        """The quantized model."""
+        return calibrate(insert_qdq(self.rescaled(data), self.config), data)
+
+
 class _Work:
-    """The best model so far, and what was tried."""
+    """The best way so far, and what was tried.
+
+    Steps that set scales are judged by two halves of the batches: what one half calibrates, the
+    other judges. Steps that learn more come last; they learn from three quarters.
+    """
 
     def __init__(self, source: fx.GraphModule, data: Iterable[Any], config: QuantConfig) -> None:
-        self.data, self.config = data, config
-        self.float = source
-        self.model = calibrate(insert_qdq(source, config), data)
+        self.data, self.draft = data, _Draft(source, config)
         with inferring(source):
             some = first_inputs(source, data, _JUDGED)
-        cut = len(some) - max(1, len(some) // 4) if len(some) > 1 else 0
-        self.learned, self.held_out = some[:cut] or some, cut > 0
-        with inferring(source):
-            self.judged = [(inputs, source(*inputs)) for inputs in some]
-        self.later = self.judged[cut:]
-        self.score = self._score(self.model)
+            judged = [(inputs, source(*inputs)) for inputs in some]
+        self.held_out = len(some) > 1
+        halves = (slice(0, None, 2), slice(1, None, 2)) if self.held_out else (slice(None),) * 2
+        self.folds = [
+            (some[learn], judged[judge]) for learn, judge in (halves, tuple(reversed(halves)))
+        ]
+        cut = len(some) - max(1, len(some) // 4) if self.held_out else 0
+        self.learned, self.later = some[:cut] or some, judged[cut:]
+        self.score = self._validated(self.draft)
         self.steps: list[RecipeStep] = []
 
     def smooth(self) -> None:
         """Outlier channels into weights."""
-        self._rescaled("smooth", lambda model: smooth(model, self.data))
+        self._draw("smooth", replace(self.draft, rescalings=(smooth,)))
 
     def equalize(self) -> None:
         """Channels of different ranges."""
-        self._rescaled("equalize", equalize)
+        rescalings = (*self.draft.rescalings, lambda model, _: equalize(model))
+        self._draw("equalize", replace(self.draft, rescalings=rescalings))
 
     def clip(self) -> None:
         """Ranges of the least squared error, where nothing else was asked for."""
-        given = self.config.activations
+        config = self.draft.config
+        given = config.activations
         if given is None or given.observer is not MinMaxObserver:
             return
-        config = replace(self.config, activations=replace(given, observer=MSEObserver))
-        if self._try("MSE observers", calibrate(insert_qdq(self.float, config), self.data)):
-            self.config = config
+        clipped = replace(config, activations=replace(given, observer=MSEObserver))
+        self._draw("MSE observers", replace(self.draft, config=clipped))
 
     def last_in_float(self) -> None:
         """The layers after which no other comes, such as a classifier."""
-        self._left("last layers in floating point", outer_layers(self.float, last=True))
+        self._left("last layers in floating point", last=True)
 
     def first_in_float(self) -> None:
         """The layers before which no other comes."""
-        self._left("first layers in floating point", outer_layers(self.float, last=False))
+        self._left("first layers in floating point", last=False)
 
     def adaround(self) -> None:
         """Weights up or down, where steps are coarse: at 8 bits it costs most and gains least."""
-        self._hold_out()
-        if self.config.weights.bits >= _FINE:
+        self.float = self.draft.rescaled(self.data)
+        self.model = calibrate(insert_qdq(self.float, self.draft.config), self.data)
+        self.score = self._score(self.model, self.later)
+        if self.draft.config.weights.bits >= _FINE:
             return
         candidate = copy.deepcopy(self.model)
         adaround(candidate, self.learned, reference=self.float, samples=_JUDGED)
@@ -220,38 +261,45 @@ class _Work:
         correct_bias(candidate, self.learned, reference=self.float)
         self._try("correct_bias", candidate)
 
-    def _hold_out(self) -> None:
-        """From here on, batches judge that nothing was learned from."""
-        self.judged = self.later
-        self.score = self._score(self.model)
-
-    def _left(self, name: str, paths: Sequence[str]) -> None:
+    def _left(self, name: str, *, last: bool) -> None:
         """Leave layers in floating point, where others are quantized and it is worth it."""
-        config = replace(self.config, skip=(*self.config.skip, *paths))
-        rest = [path for path in measured_modules(self.model) if path not in paths]
-        if rest and self._try(name, calibrate(insert_qdq(self.float, config), self.data), _WORTH):
-            self.config = config
+        config = self.draft.config
+        paths = outer_layers(self.draft.source, last=last)
+        if {*measured_modules(insert_qdq(self.draft.source, config))} - {*paths}:
+            config = replace(config, skip=(*config.skip, *paths))
+            self._draw(name, replace(self.draft, config=config), _WORTH)
 
-    def _rescaled(self, name: str, rescale: Callable[[fx.GraphModule], object]) -> None:
-        changed = copy.deepcopy(self.float)
-        rescale(changed)
-        if self._try(name, calibrate(insert_qdq(changed, self.config), self.data)):
-            self.float = changed
+    def _draw(self, name: str, draft: _Draft, least: float = 0.0) -> None:
+        """Take a way where it gains at least so many decibels."""
+        if self._kept(name, self._validated(draft), least):
+            self.draft = draft
 
-    def _try(self, name: str, candidate: fx.GraphModule, least: float = 0.0) -> bool:
-        """Take a model where it gains at least so many decibels; whether it did."""
-        before, after = self.score, self._score(candidate)
-        kept = after >= before + least
+    def _try(self, name: str, candidate: fx.GraphModule) -> None:
+        """Take a model where it is not worse."""
+        if self._kept(name, self._score(candidate, self.later)):
+            self.model = candidate
+
+    def _kept(self, name: str, after: float, least: float = 0.0) -> bool:
+        before, kept = self.score, after >= self.score + least
         self.steps.append(RecipeStep(name, before, after, kept))
-        if kept:
-            self.model, self.score = candidate, after
+        self.score = after if kept else before
         return kept
 
-    def _score(self, model: fx.GraphModule) -> float:
-        """Signal to noise at the outputs for the batches that judge."""
+    def _validated(self, draft: _Draft) -> float:
+        """Signal to noise where each half of the batches is judged with scales of the other."""
         noise = Noise()
+        for learned, judged in self.folds:
+            self._score(draft.made(learned), judged, noise)
+        return noise.sqnr_db
+
+    @staticmethod
+    def _score(
+        model: fx.GraphModule, judged: Iterable[_Judged], noise: Noise | None = None
+    ) -> float:
+        """Signal to noise at the outputs."""
+        noise = noise or Noise()
         with inferring(model):
-            for inputs, wanted in self.judged:
+            for inputs, wanted in judged:
                 noise.add(wanted, model(*inputs))
         return noise.sqnr_db
 
