@@ -1,6 +1,7 @@
 """Attention and its projections, written out by hand."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -219,13 +220,17 @@ WRITTEN = (
     ),
 )
 
+
+def filled_net(function: Callable[..., Any]) -> Any:
+    """A network that fills in what a mask hides."""
+    return net(function, mask=torch.rand(5, 7) > 0.5, fill=torch.tensor(-1e4))
+
+
 FILLED = (
     *(
         Case(
             FillNumberPattern,
-            lambda function=function: net(
-                function, mask=torch.rand(5, 7) > 0.5, fill=torch.tensor(-1e4)
-            ),
+            partial(filled_net, function),
             rand((2, 3, 5, 7)),
             becomes={"full_like": 0, "full": 0, "new_full": 0, "tensor": 0},
         )

@@ -257,7 +257,7 @@ def test_attention_in_steps_is_torchs(mask: str) -> None:
     attention = ScaledDotProductAttention(is_causal=mask == "causal", enable_gqa=True)
     query, key = torch.randn(2, 4, 3, 8), torch.randn(2, 2, 3, 8)
     given = MASKS.get(mask)
-    got = attention.attend(query, key, key, given, lambda one: one)
+    got = attention.attend(query, key, key, given, through=lambda one: one)
     torch.testing.assert_close(got, attention(query, key, key, given))
 
 
