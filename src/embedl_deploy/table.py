@@ -1,12 +1,63 @@
-"""Plain-text tables."""
+"""Tables as text and as HTML, and results that consist of them."""
 
 from collections.abc import Sequence
+from html import escape
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+class Table(str):
+    """Rows under a header, columns aligned; an empty string without rows.
+
+    Attributes:
+        header: Of each column.
+        rows: Cells.
+    """
+
+    __slots__ = ("header", "rows")
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    @property
+    def html(self) -> str:
+        """The same as HTML."""
+        head = "".join(f"<th>{escape(one)}</th>" for one in self.header)
+        cells = ("".join(f"<td>{escape(one)}</td>" for one in row) for row in self.rows)
+        body = "".join(f"<tr>{one}</tr>" for one in cells)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+class Printed:
+    """A result that prints as tables and text, and shows the same in a notebook."""
+
+    def _parts(self) -> Sequence[str]:
+        """Tables and texts; empty ones are left out."""
+        raise NotImplementedError
+
+    def _brief(self) -> str:
+        """All in one line: the last line of the text, or how many rows there are."""
+        parts = self._parts()
+        texts = [one for one in parts if one and not isinstance(one, Table)]
+        rows = sum(len(one.rows) for one in parts if isinstance(one, Table))
+        return texts[-1].splitlines()[-1] if texts else f"{rows} row{'' if rows == 1 else 's'}"
+
+    def __str__(self) -> str:
+        return "\n\n".join(part for part in self._parts() if part)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self._brief()}>"
+
+    def _repr_html_(self) -> str:
+        return "".join(_html(one) for one in self._parts() if one)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """Rows under a header, columns aligned; an empty string without rows."""
-    if not rows:
-        return ""
+    made = Table(_text(header, rows) if rows else "")
+    made.header, made.rows = header, rows
+    return made
+
+
+def _text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     columns = list(zip(header, *rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
     lines = [header, ["─" * width for width in widths], *rows]
@@ -16,3 +67,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     pairs = zip(cells, widths, strict=True)
     return "  ".join(cell.ljust(width) for cell, width in pairs).rstrip()
+
+
+def _html(part: str) -> str:
+    if isinstance(part, Table):
+        return part.html
+    return "".join(f"<p>{escape(line)}</p>" for line in part.splitlines())

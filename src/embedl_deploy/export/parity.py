@@ -1,6 +1,7 @@
 """Figures of a comparison between a simulated model and the file that was exported of it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,6 +17,7 @@ from embedl_deploy.export.difference import (
     largest,
 )
 from embedl_deploy.quantize.rounding import INT8, Grid
+from embedl_deploy.table import Printed
 
 _STEPS = 0.01
 """How far, in steps, the order of summation can move a value (4e-4 seen with resnet50).
@@ -87,8 +89,8 @@ class StubParity:
         return self.differing / self.values if self.values else 0.0
 
 
-@dataclass
-class Parity(Difference):
+@dataclass(repr=False)
+class Parity(Printed, Difference):
     """How a file compares with the simulation.
 
     Attributes:
@@ -164,7 +166,10 @@ class Parity(Difference):
             and self.rounding_difference <= _ROUNDING
         )
 
-    def __str__(self) -> str:
+    def _parts(self) -> Sequence[str]:
+        return (self._said(),)
+
+    def _said(self) -> str:
         text = (
             f"output SQNR {self.sqnr_db:.1f} dB{self._each()}, largest output difference "
             f"{self.largest_step_difference:.3f} steps"

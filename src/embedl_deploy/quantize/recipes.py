@@ -23,7 +23,7 @@ from embedl_deploy.quantize.observing.clipping import MSEObserver
 from embedl_deploy.quantize.observing.observers import MinMaxObserver
 from embedl_deploy.quantize.placing.insert import insert_qdq
 from embedl_deploy.rewrite import Result
-from embedl_deploy.table import table
+from embedl_deploy.table import Printed, table
 
 Recipe = Literal["fast", "accurate"]
 
@@ -69,8 +69,8 @@ class RecipeStep:
     kept: bool
 
 
-@dataclass(frozen=True)
-class RecipeReport:
+@dataclass(frozen=True, repr=False)
+class RecipeReport(Printed):
     """What the accurate recipe did; prints as a table.
 
     Attributes:
@@ -84,7 +84,7 @@ class RecipeReport:
     held_out: bool
     config: QuantConfig
 
-    def __str__(self) -> str:
+    def _parts(self) -> Sequence[str]:
         cells = [
             (
                 step.name,
@@ -94,7 +94,7 @@ class RecipeReport:
             )
             for step in self.steps
         ]
-        return table(("Step", "Before", "After", "Kept"), cells)
+        return (table(("Step", "Before", "After", "Kept"), cells),)
 
 
 def quantize(

@@ -9,9 +9,9 @@ from torch import fx
 
 from embedl_deploy.modules import FusedModule, QDQPoint
 from embedl_deploy.patterns import Pattern, Stage
-from embedl_deploy.rewrite.coverage import Coverage, Unfused, amount
+from embedl_deploy.rewrite.coverage import Coverage, Unfused, amount, percent
 from embedl_deploy.rewrite.matcher import Binding
-from embedl_deploy.table import table
+from embedl_deploy.table import Printed, table
 from embedl_deploy.target import Target
 
 
@@ -63,8 +63,8 @@ class Refusal:
     operations: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Result:
+@dataclass(frozen=True, repr=False)
+class Result(Printed):
     """A transformed model and how it came about.
 
     Attributes:
@@ -97,15 +97,22 @@ class Result:
         products = () if self.coverage is None else self.coverage.rest
         return (*products, *(one for one in self.unfused if one not in products))
 
-    def __str__(self) -> str:
-        tables = summary(self.matches, self.refusals, self.left)
-        return tables if self.coverage is None else f"{tables}\n\n{self.coverage}"
+    def _parts(self) -> Sequence[str]:
+        covered = "" if self.coverage is None else str(self.coverage)
+        return (*summary(self.matches, self.refusals, self.left), covered)
+
+    def _brief(self) -> str:
+        count = self.fused.total()
+        share = (
+            "" if self.coverage is None else f", {percent(self.coverage.share)} of the arithmetic"
+        )
+        return f"{count} fused module{'' if count == 1 else 's'}{share}"
 
 
 def summary(
     matches: Sequence[Match], refusals: Sequence[Refusal], left: Sequence[Unfused] = ()
-) -> str:
-    """Matches, refusals and leftovers as tables."""
+) -> Sequence[str]:
+    """Matches, refusals and leftovers as tables; an empty one has no rows."""
     parts = [_matches_table(matches, stage) for stage in Stage]
     if refusals:
         counted = Counter(_kind(refusal) for refusal in refusals)
@@ -115,7 +122,7 @@ def summary(
         parts.append(table(("Refused pattern", "First at", "Count", "Reason at the first"), rows))
     if left:
         parts.append(_left_table(left))
-    return "\n\n".join(part for part in parts if part)
+    return parts
 
 
 def _left_table(left: Sequence[Unfused]) -> str:

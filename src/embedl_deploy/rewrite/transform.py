@@ -15,11 +15,12 @@ from embedl_deploy.rewrite.draft import Draft
 from embedl_deploy.rewrite.find import Finder
 from embedl_deploy.rewrite.leftovers import leftovers
 from embedl_deploy.rewrite.plan import Match, Refusal, Result, summary
+from embedl_deploy.table import Printed
 from embedl_deploy.target import Patterns, Target, remember
 
 
-@dataclass
-class TransformationPlan:
+@dataclass(repr=False)
+class TransformationPlan(Printed):
     """What the patterns would do to a model. Set `apply = False` on a match to leave it out.
 
     Attributes:
@@ -35,8 +36,12 @@ class TransformationPlan:
     _patterns: tuple[Pattern, ...] = field(repr=False)
     _converted: Draft | None = field(repr=False)
 
-    def __str__(self) -> str:
+    def _parts(self) -> Sequence[str]:
         return summary(self.matches, self.refusals)
+
+    def _brief(self) -> str:
+        count = len(self.matches)
+        return f"{count} match{'' if count == 1 else 'es'}, {len(self.refusals)} refused"
 
 
 def find_plan(

@@ -9,7 +9,7 @@ from typing import Any
 
 from embedl_deploy.errors import LoadError, QuantizationError
 from embedl_deploy.quantize import QuantConfig
-from embedl_deploy.table import table
+from embedl_deploy.table import Printed, table
 from embedl_deploy.tuning.bounds import Bound
 from embedl_deploy.tuning.candidates import Candidate, Choice, front_of
 from embedl_deploy.tuning.costs import Cost, Unit
@@ -19,8 +19,8 @@ SCHEMA = 1
 """Version of the form of a plan on disk."""
 
 
-@dataclass(frozen=True)
-class Tuning:
+@dataclass(frozen=True, repr=False)
+class Tuning(Printed):
     """What was measured, and what is best; prints as tables.
 
     Attributes:
@@ -140,7 +140,7 @@ class Tuning:
             "refused": self.refused,
         }
 
-    def __str__(self) -> str:
+    def _parts(self) -> Sequence[str]:
         rows = [(one.name, str(len(one.paths)), self.reason(one)) for one in self.groups]
         parts = [
             table(("Group", "Layers", "In the best, and why"), rows),
@@ -150,7 +150,7 @@ class Tuning:
         if self.error_db is not None:
             said.append(f"the additive model of noise erred by {self.error_db:.1f} dB at most")
         said += [f"{kind} was not tried: {why}" for kind, why in self.refused.items()]
-        return "\n\n".join([*parts, "\n".join([*said, self.verdict])])
+        return (*parts, "\n".join([*said, self.verdict]))
 
     def _front(self) -> Sequence[tuple[str, ...]]:
         half = (f"{self.half.value:.1f}{self._unit}", "", "", _count(self.half.kernels), "all")

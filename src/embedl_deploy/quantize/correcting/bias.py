@@ -1,7 +1,7 @@
 """Bias correction: the mean of each output channel is again what it is in floating point."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -27,7 +27,7 @@ from embedl_deploy.quantize.measuring.sidebyside import (
     side_by_side,
 )
 from embedl_deploy.quantize.observing.processes import check_alone
-from embedl_deploy.table import table
+from embedl_deploy.table import Printed, table
 
 _RUNNING_MEAN = "batch_norm.running_mean"
 
@@ -49,8 +49,8 @@ class BiasRow:
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class BiasCorrection:
+@dataclass(frozen=True, repr=False)
+class BiasCorrection(Printed):
     """What `correct_bias` did; prints as a table.
 
     Attributes:
@@ -59,11 +59,11 @@ class BiasCorrection:
 
     rows: tuple[BiasRow, ...]
 
-    def __str__(self) -> str:
+    def _parts(self) -> Sequence[str]:
         cells = [
             (row.path, row.tensor or "left", f"{row.largest:.3g}", row.reason) for row in self.rows
         ]
-        return table(("Path", "Corrected", "Largest shift", "Reason"), cells)
+        return (table(("Path", "Corrected", "Largest shift", "Reason"), cells),)
 
 
 def correct_bias(

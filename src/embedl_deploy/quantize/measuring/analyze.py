@@ -1,7 +1,7 @@
 """Which layer hurts: what each quantizer does to its tensor, and to the model's result."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from operator import length_hint
@@ -24,7 +24,7 @@ from embedl_deploy.quantize.calibrating.faults import in_order
 from embedl_deploy.quantize.measuring.noise import Noise
 from embedl_deploy.quantize.measuring.onepass import OnePass, measured_modules, stubs_before
 from embedl_deploy.quantize.stubs import QuantStub, enabled_only, quantizers_of
-from embedl_deploy.table import table
+from embedl_deploy.table import Printed, table
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class AnalysisRow:
     histogram: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
-class Analysis:
+@dataclass(frozen=True, repr=False)
+class Analysis(Printed):
     """Where quantization hurts; prints as a table, the worst on top.
 
     Attributes:
@@ -74,10 +74,10 @@ class Analysis:
     rows: tuple[AnalysisRow, ...]
     output_sqnr_db: float
 
-    def __str__(self) -> str:
+    def _parts(self) -> Sequence[str]:
         header = ("Kind", "Path", "SQNR", "At output", "Largest", "Range", "Clipped", "Outliers")
-        lines = table(header, [_cells(row) for row in self.rows])
-        return f"{lines}\n\nAt the output with everything quantized: {_db(self.output_sqnr_db)}"
+        told = f"At the output with everything quantized: {_db(self.output_sqnr_db)}"
+        return table(header, [_cells(row) for row in self.rows]), told
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain data; `None` for what is infinite."""

@@ -1,13 +1,13 @@
 """Where a model is quantized, and why."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import fx
 
 from embedl_deploy.modules import FusedModule, QDQPoint
 from embedl_deploy.quantize.stubs import QuantStub, WeightFakeQuantize
-from embedl_deploy.table import table
+from embedl_deploy.table import Printed, table
 
 LEFT = "left_in_floating_point"
 """Where a model's `meta` keeps the declared points that were not quantized."""
@@ -56,8 +56,8 @@ class PlacementRow:
     reason: str
 
 
-@dataclass(frozen=True)
-class Placement:
+@dataclass(frozen=True, repr=False)
+class Placement(Printed):
     """Where a model is quantized; prints as a table.
 
     Attributes:
@@ -66,13 +66,13 @@ class Placement:
 
     rows: tuple[PlacementRow, ...]
 
-    def __str__(self) -> str:
+    def _parts(self) -> Sequence[str]:
         header = ("What", "Path", "Bits", "Q/DQ points", "Reason")
         cells = [
             (row.what, row.path, str(row.bits or ""), ", ".join(row.points), row.reason)
             for row in self.rows
         ]
-        return table(header, cells)
+        return (table(header, cells),)
 
 
 def placement(model: fx.GraphModule) -> Placement:

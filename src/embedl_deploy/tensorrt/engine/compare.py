@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from embedl_deploy.table import table
+from embedl_deploy.table import Printed, table
 from embedl_deploy.tensorrt.engine.layers import Layer
 from embedl_deploy.tensorrt.prediction import Basis, Explanation, Kernel
 from embedl_deploy.tensorrt.rules.report import counted
@@ -43,8 +43,8 @@ class Held:
     reads: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Printed):
     """How an engine compares with its prediction; prints as tables.
 
     Attributes:
@@ -93,14 +93,14 @@ class Comparison:
             "others": list(self.others),
         }
 
-    def __str__(self) -> str:
+    def _parts(self) -> Sequence[str]:
         rows = [
             (one.outcome.value, one.kernel.rules[0], one.kernel.kind, one.kernel.head, _said(one))
             for one in self.held
             if one.outcome is not Outcome.AS_PREDICTED
         ]
         header = ("Outcome", "Rule", "Kernel", "First at", "Layers")
-        return "\n\n".join(part for part in (table(header, rows), self.summary) if part)
+        return table(header, rows), self.summary
 
 
 def _said(held: Held) -> str:

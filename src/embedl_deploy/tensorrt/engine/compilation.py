@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from embedl_deploy.errors import BuildError
-from embedl_deploy.table import table
+from embedl_deploy.table import Printed, table
 from embedl_deploy.tensorrt.engine.cost import Estimate, estimate
 from embedl_deploy.tensorrt.engine.gpus import find_gpu
 from embedl_deploy.tensorrt.engine.layers import Layer, types_of
@@ -33,8 +33,8 @@ class Remark:
     count: int = 1
 
 
-@dataclass(frozen=True)
-class Compilation:
+@dataclass(frozen=True, repr=False)
+class Compilation(Printed):
     """The outcome of `compile_onnx`; prints as tables.
 
     Attributes:
@@ -180,13 +180,12 @@ class Compilation:
             "estimate": None if time is None else time.to_dict(),
         }
 
-    def __str__(self) -> str:
-        parts = (
+    def _parts(self) -> Sequence[str]:
+        return (
             table(("Severity", "Count", "At", "The compiler says"), _remark_rows(self.remarks)),
             table(("Fate", "Simulated", "Computed", "Count", "First at", "Why"), self._rows),
             self.summary,
         )
-        return "\n\n".join(part for part in parts if part)
 
     @property
     def _rows(self) -> Sequence[tuple[str, ...]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from embedl_deploy.rewrite.coverage import amount, percent
-from embedl_deploy.table import table
+from embedl_deploy.table import Printed, table
 from embedl_deploy.tensorrt.prediction.rule import Basis
 from embedl_deploy.tensorrt.rules.report import Finding, counted
 
@@ -59,8 +59,8 @@ class Aside:
     basis: Basis
 
 
-@dataclass(frozen=True)
-class Explanation:
+@dataclass(frozen=True, repr=False)
+class Explanation(Printed):
     """The outcome of `explain_onnx`; prints as tables.
 
     Attributes:
@@ -141,7 +141,7 @@ class Explanation:
             "refusals": [asdict(one) for one in self.refusals],
         }
 
-    def __str__(self) -> str:
+    def _parts(self) -> Sequence[str]:
         total = sum(self.macs.values())
         rows = [
             (*key, str(len(found)), share_of(found, total), found[0].basis.value, found[0].head)
@@ -156,12 +156,11 @@ class Explanation:
         ]
         share = "Arithmetic known" if self.uncounted else "Arithmetic"
         header = ("Rule", "Kernel", "Type", "Count", share, "Basis", "First at")
-        parts = (
+        return (
             table(header, rows),
             table(("Rule", "No kernel", "Operators", "Basis"), others),
             "\n".join((*self.notes, self.summary)),
         )
-        return "\n\n".join(part for part in parts if part)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -1,11 +1,11 @@
 """What a check found."""
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from embedl_deploy.table import table
+from embedl_deploy.table import Printed, table
 from embedl_deploy.tensorrt.rules.rule import Rule, Severity
 
 
@@ -47,8 +47,8 @@ class Unjudged:
     nodes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Printed):
     """The outcome of `check_onnx`; prints as tables.
 
     Attributes:
@@ -119,7 +119,7 @@ class Report:
             "ignored": list(self.ignored),
         }
 
-    def __str__(self) -> str:
+    def _parts(self) -> Sequence[str]:
         found = [
             (rule, severity.value, str(count), place, message)
             for (rule, severity), count, place, message in _grouped(
@@ -132,12 +132,11 @@ class Report:
                 ((one.rule, one.reason), one.nodes, one.reason) for one in self.unjudged
             )
         ]
-        parts = (
+        return (
             table(("Rule", "Severity", "Count", "First at", "What the first is"), found),
             table(("Not judged", "Count", "First at", "Why"), unknown),
             self.summary,
         )
-        return "\n\n".join(part for part in parts if part)
 
     def _of(self, severity: Severity) -> tuple[Finding, ...]:
         return tuple(one for one in self.findings if one.severity is severity)

@@ -30,7 +30,7 @@ from embedl_deploy.quantize.measuring.sidebyside import (
 from embedl_deploy.quantize.observing.processes import check_alone
 from embedl_deploy.quantize.rounding import in_steps
 from embedl_deploy.quantize.stubs import WeightFakeQuantize
-from embedl_deploy.table import table
+from embedl_deploy.table import Printed, table
 
 _POSITIONS = 4096
 """How many positions of a layer's output are drawn."""
@@ -56,8 +56,8 @@ class RoundingRow:
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class LearnedRounding:
+@dataclass(frozen=True, repr=False)
+class LearnedRounding(Printed):
     """What `adaround` did; prints as a table.
 
     Attributes:
@@ -66,12 +66,12 @@ class LearnedRounding:
 
     rows: tuple[RoundingRow, ...]
 
-    def __str__(self) -> str:
+    def _parts(self) -> Sequence[str]:
         cells = [
             (row.path, f"{row.changed:.1%}", f"{row.gain_db:.1f} dB", row.reason)
             for row in self.rows
         ]
-        return table(("Path", "Not nearest", "Gain", "Reason"), cells)
+        return (table(("Path", "Not nearest", "Gain", "Reason"), cells),)
 
 
 def adaround(

@@ -1,13 +1,13 @@
 """What was rescaled, and what was left and why."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from embedl_deploy.quantize.correcting.rescale.channels import Channels
 from embedl_deploy.quantize.correcting.rescale.classes import ZERO
-from embedl_deploy.table import table
+from embedl_deploy.table import Printed, table
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class RescalingRow:
     reason: str
 
 
-@dataclass(frozen=True)
-class Rescaling:
+@dataclass(frozen=True, repr=False)
+class Rescaling(Printed):
     """What `smooth` or `equalize` did; prints as a table.
 
     Attributes:
@@ -52,9 +52,9 @@ class Rescaling:
         """The rows of what was left as it is."""
         return tuple(row for row in self.rows if not row.channels)
 
-    def __str__(self) -> str:
+    def _parts(self) -> Sequence[str]:
         header = ("Layer", "Input", "Channels", "Factors", "Left since")
-        return table(header, [_cells(row) for row in self.rows])
+        return (table(header, [_cells(row) for row in self.rows]),)
 
 
 def rescaling(channels: Channels, factors: Tensor) -> Rescaling:
