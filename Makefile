@@ -8,7 +8,7 @@ BENCHMARKS := transform capture calibration training export check
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test quick fuzz check format demo bench bench-quality bench-placement exports compiled zoo docs clean
+.PHONY: help setup test quick fuzz check format demo bench gpu compat bench-quality bench-placement exports compiled zoo docs clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,12 @@ demo: $(STAMP)  ## Train, deploy to INT8 and check three models on handwritten d
 bench: $(STAMP)  ## Measure the speed and memory of every stage, against bars
 	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
 
+gpu: $(STAMP)  ## Check and measure everything on one GPU, eight minutes; says so where there is none
+	@$(BIN)/python benchmarks/gpu.py
+
+compat: $(STAMP)  ## Run the tests of torch.compile on the oldest torch, 2.11 and the newest, where CPU builds are offered
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/compat.py
+
 bench-quality: $(STAMP) $(PEERS)  ## Compare the accuracy with other tools, hours; writes docs/quality.md, goes on
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.quality
 
@@ -76,4 +82,4 @@ docs: $(STAMP)  ## Write the generated pages of docs/ anew
 	@$(BIN)/python docs/generate.py
 
 clean:  ## Remove .venv and all caches
-	@rm -rf .venv .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf .venv .venv-peers .venv-compat .mypy_cache .ruff_cache .pytest_cache .hypothesis
