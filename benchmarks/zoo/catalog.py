@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.zoo import (
+    package_models,
     timm_models,
     torchvision_models,
     transformers_models,
@@ -25,6 +26,10 @@ SOURCES = {
     "timm": Source(timm_models.entries, timm_models.build),
     "torchvision": Source(torchvision_models.entries, torchvision_models.build),
     "ultralytics": Source(ultralytics_models.entries, ultralytics_models.build),
+    **{
+        name: Source(package_models.entries(name), package_models.build)
+        for name in package_models.PACKAGES
+    },
 }
 
 

@@ -33,7 +33,7 @@ def measure(entry: Entry, method: Method, record: Record) -> None:
     record.size = _size(inputs)
     want = run(built.model, inputs)
     record.weak = weakness(want, run(built.model, built.draw(1)))
-    called = calls(built.model, inputs)
+    called = calls(built.model, built.draw(1))
     result = _transformed(built, inputs, method, record)
     _describe(built, result, called, record)
     record.difference = difference(want, run(result.model, inputs))

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.zoo import package_models
 from benchmarks.zoo.arithmetic import arithmetic
 from benchmarks.zoo.entry import Built, Entry
 from benchmarks.zoo.layers import calls, ledger
-from benchmarks.zoo.outputs import difference, tensors, weakness
+from benchmarks.zoo.outputs import difference, run, tensors, weakness
 from benchmarks.zoo.page import page
 from benchmarks.zoo.record import Record, Results
 from benchmarks.zoo.runner import Limits, Server, placeless, run_all
@@ -35,6 +36,24 @@ def taken(model: nn.Module, *args: Tensor, patterns: Any = TENSORRT_PATTERNS) ->
 def test_the_smallest_model_of_each_family_is_chosen() -> None:
     sizes = [("b", "b1", 9), ("b", "b0", 3), ("b", "b2", 3), ("a", "a0", None), ("a", "a1", 5)]
     assert smallest(sizes) == [Entry("timm:a1", "a", 5), Entry("timm:b0", "b", 3)]
+
+
+@pytest.mark.parametrize("source", package_models.PACKAGES)
+def test_models_of_a_package_are_there_where_it_is_installed(
+    source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert package_models.entries(source)(Path()) == []
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: object())
+    found = package_models.entries(source)(Path())
+    assert found
+    assert {one.source for one in found} == {source}
+
+
+def test_inputs_that_a_model_writes_to_stay_what_they_are() -> None:
+    x = torch.ones(3)
+    assert run(net(lambda _, x: x.mul_(2)), ((x,), {}))[0].sum() == 6
+    assert x.sum() == 3
 
 
 def test_warm_leaves_nothing_silent() -> None:
