@@ -183,7 +183,7 @@ BAD = {
         "Q/DQ point",
     ),
     "no such folder": (("deploy", *SMALL[1:2], "no/out.onnx", "--data", "rows.npz"), "'no'"),
-    "a folder": (("deploy", *SMALL[1:2], "photos", "--data", "rows.npz"), "is a folder"),
+    "a folder": (("deploy", *SMALL[1:2], "folder.onnx", "--data", "rows.npz"), "is a folder"),
 }
 
 
@@ -192,6 +192,7 @@ def test_bad_input_is_one_clear_error_and_leaves_nothing(
     folder: Path, arguments: tuple[str, ...], words: str
 ) -> None:
     (folder / "out.onnx").write_text("an older file")
+    (folder / "folder.onnx").mkdir()
     before = files(folder)
     result = run(*arguments, "--json", code=1)
     message = json.loads(result.stdout)["error"]["message"]

@@ -4,6 +4,7 @@ import pickle
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from embedl_deploy.cli.models import example_shape, load_model
+from embedl_deploy.cli.weights import fill
 from embedl_deploy.errors import LoadError, MissingExtraError
 
 USER_CODE = """
@@ -240,7 +242,7 @@ def test_a_torchscript_archive_is_refused(user_code: Path) -> None:
     ("name", "content", "message"),
     [
         ("gone.pt", None, "there is no weights file 'gone.pt'"),
-        ("weights.bin", b"", "use .pt, .pth or .safetensors"),
+        ("weights.bin", b"", "use .pt, .pth, .ckpt or .safetensors"),
         ("weights.pt", b"", "be read: EOFError"),
         ("weights.pt", b"hello, this is text", "be read: KeyError"),
         ("weights.pt", b"PK\x03\x04 cut off", "be read: RuntimeError"),
@@ -282,3 +284,33 @@ def test_timm_says_the_shape_itself() -> None:
 
     model = timm.create_model("resnet10t", pretrained=False)
     assert example_shape("timm:resnet10t", model) == (3, 176, 176)
+
+
+WRAPPED: dict[str, Callable[[dict[str, Tensor]], Any]] = {
+    "Lightning": lambda state: {"state_dict": {f"model.{k}": v for k, v in state.items()}},
+    "torch.compile": lambda state: {f"_orig_mod.{k}": v for k, v in state.items()},
+    "both": lambda state: {"model": {f"module._orig_mod.{k}": v for k, v in state.items()}},
+    "model_state_dict": lambda state: {"model_state_dict": state, "epoch": 3},
+    "an average": lambda state: {
+        "ema": {"n_averaged": torch.tensor(4), **{f"module.{k}": v for k, v in state.items()}}
+    },
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_common_wrappings_are_taken_off_and_said(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    state = {key: torch.full_like(one, 0.5) for key, one in net.state_dict().items()}
+    torch.save(WRAPPED[name](state), tmp_path / "weights.ckpt")
+    fill(net, tmp_path / "weights.ckpt")
+    assert all(bool((one == 0.5).all()) for one in net.parameters())
+    assert "taken off" in caplog.text
+
+
+def test_a_prefix_that_the_model_has_is_its_own(tmp_path: Path) -> None:
+    net = nn.Module()
+    net.model = nn.Linear(2, 3)
+    torch.save(net.state_dict(), tmp_path / "weights.pt")
+    fill(net, tmp_path / "weights.pt")

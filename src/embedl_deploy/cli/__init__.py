@@ -10,10 +10,10 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command line; the script `embedl-deploy`."""
     try:
-        from embedl_deploy.cli.app import app
+        from embedl_deploy.cli.program import run
     except ModuleNotFoundError as error:
         if error.name not in {"click", "rich", "typer"}:
             raise
         missing = MissingExtraError(error.name, "cli", "the command line")
         sys.exit(f"error: {missing}")
-    app()
+    run()

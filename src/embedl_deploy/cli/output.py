@@ -15,6 +15,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from embedl_deploy.cli.program import interrupted
 from embedl_deploy.errors import DeployError
 
 _OTHERS = (
@@ -58,7 +59,7 @@ def answering(*, as_json: bool, debug: bool) -> Iterator[Answer]:
     What the user's own modules print meanwhile goes to stderr.
 
     Raises:
-        Exit: With 1, after an error of the library was printed.
+        Exit: With 1, after an error of the library was printed; with 130 after Ctrl-C.
     """
     answer = Answer()
     try:
@@ -69,6 +70,8 @@ def answering(*, as_json: bool, debug: bool) -> Iterator[Answer]:
             traceback.print_exc()
         _print_error(error, as_json=as_json)
         raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(interrupted()) from None
     except Exception as error:
         if as_json and not isinstance(error, typer.Exit | typer.Abort | typer.BadParameter):
             _print_error(error, as_json=True)

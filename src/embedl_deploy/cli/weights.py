@@ -1,5 +1,6 @@
 """Weights files, read without ever running code from them."""
 
+import logging
 import pickle
 import re
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from embedl_deploy.errors import LoadError, MissingExtraError
+
+_logger = logging.getLogger(__name__)
+
+_KEYS = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema", "ema")
+"""Under which training programs keep a state dict, the first that is there."""
+
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+"""What wrappers put before all names: data parallelism, torch.compile, Lightning."""
 
 _SHOWN = 3
 
@@ -20,8 +29,12 @@ def fill(model: nn.Module, path: Path) -> None:
         LoadError: It cannot be read, or does not fit the model.
         MissingExtraError: The package of its format is not installed.
     """
-    state = _state_dict(_read(path), path)
-    state = _without_prefix(state, model)
+    state, keys = _state_dict(_read(path), path)
+    state, prefix = _without_prefix(state, model)
+    if keys or prefix:
+        where = f" are under '{'.'.join(keys)}'" if keys else ""
+        names = f" {'and ' if keys else ''}have '{prefix}' before their names" if prefix else ""
+        _logger.warning("the weights in '%s'%s%s, which is taken off", path, where, names)
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
@@ -34,9 +47,11 @@ def _read(path: Path) -> object:
         raise LoadError(f"there is no weights file '{path}'")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    if path.suffix in {".pt", ".pth"}:
+    if path.suffix in {".pt", ".pth", ".ckpt"}:
         return _read_torch(path)
-    raise LoadError(f"'{path}' is no kind of weights file known: use .pt, .pth or .safetensors")
+    raise LoadError(
+        f"'{path}' is no kind of weights file known: use .pt, .pth, .ckpt or .safetensors"
+    )
 
 
 def _read_safetensors(path: Path) -> object:
@@ -75,33 +90,41 @@ def _needs_code(path: Path, said: str) -> str:
     )
 
 
-def _state_dict(loaded: object, path: Path) -> dict[str, Tensor]:
-    for key in ("state_dict", "model"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
+def _state_dict(loaded: object, path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """Names to tensors, and the keys under which they were found."""
+    keys: list[str] = []
+    while isinstance(loaded, Mapping):
+        key = next((one for one in _KEYS if isinstance(loaded.get(one), Mapping)), None)
+        if key is None:
+            break
+        loaded = loaded[key]
+        keys.append(key)
     if not isinstance(loaded, Mapping) or not loaded:
-        kind = (
-            "nothing"
-            if isinstance(loaded, Mapping)
-            else f"an object of type {type(loaded).__name__}"
-        )
-        raise LoadError(f"'{path}' holds {kind}: a state dict is needed (names to tensors)")
+        kind = type(loaded).__name__
+        what = "nothing" if isinstance(loaded, Mapping) else f"an object of type {kind}"
+        raise LoadError(f"'{path}' holds {what}: a state dict is needed (names to tensors)")
     others = [repr(key) for key in loaded if not isinstance(loaded[key], Tensor)]
     if others:
         raise LoadError(
             f"'{path}' is no state dict, for these are no tensors: {_some(others)}. "
-            "Save model.state_dict(), alone or under the key 'state_dict' or 'model'"
+            f"Save model.state_dict(), alone or under one of the keys {', '.join(_KEYS)}"
         )
-    return {str(key): tensor for key, tensor in loaded.items()}
+    return {str(key): tensor for key, tensor in loaded.items()}, keys
 
 
-def _without_prefix(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    prefix = "module."
-    if not all(key.startswith(prefix) for key in state):
-        return state
-    if any(key.startswith(prefix) for key in model.state_dict()):
-        return state
-    return {key.removeprefix(prefix): tensor for key, tensor in state.items()}
+def _without_prefix(state: dict[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], str]:
+    """The names as the model has them, and what stood before all of them."""
+    own, taken = model.state_dict(), ""
+    state = {name: one for name, one in state.items() if name != "n_averaged"}  # of AveragedModel
+    while prefix := next((one for one in _PREFIXES if _before_all(one, state, own)), ""):
+        state = {name.removeprefix(prefix): one for name, one in state.items()}
+        taken += prefix
+    return state, taken
+
+
+def _before_all(prefix: str, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
+    others = not any(name.startswith(prefix) for name in own)
+    return others and bool(state) and all(name.startswith(prefix) for name in state)
 
 
 def _misfits(model: nn.Module, state: dict[str, Tensor]) -> str:

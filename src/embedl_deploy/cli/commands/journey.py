@@ -92,6 +92,13 @@ class Job(Judged):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.output.suffix.lower() != ".onnx":
+            raise typer.BadParameter(f"'{self.output}' is no name of an ONNX file: end it in .onnx")
+        half = self.precision is not PrecisionChoice.FLOAT32
+        if not half and (self.keep_float32 or self.float32_io):
+            raise typer.BadParameter(
+                "--keep-float32 and --float32-io are for --precision float16 or bfloat16"
+            )
         if self.gpu is not None and not self.compile:
             raise typer.BadParameter("--gpu needs --compile")
 

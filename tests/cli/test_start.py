@@ -1,0 +1,92 @@
+"""The command line starts without torch, ends on Ctrl-C, and writes to regular files alone."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import embedl_deploy
+from embedl_deploy.cli.commands import journey
+from embedl_deploy.cli.program import COMMANDS, called
+from embedl_deploy.errors import ExportError
+from embedl_deploy.export.files import written_beside
+from tests.cli.commands import files, run
+
+SMALL = ("deploy", "user_nets:small", "out.onnx", "--data", "rows.npz")
+
+
+@pytest.mark.parametrize("option", ["--help", "--version", "-h"])
+def test_help_and_version_import_no_torch(option: str) -> None:
+    code = (
+        f"import sys; sys.argv = ['embedl-deploy', {option!r}]\n"
+        "from embedl_deploy.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print('torch' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "False"
+    assert done.stdout.strip()
+    if option != "--version":
+        assert all(name in done.stdout for name in COMMANDS)
+
+
+def test_what_is_called_is_the_first_word() -> None:
+    assert called(["check", "x.onnx", "--json"]) == ["check"]
+    assert called(["--help"]) == []
+
+
+def test_the_version_is_an_attribute() -> None:
+    from importlib.metadata import version
+
+    assert embedl_deploy.__version__ == version("embedl_deploy")
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        embedl_deploy.nothing  # noqa: B018
+
+
+def test_ctrl_c_is_one_line_and_leaves_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(journey, "verify_onnx", stopped)
+    before = files(folder)
+    result = run(*SMALL, code=130)
+    assert result.stderr.splitlines()[-1] == "interrupted; nothing was written"
+    assert files(folder) == before
+
+
+def test_a_symbolic_link_stays_one_and_its_file_is_written(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link.onnx").symlink_to(tmp_path / "there" / "real.onnx")
+    with written_beside(tmp_path / "link.onnx") as draft:
+        draft.write_text("new")
+    assert (tmp_path / "link.onnx").is_symlink()
+    assert (tmp_path / "there" / "real.onnx").read_text() == "new"
+
+
+def test_what_is_no_regular_file_is_left_as_it_is(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.onnx"
+    os.mkfifo(pipe)
+    with pytest.raises(ExportError, match="no regular file"), written_beside(pipe):
+        pass
+    assert pipe.is_fifo()
+    assert [one.name for one in tmp_path.iterdir()] == ["pipe.onnx"]
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("deploy", "user_nets:small", "out.plan", "--data", "rows.npz"),
+        ("deploy", "user_nets:small", "out", "--data", "rows.npz"),
+        (*SMALL, "--keep-float32", "*.softmax"),
+        (*SMALL, "--float32-io"),
+        (*SMALL, "--gpu", "l4"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(arguments: tuple[str, ...]) -> None:
+    run(*arguments, code=2)
