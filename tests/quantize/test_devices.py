@@ -193,7 +193,7 @@ def test_every_step_of_the_accurate_recipe(name: str, monkeypatch: pytest.Monkey
     with made_on_it():
         model = quantize(fused(name), data(name), QuantConfig(weights=weights), recipe="accurate")
     names = [step.name for step in recipe_report(model).steps]
-    assert names == ["smooth", "equalize", "MSE observers", "adaround", "correct_bias"]
+    assert {"smooth", "equalize", "MSE observers", "adaround", "correct_bias"} <= {*names}
     assert only_on(SECOND, model)
 
 
