@@ -50,7 +50,7 @@ def _spandrel(kind: str, module: str = "", **options: Any) -> _Model:
 
 def _doctr(task: str, kind: str, shape: tuple[int, ...]) -> _Model:
     options: dict[str, Any] = {"pretrained": False, "exportable": True}
-    if task == "detection":
+    if task == "detection" or kind.startswith("crnn"):
         options["pretrained_backbone"] = False
     return _Model("text in images", f"doctr.models.{task}", kind, options, shape)
 
