@@ -41,10 +41,14 @@ def test_deploy_and_verify_draw_the_file(folder: Path) -> None:
     assert found["title"] == "small.onnx"
     assert found["check"]["path"] == found["explanation"]["path"] == "small.onnx"
     assert found["parity"]["only_ties"] is True
+    figure = said["quantized_against_float"]["sqnr_db"]
+    assert found["answers"]["sqnr_db"] == figure
+    assert f"Quantized against float: {figure:.1f} dB" in found["verdict"][0]["text"]
     assert found["summary"]["fused"] == said["fused"]
     run("verify", "small.onnx", "user_nets:small", *DATA, *page)
     found = parts(folder / "page.html")
-    assert found["parity"]["layers"] == []
+    assert found["parity"] is None
+    assert found["answers"]["outputs"][0]["name"] == "output"
     assert found["verdict"][0]["level"] == "info"
 
 

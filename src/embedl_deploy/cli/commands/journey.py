@@ -167,6 +167,7 @@ class Deployed:
             "check": self.report,
             "explanation": self.expected,
             "compilations": [] if self.compiled is None else [self.compiled.quantized],
+            "answers": None if self.answers is None else self.answers.parity,
             "parity": self.parity,
             "summary": self.summary,
         }

@@ -92,9 +92,9 @@ def verify(
             worst = sorted(parity.stubs.values(), key=lambda one: -one.distance)
             shown = worst if order.every else worst[:_SHOWN]
             answer.tables = [stub_table(shown), Text(), *answer.tables]
-        answer.write_page(
-            order.page, file=file, parity=parity, figures=_figures(file, order, found, ok=ok)
-        )
+        part = {"parity" if order.layers else "answers": parity}
+        figures = _figures(file, order, found, ok=ok)
+        answer.write_page(order.page, file=file, figures=figures, **part)
     if not ok:
         raise typer.Exit(1)
 

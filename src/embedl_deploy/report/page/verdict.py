@@ -14,6 +14,8 @@ Line = tuple[str, str]
 def verdict(page: Entry) -> list[dict[str, str]]:
     """What the parts of a page come to."""
     lines: list[Line] = []
+    if page["answers"]:
+        lines.append(_answered(page["answers"]))
     if page["analysis"]:
         lines.append(_analyzed(page["analysis"]))
     if page["parity"]:
@@ -73,6 +75,15 @@ def _compared(comparison: Entry) -> Line:
     if broken:
         return "warn", f"{told}; {counted(broken, 'documented prediction')} does not hold"
     return "good", told
+
+
+def _answered(answers: Entry) -> Line:
+    parts = [f"Quantized against float: {_decibels(answers['sqnr_db'])} at the outputs"]
+    judged = [one for one in answers["outputs"] if one["agreement"] is not None]
+    parts += [f"the same class for {percent(one['agreement'])} of {one['rows']}" for one in judged]
+    if found := answers["accuracy"]:
+        parts.append(f"top-1 {percent(found['file_top1'])}, float {percent(found['float_top1'])}")
+    return "info", "; ".join((*parts, counted(answers["samples"], "sample")))
 
 
 def _analyzed(analysis: Entry) -> Line:

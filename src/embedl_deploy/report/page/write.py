@@ -20,7 +20,7 @@ from embedl_deploy.report.page.groups import grouped_findings, grouped_kernels, 
 from embedl_deploy.report.page.histogram import bars
 from embedl_deploy.report.page.model import model_graph
 from embedl_deploy.report.page.verdict import verdict
-from embedl_deploy.report.parity import parity_dict, stub_dicts
+from embedl_deploy.report.parity import answers_dict, parity_dict, stub_dicts
 from embedl_deploy.report.summary import Summary
 from embedl_deploy.rewrite.coverage import amount, percent
 
@@ -51,6 +51,7 @@ def report(  # noqa: PLR0913 - one for each part
     compilations: Sequence[Part] = (),
     comparison: Part | None = None,
     analysis: Part | None = None,
+    answers: Parity | None = None,
     parity: Parity | None = None,
     summary: Summary | None = None,
     figures: Sequence[tuple[str, str]] = (),
@@ -67,6 +68,7 @@ def report(  # noqa: PLR0913 - one for each part
         compilations: From `compile_onnx`, one for each GPU.
         comparison: From `compare_layers`.
         analysis: From `analyze`.
+        answers: From `compare_onnx`: what quantization did to the answers.
         parity: From `verify_onnx`.
         summary: From `summarize`: what became of a model.
         figures: Names, and what there is to say of each, after the verdict.
@@ -92,6 +94,7 @@ def report(  # noqa: PLR0913 - one for each part
         "compilations": [one.to_dict() for one in compilations],
         "comparison": comparison and comparison.to_dict(),
         "analysis": analysis and analysis.to_dict(),
+        "answers": answers and answers_dict(answers),
         "parity": parity and {**parity_dict(parity), "layers": stub_dicts(parity)},
         "summary": summary and summary.as_dict(),
         "environment": environment(),
@@ -161,6 +164,7 @@ def _sections(page: Mapping[str, Any]) -> list[tuple[str, str]]:
     entries = [
         ("graph-title", "Graph", page["graph"]),
         ("errors", "Error per layer", page["analysis"]),
+        ("answers", "Quantized against float", page["answers"]),
         ("outputs", "File against model", page["parity"]),
         ("fused", "What was fused", page["summary"]),
         ("findings", "Findings", grouped_findings(page)),
