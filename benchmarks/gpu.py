@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -157,7 +157,7 @@ class Bench:
             for scale in SCALES
         ]
 
-    def _times(self, calls: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
+    def _times(self, calls: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
         """Interleaved, so that a slow minute of the machine slows all."""
         for call in calls.values():
             call()
