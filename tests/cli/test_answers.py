@@ -1,6 +1,7 @@
 """The first thing that `deploy` says is what quantization did to the answers."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -59,8 +60,14 @@ def project(folder: Path) -> Path:
     return folder
 
 
-def reading(**options: object) -> Reading:
-    usual = {"shape": None, "batch_size": 4, "limit": 512, "held": 64, "normalization": None}
+def reading(**options: Any) -> Reading:
+    usual: dict[str, Any] = {
+        "shape": None,
+        "batch_size": 4,
+        "limit": 512,
+        "held": 64,
+        "normalization": None,
+    }
     return Reading(**{**usual, "labels": "", "inputs": 1, "classes": 0, **options})
 
 
@@ -83,7 +90,7 @@ def test_images_of_a_folder_for_each_class_have_labels(project: Path) -> None:
     split = split_data(str(project / "classes"), how)
     pairs = list(split.held_out)
     assert "3 folders" in split.labels
-    assert sum(len(one) for one in split.calibration) == 21  # type: ignore[arg-type]
+    assert sum(len(one) for one in split.calibration) == 21
     for images, labels in pairs:
         assert isinstance(images, Tensor)
         assert labels is not None
