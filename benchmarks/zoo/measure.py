@@ -14,7 +14,7 @@ from benchmarks.zoo.outputs import converted, difference, run, tensors, weakness
 from benchmarks.zoo.record import RELATIVE, Record
 from benchmarks.zoo.warmth import warm
 from embedl_deploy import Result, transform
-from embedl_deploy.graph.capture import Method
+from embedl_deploy.graph.capturing import Method
 
 _SEED = 0
 
@@ -49,7 +49,7 @@ def _size(inputs: Inputs) -> str:
 def _transformed(built: Built, inputs: Inputs, method: Method, record: Record) -> Result:
     """The result shares the model's memory, which tells where each parameter went."""
     told = _Told()
-    logger = logging.getLogger("embedl_deploy.graph.capture")
+    logger = logging.getLogger("embedl_deploy.graph.capturing")
     logger.addHandler(told)
     logger.setLevel(logging.INFO)
     start = time.process_time()

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from embedl_deploy.api import get_transformation_plan, transform
-    from embedl_deploy.graph import capture  # type: ignore[no-redef]  # seen twice
+    from embedl_deploy.graph.capturing import capture
     from embedl_deploy.rewrite import (
         Coverage,
         Match,

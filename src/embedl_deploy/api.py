@@ -7,7 +7,7 @@ from torch import nn
 
 from embedl_deploy.default import DEFAULT
 from embedl_deploy.graph import capture
-from embedl_deploy.graph.capture import Method
+from embedl_deploy.graph.capturing import Method
 from embedl_deploy.rewrite import (
     Result,
     TransformationPlan,

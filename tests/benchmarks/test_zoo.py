@@ -244,14 +244,14 @@ def test_the_page_tells_what_was_run_and_why_what_falls_short() -> None:
     records = [
         Record("timm:good", "family", **GOOD),
         Record("timm:bare", "family", **bare),
-        Record("timm:failing", "family", error="CaptureError: no\nat graph/capture.py:3"),
+        Record("timm:failing", "family", error="CaptureError: no\nat graph/capturing.py:3"),
     ]
     text = page(entries, {record.name: record for record in records})
     assert "| all | 4 | 2 | 2 | 1 | 1 | 1 |" in text
     assert "| timm | 3 | 2 | 2 | 1 | 1 | 1 |" in text
     assert "| convolutional | 2 | 99% | 1 | 79.75% | 60.0% |" in text
     assert "Not run: `torchvision:never`." in text
-    assert "- `timm:failing`: `CaptureError: no at graph/capture.py:3`" in text
+    assert "- `timm:failing`: `CaptureError: no at graph/capturing.py:3`" in text
     assert "1 layers in no fused module, first `x.y`" in text
     assert "30.0% in `matmul` (first `head.mm`): `no 'pattern' | here`; 10.0% in" in text
     row = "| `good` | family | trace | 0.0 | 9 | ConvBN 3 | convolutional | 99.5% | 3 | 1.0e-06 |"
