@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from embedl_deploy import transform
 from embedl_deploy.errors import CaptureError
@@ -91,7 +91,7 @@ class Program(nn.Module):
 
     def items(self, index: int, result: Any) -> list[Tensor]:
         """The tensors of a result, which may be several."""
-        if isinstance(result, tuple | list):
+        if not isinstance(result, fx.Proxy) and isinstance(result, tuple | list):
             return list(result)
         count = self.known.setdefault((index, "items"), None)
         return [result] if count is None else [result[at] for at in range(count)]

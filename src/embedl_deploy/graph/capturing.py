@@ -3,7 +3,7 @@
 import copy
 import inspect
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from torch import Tensor, fx, nn
@@ -81,9 +81,8 @@ def _captured(model: nn.Module, inputs: Inputs | None, method: Method) -> fx.Gra
     """The canonical graph of `model`, whose modules it takes over."""
     if method == "export" or (method == "auto" and inputs and inputs.dynamic_shapes is not None):
         return _exported(model, inputs)
-    omitted = _omitted(model, inputs.args, inputs.kwargs) if inputs else ()
     try:
-        return _traced(model, inputs, omitted)
+        return _traced(model, inputs)
     except CaptureError as error:
         if method == "trace" or inputs is None:
             raise
@@ -104,14 +103,14 @@ def _exported(model: nn.Module, inputs: Inputs | None) -> fx.GraphModule:
     return canonicalize(model, graph)
 
 
-def _traced(model: nn.Module, inputs: Inputs | None, omitted: Collection[str]) -> fx.GraphModule:
+def _traced(model: nn.Module, inputs: Inputs | None) -> fx.GraphModule:
     """The canonical graph of `model`; its code runs on a copy, which keeps what it writes there."""
     if isinstance(model, fx.GraphModule):
         return canonicalize(model, model.graph)
     stage = _copied(model, share=True)
     state = State(stage)
     with no_chance():
-        graph = trace(stage, omitted)
+        graph = trace(stage, *(_omitted_and_kinds(model, inputs) if inputs else ()))
     made = _adopt(model, stage, graph)
     if changed := state.changed():
         raise CaptureError(
@@ -140,19 +139,19 @@ def _check_state(model: nn.Module, inputs: Inputs | None, written: list[str]) ->
     check_calls_are_alike(model, inputs.args, inputs.kwargs, written)
 
 
-def _omitted(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> frozenset[str]:
-    """Names of inputs that have a default and no example."""
+def _omitted_and_kinds(model: nn.Module, inputs: Inputs) -> tuple[frozenset[str], dict[str, type]]:
+    """Names of inputs that have a default and no example, and the types of the examples."""
     try:
         signature = inspect.signature(model.forward)
-        given = signature.bind_partial(*args, **kwargs).arguments
+        given = signature.bind_partial(*inputs.args, **inputs.kwargs).arguments
     except (TypeError, ValueError):  # propagate() says what does not fit
-        return frozenset()
-    parameters = signature.parameters.values()
-    return frozenset(
+        return frozenset(), {}
+    omitted = frozenset(
         one.name
-        for one in parameters
+        for one in signature.parameters.values()
         if one.name not in given and one.default is not inspect.Parameter.empty
     )
+    return omitted, {name: type(value) for name, value in given.items()}
 
 
 def _copied(model: nn.Module, *, share: bool) -> nn.Module:

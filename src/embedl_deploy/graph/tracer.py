@@ -8,7 +8,8 @@ from torch import Tensor, fx, nn
 
 from embedl_deploy.errors import CaptureError
 from embedl_deploy.graph.constants import Constants
-from embedl_deploy.graph.proxies import TensorProxy, ValueProxy
+from embedl_deploy.graph.kinds import given_type, types_of_values
+from embedl_deploy.graph.proxies import TensorProxy, ValueProxy, is_size
 from embedl_deploy.graph.stops import stopped
 from embedl_deploy.graph.writes import called, is_write
 from embedl_deploy.modules import LeafModule
@@ -31,12 +32,16 @@ class Tracer(fx.Tracer):
 
     Args:
         omitted: Inputs that take their default value; the graph does not have them.
+        kinds: Types of the example inputs, by name.
     """
 
-    def __init__(self, omitted: Collection[str] = ()) -> None:
+    def __init__(
+        self, omitted: Collection[str] = (), kinds: Mapping[str, type] = MappingProxyType({})
+    ) -> None:
         super().__init__(autowrap_functions=())
         self._names: dict[int, str] = {}
         self._omitted = omitted
+        self._kinds = kinds
 
     def trace(
         self,
@@ -49,7 +54,8 @@ class Tracer(fx.Tracer):
         self._names = {id(tensor): name for name, tensor in named}
         self._own = _Own(module)
         self._constants = Constants(self._own, training=module.training)
-        return super().trace(root, concrete_args)
+        with types_of_values(module, self.type_of):
+            return super().trace(root, concrete_args)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether `m` stays one node."""
@@ -92,6 +98,20 @@ class Tracer(fx.Tracer):
         if any(isinstance(one, fx.Node) and self._constants.depends(one) for one in written):
             return None
         return self._constants.number(node)
+
+    def type_of(self, value: Any) -> type[Any] | None:
+        """The type that a traced value has where the model runs; `None` of what is none.
+
+        An input without an example is a tensor.
+        """
+        if not isinstance(value, ValueProxy):
+            return None
+        node = value.node
+        if is_size(node) or node.target is getattr:
+            return None
+        if node.op == "placeholder":
+            return self._kinds.get(str(node.target), Tensor)
+        return given_type(node, self.root.get_submodule)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """The stand-in for a value while the model's code runs."""
@@ -157,12 +177,17 @@ def is_hooked(module: nn.Module) -> bool:
     return any(hooks) or "forward" in vars(module)
 
 
-def trace(model: nn.Module, omitted: Collection[str] = ()) -> fx.Graph:
+def trace(
+    model: nn.Module,
+    omitted: Collection[str] = (),
+    kinds: Mapping[str, type] = MappingProxyType({}),
+) -> fx.Graph:
     """The graph of `model`, as `torch.fx` traces it; of a graph module, the one it has.
 
     Args:
         model: What to trace.
         omitted: Inputs that take their default value.
+        kinds: Types of the example inputs, by name.
 
     Raises:
         CaptureError: The model's Python code depends on tensor values or shapes.
@@ -170,7 +195,7 @@ def trace(model: nn.Module, omitted: Collection[str] = ()) -> fx.Graph:
     if isinstance(model, fx.GraphModule):
         return model.graph
     try:
-        return Tracer(omitted).trace(model)
+        return Tracer(omitted, kinds).trace(model)
     except CaptureError:
         raise
     except Exception as error:

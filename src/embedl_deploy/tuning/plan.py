@@ -77,8 +77,9 @@ class Tuning(Printed):
         if best is None:
             cheapest = min(one.cost.value for one in self.candidates)
             return (
-                f"keep float16 ({self.half.value:.1f}{unit}): no placement costs less and keeps to "
-                f"{self.bound}; the cheapest costs {cheapest:.1f}{unit}"
+                f"keep float16 ({self.half.value:.1f}{unit}): no placement costs less"
+                f"{f' and keeps to {self.bound}' if self.bound else ''}; the cheapest costs "
+                f"{cheapest:.1f}{unit}"
             )
         return (
             f"{best.cost.value:.1f}{unit}, {best.cost.value / self.half.value:.0%} of float16's, "
