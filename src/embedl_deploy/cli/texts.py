@@ -153,7 +153,7 @@ simulation differ by rounding alone), and 1 otherwise.
 [green]embedl-deploy verify r50.onnx --layers[/green]
 """
 
-BUILD = """Build a TensorRT engine of an ONNX file, and hold its layers against what was predicted.
+BUILD = """Build a TensorRT engine of an ONNX file, and compare its layers with what was predicted.
 
 TensorRT 10.12 or newer has to be installed, with an NVIDIA GPU. Where it is not, the line for
 [bold]trtexec[/bold] is shown that builds the same elsewhere, and --layers-from reads the layers

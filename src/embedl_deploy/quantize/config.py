@@ -111,7 +111,7 @@ class QuantConfig:
         skip: Fused modules to leave in floating point, each as a `Skip` or as what it selects
             by: a path pattern, a class, a module, or a function of path and module.
         attention: What is quantized of attention where its pattern declares points: query, key
-            and value (`"none"`); those, the softmax's result and the attention's own
+            and value (`"inputs"`); those, the softmax's result and the attention's own
             (`"full"`, which fused INT8 kernels need); or nothing (`"none"`).
         probabilities: For the softmax's result in attention, where it is quantized; by default as
             the activations.
