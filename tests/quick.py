@@ -36,6 +36,7 @@ QUICK = (
     "tensorrt/engine/test_layers.py",
     "tensorrt/prediction/test_rules.py",
     "tensorrt/rules/test_rules.py",
+    "tuning/test_tune.py",
 )
 
 

@@ -95,6 +95,7 @@ def test_the_accurate_recipe_says_what_it_kept() -> None:
     found = run_json(*SMALL, *data, "--recipe", "accurate")
     assert found["recipe"] == "accurate"
     known = {"smooth", "equalize", "MSE observers", "adaround", "correct_bias"}
+    known |= {f"{ends} layers in floating point" for ends in ("last", "first")}
     assert known.issuperset(found["steps_kept"])
     assert found["steps_kept"]
     assert found["calibration_batches"] == 3

@@ -11,11 +11,12 @@ from typing import Any, Literal
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from embedl_deploy import transform
 from embedl_deploy.errors import CaptureError
 from embedl_deploy.graph.ops import TABLE
+from embedl_deploy.graph.proxies import ValueProxy
 from tests.graph.test_ops import APART, BOTH, INPUTS, SAMPLES, Norms, called
 from tests.helpers import assert_untouched, net, run, snapshot, tensors
 
@@ -91,7 +92,7 @@ class Program(nn.Module):
 
     def items(self, index: int, result: Any) -> list[Tensor]:
         """The tensors of a result, which may be several."""
-        if not isinstance(result, fx.Proxy) and isinstance(result, tuple | list):
+        if type(result) is not ValueProxy and isinstance(result, tuple | list):
             return list(result)
         count = self.known.setdefault((index, "items"), None)
         return [result] if count is None else [result[at] for at in range(count)]

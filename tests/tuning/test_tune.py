@@ -227,6 +227,7 @@ def test_a_drop_needs_classes_or_a_score() -> None:
         tune(images, data(), cost=lambda path: 9.0 - len(path.read_text()), max_drop=1)
 
 
+@pytest.mark.slow
 def test_the_file_that_is_costed_is_that_of_the_placement() -> None:
     """Without anything made up, on a part of the search."""
     seen: list[int] = []
@@ -243,6 +244,7 @@ def test_the_file_that_is_costed_is_that_of_the_placement() -> None:
     assert found.best is not None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     find_spec("tensorrt_rtx_bindings") is None,
     reason="TensorRT for RTX is not installed: pip install 'embedl_deploy[rtx]'",

@@ -12,9 +12,6 @@ from torch import Tensor
 
 _FLOAT8 = torch.float8_e4m3fn
 
-_BEYOND = 1 + 2.0**-22
-"""How far `largest / (largest / highest)` may be from `highest`, in float32; it rounds to it."""
-
 
 @dataclass(frozen=True)
 class Grid:
@@ -108,12 +105,19 @@ class _FakeQuantize(torch.autograd.Function):
 
 def _clamped(steps: Tensor, grid: Grid) -> Tensor:
     """Steps in the range, to which one belongs that is beyond it by rounding alone."""
-    return steps.clamp(grid.lowest * _BEYOND, grid.highest * _BEYOND)
+    return steps.clamp(*_limits(grid))
 
 
 def _clamp_(steps: Tensor, grid: Grid) -> Tensor:
     """The same in place."""
-    return steps.clamp_(grid.lowest * _BEYOND, grid.highest * _BEYOND)
+    return steps.clamp_(*_limits(grid))
+
+
+def _limits(grid: Grid) -> tuple[float, float]:
+    # How far `largest / (largest / highest)` may be from `highest`, in float32; it rounds to it. No
+    # global: `torch.compile(dynamic=True)` takes one for a number that may vary.
+    beyond = 1 + 2.0**-22
+    return grid.lowest * beyond, grid.highest * beyond
 
 
 def _multiples(clamped: Tensor, scale: Tensor, grid: Grid) -> Tensor:
