@@ -92,7 +92,8 @@ class Program(nn.Module):
 
     def items(self, index: int, result: Any) -> list[Tensor]:
         """The tensors of a result, which may be several."""
-        if type(result) is not ValueProxy and isinstance(result, tuple | list):
+        traced = type(result) is ValueProxy
+        if not traced and isinstance(result, tuple | list):
             return list(result)
         count = self.known.setdefault((index, "items"), None)
         return [result] if count is None else [result[at] for at in range(count)]
