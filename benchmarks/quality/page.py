@@ -83,8 +83,8 @@ not run.
   integers are unsigned and shifted.
 - `accurate` is the recipe of before: it judged by 4 of the 16 images what to keep, and in
   `resnet50` and `efficientnet_b0` it did not keep what `smooth` gains on those held out. It judges
-  by two halves of the images now; simulated in PyTorch, `resnet50` has 20.4 dB on other images (`fast`:
-  19.9). The other models were not measured again.
+  by two halves of the images now; simulated in PyTorch, `resnet50` has 20.4 dB on other images
+  (`fast`: 19.9). The other models were not measured again.
 - In `vit_b_16` tools that quantize the softmax's result have far more noise; by default it stays in
   floating point here (`QuantConfig.attention`), 2 % of the arithmetic.
 """
