@@ -125,6 +125,7 @@ def test_what_does_not_pay_is_left_without_a_bound(free: Tuning) -> None:
     assert free.reason(head) == "half precision: quantizing costs 4.0 more"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("made_up")
 @pytest.mark.parametrize("least", [10.0, 30.0])
 def test_the_best_is_that_of_all_placements(result: Result, free: Tuning, least: float) -> None:
@@ -137,6 +138,7 @@ def test_the_best_is_that_of_all_placements(result: Result, free: Tuning, least:
     assert found.refused == {"float8_e4m3": "no FP8"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("made_up")
 def test_a_bound_on_the_cost_gives_the_most_accurate(result: Result, free: Tuning) -> None:
     found = tune(result, data(), cost=cost, max_cost=90.0)
@@ -175,6 +177,7 @@ def test_a_user_s_score_is_the_bound(result: Result) -> None:
     assert found.best.accuracy.score == 80
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("made_up")
 def test_a_search_that_was_stopped_goes_on(result: Result, tmp_path: Path) -> None:
     store = tmp_path / "measured.jsonl"
