@@ -37,7 +37,7 @@ class Lowering:
         whole_attention: Whether the exporter writes attention, by its own decomposition or as the
             operator `Attention`, where the probabilities are not quantized. Else it is written as
             product, softmax and product.
-        factor_first: Whether the factor on the logits stands before the query's Q/DQ pair.
+        factor_first: Whether the factor on the logits is before the query's Q/DQ pair.
         key_first: Whether the key is transposed before its Q/DQ pair.
         separate_projections: Whether a quantized weight that holds the query's, the key's and the
             value's is written as three, each with a product of its own.

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 def pack(model: "onnx_ir.Model") -> None:
     """Store weights in blocks as INT4, transposed where the product reads them so.
 
-    Then nothing stands between `DequantizeLinear` and `MatMul`.
+    Then nothing is between `DequantizeLinear` and `MatMul`.
     """
     for node in list(model.graph):
         if node.op_type == "DequantizeLinear" and "block_size" in node.attributes:

@@ -216,7 +216,7 @@ class MatMulAttention(nn.Module):
     """Attention as multiplication, softmax and multiplication.
 
     Args:
-        factor: On the query; `None` where it stands before the query's pair already.
+        factor: On the query; `None` where it is before the query's pair already.
         transposed: Whether the key comes transposed.
         is_causal: Whether a position attends to none after it.
         enable_gqa: Whether several query heads share one key and value head.

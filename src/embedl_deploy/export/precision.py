@@ -87,7 +87,7 @@ def _listed(model: fx.GraphModule, keep: Sequence[Keep]) -> dict[str, str]:
         for node in model.graph.nodes:
             module, path = modules.get(str(node.target)), str(node.target)
             if node.op != "call_module" or module is None or isinstance(module, QuantStub):
-                continue  # a stub has the types of what it stands between
+                continue  # a stub has the types of what is before and after it
             if any(_fits(entry, join, one) for join, one in _parts(path, module)):
                 hits.append(node.name)
         for node in inner.values():
@@ -149,7 +149,7 @@ def round_values(
         model: Folded, with the factors of its attention set; changed in place.
         dtype: Of the file.
         kept: Nodes that stay in float32.
-        lowering: Whether factors on logits stand before stubs, and small scales are raised.
+        lowering: Whether factors on logits are before stubs, and small scales are raised.
 
     Returns:
         Names of nodes with constants beyond the type, which become its largest number.

@@ -11,7 +11,7 @@ from embedl_deploy.export.precision import SOFTMAX
 from embedl_deploy.export.tensors import floating_tensors, replace_tensor
 
 TWIN = "float32"
-"""Ends the path of a pair that stands beside another for what reads float32."""
+"""Ends the path of a pair that is added beside another for what reads float32."""
 
 
 def to_type(value: Any, dtype: torch.dtype) -> Any:

@@ -40,7 +40,7 @@ class Paths:
     def fresh(self, stem: str) -> str:
         """`stem` itself where it is free, else with a number after it; reserved.
 
-        A module can have no place inside another one of the graph: `attn.query` stands beside
+        A module can have no place inside another one of the graph: `attn.query` is beside
         `attn` as `attn_query`.
         """
         stem = path = self._outside(stem)

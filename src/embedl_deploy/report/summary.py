@@ -155,7 +155,7 @@ def _rewritten(result: Result) -> tuple[Rewritten, ...]:
 
 
 def _kinds(model: fx.GraphModule) -> dict[str, str]:
-    """Classes of the fused modules by path; where a path was taken, a number stands after it."""
+    """Classes of the fused modules by path; where a path was taken, a number follows it."""
     fused = {path: type(one).__name__ for path, one in model.named_modules() if _is_fused(one)}
     numbered = {re.sub(r"_\d+$", "", path): kind for path, kind in fused.items()}
     return numbered | fused

@@ -98,12 +98,14 @@ class Tuning(Printed):
 
     def reason(self, group: Group) -> str:
         """What became of a group in the best, and why."""
-        gain, alone = self.gains.get(group.name, 0.0), self.alone.get(group.name, 0.0)
+        if group.name not in self.gains:
+            return "not measured yet"
+        gain, alone = self.gains[group.name], self.alone.get(group.name, 0.0)
         share = alone / (sum(self.alone.values()) or 1.0)
         whole = self._whole.cost.value
         if self.best is None or group.name in self.best.choice.left:
             if gain <= 0:
-                return f"half precision: quantizing costs {-gain:.1f}{self._unit} more"
+                return f"half precision: quantizing costs {abs(gain):.1f}{self._unit} more"
             return (
                 f"half precision: quantizing saves {gain / whole:.1%} of the cost and makes "
                 f"{share:.0%} of the noise"

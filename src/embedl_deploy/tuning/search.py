@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import fx
 
-from embedl_deploy.errors import BuildError, ExportError
+from embedl_deploy.errors import BuildError, ExportError, QuantizationError
 from embedl_deploy.export import export_onnx
 from embedl_deploy.modules import FusedModule
 from embedl_deploy.quantize import QuantConfig, calibrate, insert_qdq
@@ -156,7 +156,7 @@ class Search:
         eighth = replace(cheapest.choice, format="float8_e4m3")
         try:
             bases.append(self._measure(eighth))
-        except (BuildError, ExportError) as error:
+        except (BuildError, ExportError, QuantizationError) as error:  # not of 4-bit weights
             self.refused["float8_e4m3"] = str(error)
         return bases
 

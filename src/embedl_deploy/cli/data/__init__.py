@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from embedl_deploy.cli.data.arrays import from_npz
-from embedl_deploy.cli.data.batches import Batch, Batches, SizedBatches, first_batches
+from embedl_deploy.cli.data.batches import Batch, Batches, SizedBatches, first_batches, samples_of
 from embedl_deploy.cli.data.given import check_callable, from_callable
 from embedl_deploy.cli.data.images import IMAGENET, Normalization, from_folder, normalization_of
-from embedl_deploy.cli.data.split import Held, Reading, Split, samples_of, split_data
+from embedl_deploy.cli.data.split import Held, Reading, Split, split_data
 from embedl_deploy.errors import LoadError
 
 __all__ = [

@@ -2,11 +2,20 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
-__all__ = ["Batch", "Batches", "SizedBatches", "first_batches", "spans"]
+__all__ = [
+    "Batch",
+    "Batches",
+    "SizedBatches",
+    "first_batches",
+    "first_of",
+    "samples_of",
+    "spans",
+    "tensors_of",
+]
 
 Batch: TypeAlias = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 """What a model's forward takes: a tensor, several in order, or several by name."""
@@ -41,3 +50,25 @@ def first_batches(data: Batches, count: int) -> SizedBatches:
 def spans(count: int, size: int) -> list[tuple[int, int]]:
     """The start and end of each batch of `size` samples, the last one possibly shorter."""
     return [(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def tensors_of(batch: Any) -> tuple[Any, ...]:
+    """The tensors of a batch."""
+    if isinstance(batch, dict):
+        return tuple(batch.values())
+    return batch if isinstance(batch, tuple) else (batch,)
+
+
+def samples_of(batch: Batch) -> int:
+    """How many samples a batch has."""
+    first = tensors_of(batch)[0]
+    return len(first) if first.dim() else 1
+
+
+def first_of(batch: Batch, count: int) -> Batch:
+    """The first samples of a batch."""
+    if isinstance(batch, Tensor):
+        return batch[:count]
+    if isinstance(batch, dict):
+        return {name: tensor[:count] for name, tensor in batch.items()}
+    return tuple(tensor[:count] for tensor in batch)

@@ -8,7 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
-from embedl_deploy.cli.data.batches import Batch, Batches, SizedBatches
+from embedl_deploy.cli.data.batches import (
+    Batch,
+    Batches,
+    SizedBatches,
+    first_of,
+    samples_of,
+    tensors_of,
+)
 from embedl_deploy.cli.models import find_object
 from embedl_deploy.errors import LoadError
 
@@ -86,9 +93,9 @@ def _checked(
     seen = 0
     for index, item in enumerate(batches):
         batch = _batch(item, f"batch {index} of '{spec}'", shape)
-        size = _samples(batch)
+        size = samples_of(batch)
         left = size if limit is None else limit - seen
-        yield _first(batch, left) if left < size else batch
+        yield first_of(batch, left) if left < size else batch
         seen += size
         if limit is not None and seen >= limit:
             return
@@ -98,7 +105,7 @@ def _checked(
 
 def _batch(item: object, where: str, shape: Sequence[int] | None) -> Batch:
     batch: Any = tuple(item) if isinstance(item, list) else item
-    tensors = _tensors(batch)
+    tensors = tensors_of(batch)
     if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
         kinds = ", ".join(type(tensor).__name__ for tensor in tensors) or "nothing"
         raise LoadError(
@@ -111,22 +118,3 @@ def _batch(item: object, where: str, shape: Sequence[int] | None) -> Batch:
             f"{', '.join(map(str, shape))})"
         )
     return batch
-
-
-def _tensors(batch: Any) -> tuple[Any, ...]:
-    if isinstance(batch, dict):
-        return tuple(batch.values())
-    return batch if isinstance(batch, tuple) else (batch,)
-
-
-def _samples(batch: Batch) -> int:
-    first = _tensors(batch)[0]
-    return len(first) if first.dim() else 1
-
-
-def _first(batch: Batch, count: int) -> Batch:
-    if isinstance(batch, Tensor):
-        return batch[:count]
-    if isinstance(batch, dict):
-        return {name: tensor[:count] for name, tensor in batch.items()}
-    return tuple(tensor[:count] for tensor in batch)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from embedl_deploy.cli.data.arrays import from_npz, samples_in
-from embedl_deploy.cli.data.batches import Batch, Batches
+from embedl_deploy.cli.data.batches import Batch, Batches, first_of, samples_of
 from embedl_deploy.cli.data.given import check_callable, from_callable
 from embedl_deploy.cli.data.images import Normalization, from_paths, image_paths
 from embedl_deploy.cli.data.labels import FOLDERS, class_folders, read_labels
@@ -184,7 +184,7 @@ def _limited(batches: Batches, samples: int) -> Batches:
     def read() -> Iterator[Batch]:
         left = samples
         for batch in batches:
-            yield _first(batch, left)
+            yield first_of(batch, left)
             left -= samples_of(batch)
             if left <= 0:
                 return
@@ -203,23 +203,3 @@ def _apart(batch: Batch, inputs: int) -> tuple[Batch, Tensor | None]:
 
 def _is_labels(one: Tensor, batch: Any) -> bool:
     return one.dim() == 1 and one.dtype == torch.int64 and len(one) == samples_of(batch)
-
-
-def _tensors(batch: Batch) -> list[Tensor]:
-    if isinstance(batch, dict):
-        return list(batch.values())
-    return list(batch) if isinstance(batch, tuple) else [batch]
-
-
-def samples_of(batch: Batch) -> int:
-    """How many samples a batch has."""
-    first = _tensors(batch)[0]
-    return len(first) if first.dim() else 1
-
-
-def _first(batch: Batch, count: int) -> Batch:
-    if isinstance(batch, Tensor):
-        return batch[:count]
-    if isinstance(batch, dict):
-        return {name: one[:count] for name, one in batch.items()}
-    return tuple(one[:count] for one in batch)

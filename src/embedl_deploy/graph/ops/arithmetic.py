@@ -16,7 +16,7 @@ def _scaled(a: SimpleNamespace) -> tuple[Any, ...] | None:
 
 
 def _commuting(a: SimpleNamespace) -> tuple[Any, ...] | None:
-    """A number stands after a tensor: `2 * x` as `x * 2`."""
+    """A number comes after a tensor: `2 * x` as `x * 2`."""
     if getattr(a, "alpha", 1) != 1:
         return None
     swapped = isinstance(a.input, int | float) and isinstance(a.other, fx.Node)
