@@ -1,7 +1,9 @@
-"""Tables as text and as HTML, and results that consist of them."""
+"""Tables and figures as text and as HTML, and results that consist of them."""
 
 from collections.abc import Sequence
 from html import escape
+
+_UNITS = (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3))
 
 
 class Table(str):
@@ -73,3 +75,14 @@ def _html(part: str) -> str:
     if isinstance(part, Table):
         return part.html
     return "".join(f"<p>{escape(line)}</p>" for line in part.splitlines())
+
+
+def amount(count: int) -> str:
+    """A number to three digits with its unit: `4.09 G`."""
+    unit, size = next(((u, s) for u, s in _UNITS if count >= 0.9995 * s), ("", 1))
+    return f"{count / size:.3g} {unit}" if unit else str(count)
+
+
+def percent(share: float) -> str:
+    """A share to a tenth of a percent; what is not all never reads as 100."""
+    return "99.9%" if 0.9995 <= share < 1 else f"{share:.1%}"

@@ -13,24 +13,42 @@ from embedl_deploy.cli.program import COMMANDS, called
 from embedl_deploy.errors import ExportError
 from embedl_deploy.export.files import written_beside
 from tests.cli.commands import files, run
+from tests.tensorrt.rules.format_cases import CONV
+from tests.tensorrt.rules.models import Text
 
 SMALL = ("deploy", "user_nets:small", "out.onnx", "--data", "rows.npz")
 
 
-@pytest.mark.parametrize("option", ["--help", "--version", "-h"])
-def test_help_and_version_import_no_torch(option: str) -> None:
+def started(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own, which says at the end whether torch was imported."""
     code = (
-        f"import sys; sys.argv = ['embedl-deploy', {option!r}]\n"
+        f"import sys; sys.argv = ['embedl-deploy', *{arguments!r}]\n"
         "from embedl_deploy.cli import main\n"
         "try: main()\n"
-        "except SystemExit: pass\n"
-        "print('torch' in sys.modules, file=sys.stderr)"
+        "except SystemExit as end: status = end.code or 0\n"
+        "print('torch' in sys.modules, file=sys.stderr)\n"
+        "sys.exit(status)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("option", ["--help", "--version", "-h"])
+def test_help_and_version_import_no_torch(option: str) -> None:
+    done = started(option)
     assert done.stderr.strip() == "False"
     assert done.stdout.strip()
     if option != "--version":
         assert all(name in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", ["check", "explain"])
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_judging_a_file_imports_no_torch(
+    tmp_path: Path, command: str, options: tuple[str, ...]
+) -> None:
+    done = started(command, str(Text(CONV).save(tmp_path)), *options)
+    assert (done.returncode, done.stderr.strip()) == (0, "False")
+    assert "TensorRT" in done.stdout if command == "check" else "kernel" in done.stdout
 
 
 def test_what_is_called_is_the_first_word() -> None:

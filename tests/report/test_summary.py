@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from embedl_deploy import Result, transform
 from embedl_deploy.quantize import insert_qdq
-from embedl_deploy.report.summary import Summary, grouped, quantizers, summarize
-from embedl_deploy.report.tables import figures_table, summary_tables
+from embedl_deploy.report.blocks import figures_table, grouped
+from embedl_deploy.report.summary import Summary, quantizers, summarize
+from embedl_deploy.report.tables import summary_tables
 from embedl_deploy.rewrite import without_names
 from embedl_deploy.tensorrt import TENSORRT_MIXED_PRECISION_PATTERNS
 

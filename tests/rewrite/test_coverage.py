@@ -11,8 +11,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from embedl_deploy import Result, transform
-from embedl_deploy.rewrite import Coverage, percent
-from embedl_deploy.rewrite.coverage import amount
+from embedl_deploy.rewrite import Coverage
+from embedl_deploy.table import amount, percent
 from embedl_deploy.tensorrt import LinearPattern
 from tests.helpers import net
 

@@ -2,16 +2,19 @@
 
 import enum
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 import typer
-from torch import Tensor
 
-from embedl_deploy.default import TARGETS
 from embedl_deploy.errors import MissingExtraError
-from embedl_deploy.target import Target
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from embedl_deploy.target import Target
 
 
 class TargetChoice(enum.StrEnum):
@@ -21,8 +24,10 @@ class TargetChoice(enum.StrEnum):
     RTX = "rtx"
 
     @property
-    def target(self) -> Target:
+    def target(self) -> "Target":
         """The target itself."""
+        from embedl_deploy.default import TARGETS
+
         return TARGETS[self.value]
 
 
@@ -108,10 +113,27 @@ def input_shapes(given: Sequence[InputShape] | None) -> dict[str, Shape]:
     return dict(given or ())
 
 
-class ExampleInput(tuple[str, Tensor]):
-    """The name of an input, empty for the next by position, and an example of it; likewise."""
+@dataclass(frozen=True)
+class ExampleInput:
+    """An example of an input.
 
-    __slots__ = ()
+    Attributes:
+        name: Empty for the next by position.
+        shape: With the batch.
+        dtype: Name of its type.
+    """
+
+    name: str
+    shape: Shape
+    dtype: str
+
+    @property
+    def tensor(self) -> "Tensor":
+        """The example: zeros are ids of every vocabulary, and a mask of ones masks nothing."""
+        import torch
+
+        make = torch.ones if self.dtype == "bool" else torch.zeros
+        return make(self.shape, dtype=getattr(torch, self.dtype))
 
 
 _DTYPES = ("float32", "float16", "int64", "int32", "bool")
@@ -131,9 +153,7 @@ def parse_example(text: str) -> ExampleInput:
     dtype = rest[1] if len(rest) > 1 else "float32"
     if dtype not in _DTYPES:
         raise typer.BadParameter(f"'{dtype}' is no type known here: use {', '.join(_DTYPES)}")
-    # zeros are ids of every vocabulary, and a mask of ones masks nothing
-    make = torch.ones if dtype == "bool" else torch.zeros
-    return ExampleInput((name, make(parse_shape(rest[0]), dtype=getattr(torch, dtype))))
+    return ExampleInput(name, parse_shape(rest[0]), dtype)
 
 
 def parse_numbers(text: str) -> Numbers:

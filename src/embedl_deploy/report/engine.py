@@ -6,7 +6,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from embedl_deploy.report.summary import grouped
+from embedl_deploy.report.blocks import grouped
 from embedl_deploy.tensorrt import Comparison, Held, Outcome
 
 _STYLES = {Outcome.AS_PREDICTED: "green", Outcome.SPLIT: "yellow", Outcome.RETYPED: "yellow"}

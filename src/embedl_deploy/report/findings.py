@@ -1,16 +1,12 @@
 """The findings of the rule checker for the terminal."""
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from embedl_deploy.report.summary import grouped
-from embedl_deploy.report.tables import hanging
-from embedl_deploy.tensorrt import Finding, Report, Severity, Unjudged
-
-T = TypeVar("T", Finding, Unjudged)
+from embedl_deploy.report.blocks import groups, hanging
+from embedl_deploy.tensorrt import Finding, Report, Severity
 
 _NOTES = {
     Severity.ERROR: ("Errors", "TensorRT refuses the file, or computes something else", "red"),
@@ -30,13 +26,13 @@ def report_tables(report: Report, *, every: bool = False) -> Iterator[Renderable
         found = [one for one in report.findings if one.severity is severity]
         if found:
             yield Text.assemble((title, f"bold {style}"), (f" – {note}", "dim"))
-            for count, first in _groups(found, lambda one: one.rule, every=every):
+            for count, first in groups(found, lambda one: one.rule, every=every):
                 yield _entry(count, first.rule, first.message, first.nodes, _advice(first))
             yield Text()
     if report.unjudged:
         yield Text.assemble(("Not judged", "bold"), (" – the file does not say enough", "dim"))
         key = lambda one: (one.rule, one.reason)  # noqa: E731
-        for count, open_ in _groups(report.unjudged, key, every=every):
+        for count, open_ in groups(report.unjudged, key, every=every):
             yield _entry(count, open_.rule, open_.reason, open_.nodes, ())
         yield Text()
 
@@ -53,12 +49,3 @@ def _entry(
     head = Text.assemble(what, (where, "dim"))
     start = Text.assemble(f"{count:>5}  ", (rule, "bold"))
     return hanging(start, Group(head, *(Text(text) for text in more)))
-
-
-def _groups(
-    items: Sequence[T], key: Callable[[T], Hashable], *, every: bool
-) -> list[tuple[int, T]]:
-    """How many there are of each kind, and the first of them."""
-    if every:
-        return [(1, item) for item in items]
-    return [(len(group), group[0]) for group in grouped(items, key)]

@@ -7,8 +7,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from embedl_deploy.report.summary import grouped as by_key
-from embedl_deploy.report.tables import hanging
+from embedl_deploy.report.blocks import grouped as by_key
+from embedl_deploy.report.blocks import hanging
 from embedl_deploy.tensorrt import Explanation, Kernel
 from embedl_deploy.tensorrt.prediction.report import grouped, share_of
 

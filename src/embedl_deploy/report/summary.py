@@ -1,10 +1,10 @@
 """A transform result in groups and figures, as plain data."""
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import fx
 
@@ -12,8 +12,6 @@ from embedl_deploy.modules import FusedModule
 from embedl_deploy.patterns import Stage
 from embedl_deploy.quantize import QuantStub, WeightFakeQuantize
 from embedl_deploy.rewrite import Coverage, Refusal, Result, Unfused
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -129,14 +127,6 @@ def quantizers(model: fx.GraphModule) -> tuple[int, int]:
     """How many tensors and how many weights of a model from `insert_qdq` are quantized."""
     kinds = Counter(type(module) for module in model.modules())
     return kinds[QuantStub], kinds[WeightFakeQuantize]
-
-
-def grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> Sequence[Sequence[T]]:
-    """Items with the same key together, the largest group first."""
-    groups: dict[Hashable, list[T]] = defaultdict(list)
-    for item in items:
-        groups[key(item)].append(item)
-    return sorted(groups.values(), key=lambda group: -len(group))
 
 
 def _rewritten(result: Result) -> tuple[Rewritten, ...]:

@@ -1,7 +1,6 @@
-"""Tables for the terminal; the one file that needs rich to be imported."""
+"""What became of a model, for the terminal."""
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import TypeVar
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -9,15 +8,14 @@ from rich.table import Table
 from rich.text import Text
 
 from embedl_deploy.quantize import AnalysisRow
+from embedl_deploy.report.blocks import grouped, groups, hanging
 from embedl_deploy.report.summary import (
     Declined,
     Rewritten,
     Summary,
-    grouped,
 )
-from embedl_deploy.rewrite import Unfused, percent, without_names
-
-T = TypeVar("T")
+from embedl_deploy.rewrite import Unfused, without_names
+from embedl_deploy.table import percent
 
 
 def summary_tables(summary: Summary, *, every: bool = False) -> Iterator[RenderableType]:
@@ -43,25 +41,6 @@ def summary_tables(summary: Summary, *, every: bool = False) -> Iterator[Rendera
         note = "operations that stay as they are" + ("; * reads weights" if marked else "")
         kinds = [f"{one.count}×{one.kind}{'*' * one.weighted}" for one in summary.others]
         yield from _section("Others", note, Text("  ".join(kinds)))
-
-
-def figures_table(figures: Sequence[tuple[str, str]]) -> Table:
-    """Names on the left, what there is to say of each on the right."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, figure in figures:
-        table.add_row(name, Text(figure))
-    return table
-
-
-def hanging(start: RenderableType, body: RenderableType) -> Table:
-    """A body beside its start; the lines that it takes begin where the first does."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    table.add_row(start, body)
-    return table
 
 
 def analysis_table(rows: Sequence[AnalysisRow]) -> Table:
@@ -95,7 +74,7 @@ def _table(*columns: str) -> Table:
 
 def _conversions(conversions: Sequence[Rewritten], *, every: bool) -> RenderableType:
     table = _table("Pattern", "At" if every else "First at")
-    for count, first in _groups(conversions, lambda one: one.pattern, every=every):
+    for count, first in groups(conversions, lambda one: one.pattern, every=every):
         table.add_row(str(count), Text(first.pattern), Text(first.path))
     return table
 
@@ -105,7 +84,7 @@ def _fusions(fusions: Sequence[Rewritten], *, every: bool) -> RenderableType:
         return Text("nothing", "dim")
     table = _table("Fused module", "Q/DQ points", "At" if every else "First at")
     key = lambda one: (one.kind, one.pattern, one.qdq_points, without_names(one.kept_float))  # noqa: E731
-    for count, first in _groups(fusions, key, every=every):
+    for count, first in groups(fusions, key, every=every):
         points = "\n".join(first.qdq_points) or first.kept_float or "none"
         table.add_row(str(count), _kind(first), Text(points), Text(first.path))
     return table
@@ -137,7 +116,7 @@ def _declined(declined: Sequence[Declined], *, every: bool) -> RenderableType:
     return Group(
         *(
             _place(n, one.pattern, one.path, f"{one.reason}; {_taken(one)}")
-            for n, one in _groups(declined, key, every=every)
+            for n, one in groups(declined, key, every=every)
         )
     )
 
@@ -151,12 +130,3 @@ def _place(count: int, what: str, path: str, why: str) -> RenderableType:
     where = f" at {path}" if count == 1 else f", first at {path}"
     head = Text.assemble(what, (where, "dim"))
     return hanging(f"{count:>5}", Group(head, Padding(Text(why), (0, 0, 0, 2))))
-
-
-def _groups(
-    items: Sequence[T], key: Callable[[T], Hashable], *, every: bool
-) -> list[tuple[int, T]]:
-    """How many there are of each kind, and the first of them."""
-    if every:
-        return [(1, item) for item in items]
-    return [(len(group), group[0]) for group in grouped(items, key)]

@@ -1,6 +1,6 @@
 """Find, plan, apply: the one driver of all patterns."""
 
-from embedl_deploy.rewrite.coverage import Coverage, Unfused, percent
+from embedl_deploy.rewrite.coverage import Coverage, Unfused
 from embedl_deploy.rewrite.plan import Match, Refusal, Result, without_names
 from embedl_deploy.rewrite.transform import (
     TransformationPlan,
@@ -17,6 +17,5 @@ __all__ = [
     "Unfused",
     "apply_transformation_plan",
     "find_plan",
-    "percent",
     "without_names",
 ]

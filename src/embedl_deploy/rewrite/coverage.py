@@ -8,8 +8,7 @@ from torch import fx
 
 from embedl_deploy.modules import FusedModule
 from embedl_deploy.rewrite.arithmetic import multiply_accumulates
-
-_UNITS = (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3))
+from embedl_deploy.table import amount, percent
 
 
 @dataclass(frozen=True)
@@ -52,17 +51,6 @@ class Coverage:
 
     def __str__(self) -> str:
         return f"{percent(self.share)} of {amount(self.total)} multiply-accumulates are fused"
-
-
-def amount(count: int) -> str:
-    """A number to three digits with its unit: `4.09 G`."""
-    unit, size = next(((u, s) for u, s in _UNITS if count >= 0.9995 * s), ("", 1))
-    return f"{count / size:.3g} {unit}" if unit else str(count)
-
-
-def percent(share: float) -> str:
-    """A share to a tenth of a percent; what is not all never reads as 100."""
-    return "99.9%" if 0.9995 <= share < 1 else f"{share:.1%}"
 
 
 def coverage(

@@ -9,9 +9,9 @@ from torch import fx
 
 from embedl_deploy.modules import FusedModule, QDQPoint
 from embedl_deploy.patterns import Pattern, Stage
-from embedl_deploy.rewrite.coverage import Coverage, Unfused, amount, percent
+from embedl_deploy.rewrite.coverage import Coverage, Unfused
 from embedl_deploy.rewrite.matcher import Binding
-from embedl_deploy.table import Printed, table
+from embedl_deploy.table import Printed, amount, percent, table
 from embedl_deploy.target import Target
 
 

@@ -13,8 +13,9 @@ from embedl_deploy.cli.output import Steps, answering
 from embedl_deploy.cli.spread import spread
 from embedl_deploy.quantize import Analysis
 from embedl_deploy.quantize import analyze as analyze_model
+from embedl_deploy.report.blocks import figures_table
 from embedl_deploy.report.summary import summarize
-from embedl_deploy.report.tables import analysis_table, figures_table
+from embedl_deploy.report.tables import analysis_table
 
 _SHOWN = 20
 """Rows of the table without --all."""

@@ -24,9 +24,9 @@ from embedl_deploy.cli.output import Answer, Steps, answering
 from embedl_deploy.cli.spread import spread
 from embedl_deploy.cli.values import InputShape, input_shapes
 from embedl_deploy.onnx_model import OnnxFile
+from embedl_deploy.report.blocks import figures_table
 from embedl_deploy.report.compilation import compilation_tables, gpu_table
 from embedl_deploy.report.engine import comparison_tables
-from embedl_deploy.report.tables import figures_table
 from embedl_deploy.tensorrt import (
     Comparison,
     Compilation,

@@ -13,8 +13,8 @@ from embedl_deploy.cli.options import (
     VersionOption,
 )
 from embedl_deploy.cli.output import answering
-from embedl_deploy.default import DEFAULT
 from embedl_deploy.report.findings import report_tables
+from embedl_deploy.tensorrt import check_onnx
 
 
 def check(
@@ -44,7 +44,7 @@ def check(
 ) -> None:
     """Check an ONNX file against the rules of TensorRT."""
     with answering(as_json=as_json, debug=debug) as answer:
-        report = DEFAULT.check(file, version, ignore=ignore or (), keep_float32=keep_float32 or ())
+        report = check_onnx(file, version, ignore=ignore or (), keep_float32=keep_float32 or ())
         answer.values = report.to_dict()
         answer.tables = [*report_tables(report, every=every), Text(report.summary)]
         answer.write_page(page, file=file, check=report)

@@ -10,7 +10,7 @@ from embedl_deploy.cli.options import DebugOption, JsonOption, origin
 from embedl_deploy.cli.output import Steps, answering
 from embedl_deploy.cli.spread import spread
 from embedl_deploy.cli.values import ObserverChoice, PatternChoice, Shape
-from embedl_deploy.report.tables import figures_table
+from embedl_deploy.report.blocks import figures_table
 
 _AVOIDED_BY = {"P10": "mixed"}
 """Rules, and the list of patterns without what they warn of."""

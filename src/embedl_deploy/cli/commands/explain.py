@@ -15,9 +15,9 @@ from embedl_deploy.cli.options import (
 )
 from embedl_deploy.cli.output import answering
 from embedl_deploy.cli.values import input_shapes
-from embedl_deploy.default import DEFAULT
 from embedl_deploy.onnx_model import OnnxFile
 from embedl_deploy.report.kernels import kernel_tables
+from embedl_deploy.tensorrt import explain_onnx
 
 
 def explain(
@@ -35,7 +35,7 @@ def explain(
     """Show which kernels TensorRT is expected to run for an ONNX file."""
     with answering(as_json=as_json, debug=debug) as answer:
         opened = OnnxFile.open(file).with_shapes(input_shapes(shapes))
-        found = DEFAULT.explain(opened, version)
+        found = explain_onnx(opened, version)
         answer.values = found.to_dict()
         answer.tables = [*kernel_tables(found, every=every), Text(found.summary)]
         answer.write_page(page, file=opened, explanation=found)

@@ -33,8 +33,9 @@ from embedl_deploy.cli.spread import spread
 from embedl_deploy.cli.values import PatternChoice, Shape, TargetChoice
 from embedl_deploy.errors import QuantizationError
 from embedl_deploy.quantize import insert_qdq
+from embedl_deploy.report.blocks import figures_table
 from embedl_deploy.report.summary import Summary, quantizers, summarize
-from embedl_deploy.report.tables import figures_table, summary_tables
+from embedl_deploy.report.tables import summary_tables
 
 _NO_EXAMPLE = (
     "none: a few conversions need shapes and are declined without; --shape C,H,W gives them, or "
@@ -138,8 +139,8 @@ def _inspected(look: Look) -> _Inspected:
 def _example(look: Look, source: nn.Module) -> tuple[tuple[Any, ...] | None, dict[str, Any]]:
     """Example inputs, by position and by name; `None` for no example."""
     if look.inputs:
-        unnamed = tuple(one for name, one in look.inputs if not name)
-        return unnamed, {name: one for name, one in look.inputs if name}
+        unnamed = tuple(one.tensor for one in look.inputs if not one.name)
+        return unnamed, {one.name: one.tensor for one in look.inputs if one.name}
     if look.no_example:
         return None, {}
     usual = look.shape or example_shape(look.model, source)

@@ -20,8 +20,8 @@ from embedl_deploy.errors import LoadError, VerificationError
 from embedl_deploy.export import Parity, verify_onnx
 from embedl_deploy.export.manifest import Manifest
 from embedl_deploy.export.probe import load
+from embedl_deploy.report.blocks import figures_table
 from embedl_deploy.report.parity import parity_dict, stub_dicts, stub_table
-from embedl_deploy.report.tables import figures_table
 
 _SHOWN = 20
 """Rows of the table without --all."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from embedl_deploy.rewrite.coverage import amount, percent
+from embedl_deploy.table import amount, percent
 from embedl_deploy.tensorrt.rules.report import counted
 
 Entry = Mapping[str, Any]

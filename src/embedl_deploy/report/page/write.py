@@ -22,7 +22,7 @@ from embedl_deploy.report.page.model import model_graph
 from embedl_deploy.report.page.verdict import verdict
 from embedl_deploy.report.parity import answers_dict, parity_dict, stub_dicts
 from embedl_deploy.report.summary import Summary
-from embedl_deploy.rewrite.coverage import amount, percent
+from embedl_deploy.table import amount, percent
 
 TYPES = ("INT8", "INT4", "FP8", "FP16", "BF16", "FP32")
 """Those that have a colour of their own."""

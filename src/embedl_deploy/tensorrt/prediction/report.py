@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from embedl_deploy.rewrite.coverage import amount, percent
-from embedl_deploy.table import Printed, table
+from embedl_deploy.table import Printed, amount, percent, table
 from embedl_deploy.tensorrt.prediction.rule import Basis
 from embedl_deploy.tensorrt.rules.report import Finding, counted
 

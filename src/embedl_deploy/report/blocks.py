@@ -1,0 +1,45 @@
+"""What texts for the terminal consist of; needs no torch."""
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TypeVar
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+T = TypeVar("T")
+
+
+def grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> Sequence[Sequence[T]]:
+    """Items with the same key together, the largest group first."""
+    groups: dict[Hashable, list[T]] = defaultdict(list)
+    for item in items:
+        groups[key(item)].append(item)
+    return sorted(groups.values(), key=lambda group: -len(group))
+
+
+def groups(items: Sequence[T], key: Callable[[T], Hashable], *, every: bool) -> list[tuple[int, T]]:
+    """How many there are of each kind, and the first of them."""
+    if every:
+        return [(1, item) for item in items]
+    return [(len(group), group[0]) for group in grouped(items, key)]
+
+
+def figures_table(figures: Sequence[tuple[str, str]]) -> Table:
+    """Names on the left, what there is to say of each on the right."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, figure in figures:
+        table.add_row(name, Text(figure))
+    return table
+
+
+def hanging(start: RenderableType, body: RenderableType) -> Table:
+    """A body beside its start; the lines that it takes begin where the first does."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row(start, body)
+    return table
