@@ -66,7 +66,8 @@ def fitting(what: str, inputs: Inputs, kept: str = "") -> Iterator[None]:
             f"{first_line(error)}"
         ) from error
     except Exception as error:  # layers raise what they like
-        raise CalibrationError(f"{what} does not fit the model: {first_line(error)}") from error
+        said = f"{what} does not fit the model: {first_line(error)}{remedy(inputs)}"
+        raise CalibrationError(said) from error
 
 
 def call_arguments(batch: Any, inputs: int) -> Inputs:
@@ -95,6 +96,23 @@ def device_of(model: nn.Module) -> torch.device | None:
     return next(iter(first), None)
 
 
+def remedy(inputs: Any) -> str:
+    """What to do about inputs of a kind that models do not take, in words; empty of others."""
+    if holds_arrays(inputs):
+        return "; it has NumPy arrays: give tensors, of torch.from_numpy()"
+    for one in pytree.tree_leaves(inputs):
+        if isinstance(one, Tensor) and one.dtype == torch.uint8:
+            return "; it is uint8: give it as in training, such as image.float() / 255, normalized"
+        if isinstance(one, Tensor) and one.dtype == torch.float64:
+            return "; it is float64: give float32, with .float()"
+    return ""
+
+
+def holds_arrays(inputs: Any) -> bool:
+    """Whether an input is an array or a number of NumPy."""
+    return any(type(one).__module__ == "numpy" for one in pytree.tree_leaves(inputs))
+
+
 def first_line(error: BaseException) -> str:
     """What an error says, in one line; its class where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -115,10 +133,11 @@ def check_batches(data: Iterable[Any]) -> None:
     """Raise unless data is several batches: iterating over a tensor would give its rows.
 
     Raises:
-        CalibrationError: It is a tensor or a dict, or nothing to iterate.
+        CalibrationError: It is a tensor, an array, a dict or a text, or nothing to iterate.
     """
     iterable = hasattr(data, "__iter__") or hasattr(data, "__getitem__")
-    if isinstance(data, Tensor | Mapping) or not iterable:
+    one = isinstance(data, Tensor | Mapping | str | bytes) or type(data).__module__ == "numpy"
+    if one or not iterable:
         raise CalibrationError(
             f"the data is a {type(data).__name__}; pass a list of batches, a DataLoader or another "
             "iterable of batches"

@@ -1,5 +1,6 @@
 """The command line starts without torch, ends on Ctrl-C, and writes to regular files alone."""
 
+import json
 import os
 import subprocess
 import sys
@@ -108,3 +109,38 @@ def test_what_is_no_regular_file_is_left_as_it_is(tmp_path: Path) -> None:
 )
 def test_options_that_would_be_ignored_are_refused(arguments: tuple[str, ...]) -> None:
     run(*arguments, code=2)
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check",),
+        ("check", "x.onnx", "--unknown"),
+        ("inspect", "user_nets:small", "--shape", "3,a,8"),
+        (*SMALL, "--gpu", "l4"),
+        ("gone",),
+    ],
+)
+def test_a_wrong_command_line_is_said_as_json_too(arguments: tuple[str, ...]) -> None:
+    plain, said = run(*arguments, code=2), run(*arguments, "--json", code=2)
+    found = json.loads(said.stdout)
+    assert (found["schema_version"], found["error"]["type"]) == (1, "UsageError")
+    message = found["error"]["message"]
+    assert said.stderr == f"error: {message}\n"
+    if len(arguments) > 1:
+        assert message.split()[-1] in plain.stderr.replace("\u2502", "")
+
+
+def test_every_object_has_the_version_of_its_schema(tmp_path: Path) -> None:
+    path = str(Text(CONV).save(tmp_path))
+    assert json.loads(run("check", path, "--json").stdout)["schema_version"] == 1
+    assert json.loads(run("check", "gone.onnx", "--json", code=1).stdout)["schema_version"] == 1
+
+
+@pytest.mark.usefixtures("folder")
+def test_deploying_says_nothing_of_what_other_packages_log() -> None:
+    done = started(*SMALL)
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.splitlines() if line != "a user's module may print"]
+    assert said == ["True"]

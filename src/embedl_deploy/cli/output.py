@@ -1,6 +1,5 @@
 """What a command says: tables or one JSON object on stdout, errors and progress on stderr."""
 
-import json
 import logging
 import sys
 import traceback
@@ -15,7 +14,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from embedl_deploy.cli.program import interrupted
+from embedl_deploy.cli.said import interrupted, print_error, print_json
 from embedl_deploy.errors import DeployError
 
 _OTHERS = (
@@ -68,16 +67,16 @@ def answering(*, as_json: bool, debug: bool) -> Iterator[Answer]:
     except DeployError as error:
         if debug:
             traceback.print_exc()
-        _print_error(error, as_json=as_json)
+        print_error(type(error).__name__, str(error), as_json=as_json)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(interrupted()) from None
     except Exception as error:
         if as_json and not isinstance(error, typer.Exit | typer.Abort | typer.BadParameter):
-            _print_error(error, as_json=True)
+            print_error(type(error).__name__, str(error), as_json=True)
         raise
     if as_json:
-        print(json.dumps(answer.values, indent=2))  # noqa: T201 - the command's output
+        print_json(answer.values)
         return
     console = Console()
     for one in answer.tables:
@@ -112,13 +111,6 @@ def _quiet(*, debug: bool) -> Iterator[None]:
 
 def _print_warning(message: Warning | str, *_: object) -> None:
     typer.secho(f"warning: {str(message).strip()}", fg="yellow", err=True)
-
-
-def _print_error(error: Exception, *, as_json: bool) -> None:
-    typer.secho(f"error: {error}", fg="red", err=True)
-    if as_json:
-        said = {"type": type(error).__name__, "message": str(error)}
-        print(json.dumps({"error": said}, indent=2))  # noqa: T201 - the command's output
 
 
 class Steps:

@@ -2,13 +2,18 @@
 
 import importlib
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from embedl_deploy.cli import texts
+from embedl_deploy.cli.said import interrupted, print_error
+
+_Misused: Any = typer.BadParameter.__base__
+"""What the command line raises of itself; typer has no name for it."""
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "inspect": ("inspect", texts.INSPECT),
@@ -23,6 +28,21 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 """By name, the function in the module of that name, and its help."""
 
 
+class _Commands(TyperGroup):
+    """The commands; with `--json` a command line that is not understood is said as JSON too."""
+
+    def main(self, args: Sequence[str] | None = None, *others: Any, **options: Any) -> Any:
+        words = sys.argv[1:] if args is None else list(args)
+        if "--json" not in words:
+            return super().main(args, *others, **options)
+        try:
+            status = super().main(args, *others, **{**options, "standalone_mode": False})
+        except _Misused as error:
+            print_error("UsageError", error.format_message(), as_json=True)
+            status = 2
+        sys.exit(status or 0)
+
+
 def program(loaded: Collection[str] = COMMANDS.keys()) -> typer.Typer:
     """The command line.
 
@@ -31,6 +51,7 @@ def program(loaded: Collection[str] = COMMANDS.keys()) -> typer.Typer:
     """
     app = typer.Typer(
         name="embedl-deploy",
+        cls=_Commands,
         help=texts.flowing(texts.ABOUT),
         no_args_is_help=True,
         add_completion=False,
@@ -60,12 +81,6 @@ def run() -> None:
     except KeyboardInterrupt:
         sys.exit(interrupted())
     app()
-
-
-def interrupted() -> int:
-    """Say in one line that the user ended it; the exit status."""
-    typer.secho("interrupted; nothing was written", fg="red", err=True)
-    return 130
 
 
 def _unloaded() -> None:

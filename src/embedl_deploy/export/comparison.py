@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils.hooks import RemovableHandle
 
-from embedl_deploy.batches import call_arguments, device_of, moved
+from embedl_deploy.batches import call_arguments, device_of, holds_arrays, moved, remedy
 from embedl_deploy.default import target_for
 from embedl_deploy.errors import VerificationError
 from embedl_deploy.export.attention import Upstream, upstream
@@ -108,6 +108,8 @@ class Comparison:
             raise VerificationError(
                 f"the model takes the inputs {', '.join(self.inputs)}; {unknown} were given by name"
             )
+        if holds_arrays((args, kwargs)):
+            raise VerificationError(f"a batch is of no use{remedy((args, kwargs))}")
         ordered = {name: kwargs[name] for name in self.inputs if name in kwargs}
         for piece, named in pieces((*args, labels), ordered, self.runtime.batch_size):
             self.labels = piece[-1]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from embedl_deploy.batches import moved
+from embedl_deploy.batches import holds_arrays, moved, remedy
 from embedl_deploy.default import target_for
 from embedl_deploy.errors import ExportError
 from embedl_deploy.export import naming
@@ -28,6 +28,8 @@ from embedl_deploy.export.program import DynamicShapes, program, reason
 from embedl_deploy.export.runtime import require
 from embedl_deploy.export.slim import slim
 from embedl_deploy.export.typed import give_types, to_type
+from embedl_deploy.onnx_model.loading import path_of
+from embedl_deploy.quantize.stubs import quantizers_of
 from embedl_deploy.rewrite import Result
 from embedl_deploy.target import StoredAs, Target
 
@@ -122,12 +124,27 @@ def export_onnx(  # noqa: PLR0913 - each is one choice
         deployment=deployment or {},
     )
     check_numbers(graph_module, options)
-    inputs = (args,) if isinstance(args, Tensor) else tuple(args)
-    file = Path(path)
+    inputs, file = _examples(args), path_of(path, ExportError)
+    if precision == "float32" and not quantizers_of(graph_module):
+        _logger.warning(
+            "nothing in the model is quantized, and the file is float32 throughout; quantize() is "
+            "for INT8, precision='float16' for a file to compare with"
+        )
     with written_beside(file) as beside:
         _save(_proto(graph_module, inputs, options), beside)
-        _check(beside)
+        _check(beside, inputs)
     return file
+
+
+def _examples(args: Sequence[Any] | Tensor) -> tuple[Any, ...]:
+    if not isinstance(args, Tensor | Sequence) or isinstance(args, str):
+        raise ExportError(
+            f"the example inputs are a {type(args).__name__}; give a tensor, or a tuple of inputs"
+        )
+    inputs = (args,) if isinstance(args, Tensor) else tuple(args)
+    if holds_arrays(inputs):
+        raise ExportError(f"the example inputs are of no use{remedy(inputs)}")
+    return inputs
 
 
 def _proto(
@@ -197,10 +214,11 @@ def _save(model: "onnx_ir.Model", path: Path) -> None:
     _logger.debug("wrote %s with %d bytes of weights", path.name, size)
 
 
-def _check(path: Path) -> None:
+def _check(path: Path, inputs: tuple[Any, ...]) -> None:
     import onnx
 
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:  # the checker raises what it likes
-        raise ExportError(f"the exported file is not valid ONNX: {reason(error)}") from error
+        said = f"the exported file is not valid ONNX: {reason(error)}{remedy(inputs)}"
+        raise ExportError(said) from error

@@ -11,8 +11,10 @@ from typing import Any
 from torch import nn
 
 from embedl_deploy.batches import check_batches, inferring
+from embedl_deploy.errors import VerificationError
 from embedl_deploy.export.comparison import Comparison
 from embedl_deploy.export.parity import Parity
+from embedl_deploy.onnx_model.loading import path_of
 from embedl_deploy.quantize.calibrating.calibrate import Progress
 from embedl_deploy.target import Target
 
@@ -51,8 +53,9 @@ def verify_onnx(
         MissingExtraError: ONNX Runtime is not installed.
     """
     check_batches(data)
+    file = path_of(path, VerificationError)
     with tempfile.TemporaryDirectory() as folder, inferring(model):
-        comparison = Comparison(model, Path(path), Path(folder), target, stubs=stubs)
+        comparison = Comparison(model, file, Path(folder), target, stubs=stubs)
         return comparison.over(data, progress)
 
 
@@ -82,6 +85,7 @@ def compare_onnx(
         MissingExtraError: ONNX Runtime is not installed.
     """
     check_batches(data)
+    file = path_of(path, VerificationError)
     with tempfile.TemporaryDirectory() as folder, inferring(model):
-        comparison = Comparison(model, Path(path), Path(folder), free=True)
+        comparison = Comparison(model, file, Path(folder), free=True)
         return comparison.over(data, progress, labelled=labelled)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from embedl_deploy.batches import remedy
 from embedl_deploy.errors import CaptureError
 from embedl_deploy.graph.interpreter import plain
 
@@ -161,7 +162,7 @@ def _fake(graph: fx.GraphModule, objects: Mapping[str, Any], inputs: Mapping[fx.
         shapes = [shape(source) for source in error.node.all_input_nodes]
         message = (
             f"the example inputs do not fit the model: '{where}' cannot take shapes {shapes}: "
-            f"{str(error).splitlines()[0]}"
+            f"{str(error).splitlines()[0]}{remedy(list(inputs.values()))}"
         )
         raise CaptureError(message) from error
     for node in graph.graph.nodes:

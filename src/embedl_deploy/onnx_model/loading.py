@@ -7,10 +7,11 @@ their place in it, as if they were external data. So a file of 2 GB takes a few 
 import mmap
 import sys
 from collections.abc import Iterator
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from embedl_deploy.errors import CheckError, MissingExtraError
+from embedl_deploy.errors import CheckError, DeployError, MissingExtraError
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, TensorProto
@@ -23,6 +24,17 @@ _EXTERNAL_DATA, _DATA_LOCATION = 13, 14
 
 Span = tuple[int, int, int, int]
 """Number of a field, where it begins, where its content begins, and where that ends."""
+
+
+def path_of(path: object, kind: type[DeployError] = CheckError) -> Path:
+    """A path as such.
+
+    Raises:
+        DeployError: It is none; of the given kind.
+    """
+    if isinstance(path, str | PathLike):
+        return Path(path)
+    raise kind(f"a {type(path).__name__} names no file; give its path, such as 'model.onnx'")
 
 
 def read_onnx(path: Path) -> "ModelProto":

@@ -12,7 +12,7 @@ from embedl_deploy.onnx_model.custom import inferred
 from embedl_deploy.onnx_model.dtypes import infer_types
 from embedl_deploy.onnx_model.graph import Graph
 from embedl_deploy.onnx_model.inference import with_shapes
-from embedl_deploy.onnx_model.loading import read_onnx
+from embedl_deploy.onnx_model.loading import path_of, read_onnx
 from embedl_deploy.onnx_model.shapes import Shapes, fix_shapes
 from embedl_deploy.onnx_model.soundness import put_in_order
 from embedl_deploy.onnx_model.view import View
@@ -43,7 +43,10 @@ class OnnxFile:
             CheckError: It cannot be read, or is no ONNX.
             MissingExtraError: The package onnx is not installed.
         """
-        return path if isinstance(path, OnnxFile) else cls(Path(path), read_onnx(Path(path)))
+        if isinstance(path, OnnxFile):
+            return path
+        place = path_of(path)
+        return cls(place, read_onnx(place))
 
     @cached_property
     def view(self) -> View:

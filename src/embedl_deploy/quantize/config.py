@@ -125,11 +125,19 @@ class QuantConfig:
 
     def __post_init__(self) -> None:
         _check_choice("attention", self.attention, Attention)
+        for name in ("activations", "weights", "probabilities"):
+            _check_kind(name, getattr(self, name), none=name != "weights")
         for one in (self.activations, self.probabilities):
             if one is not None:
                 self._check_blocks(one)
         if isinstance(self.skip, str):
             raise QuantizationError(f"skip is a list: write skip=[{self.skip!r}]")
+        for choice in self.skip:
+            if not isinstance(choice, Skip | str | nn.Module) and not callable(choice):
+                raise QuantizationError(
+                    f"skip has {choice!r}; choose by a path pattern, a class, a module, or a "
+                    "function of path and module"
+                )
 
     def _check_blocks(self, activations: TensorQuantConfig) -> None:
         if activations.block_size is not None:
@@ -198,6 +206,14 @@ def config_of(model: nn.Module) -> QuantConfig:
     """
     target = target_of(model)
     return QuantConfig() if target is None else target.config
+
+
+def _check_kind(name: str, one: object, *, none: bool) -> None:
+    if not isinstance(one, TensorQuantConfig) and not (none and one is None):
+        raise QuantizationError(
+            f"{name} is a {type(one).__name__}; give a TensorQuantConfig, such as "
+            "TensorQuantConfig(bits=8)"
+        )
 
 
 def _check_choice(name: str, value: str, choices: Any) -> None:

@@ -20,14 +20,15 @@ if TYPE_CHECKING:
 
 
 def parity_dict(parity: Parity) -> dict[str, Any]:
-    """The figures for JSON."""
+    """The figures for JSON; `None` for what was not measured."""
+    measured = parity.rounding_difference is not None
     return {
         "sqnr_db": _finite(parity.sqnr_db),
         "largest_difference": _finite(parity.largest_difference),
         "largest_step_difference": _finite(parity.largest_step_difference),
-        "largest_stub_difference": parity.largest_stub_difference,
-        "differing_share": parity.tie_share,
-        "only_ties": parity.only_ties,
+        "largest_stub_difference": parity.largest_stub_difference if measured else None,
+        "differing_share": parity.tie_share if measured else None,
+        "only_ties": parity.only_ties if measured else None,
         "outputs": [difference_dict(name, one) for name, one in parity.outputs.items()],
         "orders": [order_dict(name, one) for name, one in parity.orders.items()],
     }

@@ -176,7 +176,6 @@ class Deployed:
         """All of it for JSON."""
         job = self.job
         return {
-            "schema_version": 1,
             "quantized_against_float": None if self.answers is None else self.answers.as_dict(),
             "model": job.model,
             "weights": None if job.weights is None else str(job.weights),

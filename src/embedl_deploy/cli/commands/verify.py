@@ -84,7 +84,7 @@ def verify(
         parity = found.parity if isinstance(found, Answers) else found
         ok = parity.only_ties if order.layers else parity.sqnr_db >= order.least
         said = found.as_dict() if isinstance(found, Answers) else parity_dict(parity)
-        known = {"schema_version": 1, "file": str(file), "model": order.model, "data": order.data}
+        known = {"file": str(file), "model": order.model, "data": order.data}
         answer.values = {**known, "ok": ok, **said}
         answer.tables = [figures_table(_figures(file, order, found, ok=ok))]
         if order.layers:

@@ -1,5 +1,6 @@
 """Calibration: representative data gives every stub its scale."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from embedl_deploy.quantize.stubs import QuantStub, enabled_only, quantizers_of
 
 Data = Iterable[Any] | Callable[[fx.GraphModule], object]
 """Batches, or a function that runs the model on them."""
+
+_logger = logging.getLogger(__name__)
 
 _KEPT = ", and the model's scales and modes are as before"
 
@@ -62,6 +65,7 @@ def calibrate(
         groups = _groups(stubs)
         signed = {path: one for group in groups for path, one in _signs(group, stubs).items()}
         largest = _largest(stubs, signed)
+    _warn_of_zeros(model, largest)
     for group in groups:
         shared = torch.stack([largest[path] for path in group]).max()
         for path in group:
@@ -98,6 +102,20 @@ def check_calibrated(model: fx.GraphModule) -> None:
         if not stub.calibrated:
             raise QuantizationError(
                 f"the stub '{path}' has no scale yet; calibrate the model first"
+            )
+
+
+def _warn_of_zeros(model: fx.GraphModule, largest: Mapping[str, Tensor]) -> None:
+    """Say which inputs of the model were zeros in all of the data."""
+    for node in model.graph.nodes:
+        source = next(iter(node.all_input_nodes), None)
+        if source is None or source.op != "placeholder" or str(node.target) not in largest:
+            continue
+        if not largest[str(node.target)]:
+            _logger.warning(
+                "the input '%s' is zero in all calibration data: the scales say nothing of real "
+                "data; give samples of the training set",
+                source.target,
             )
 
 

@@ -63,6 +63,11 @@ def insert_qdq(
         raise QuantizationError("the model has stubs already; start again from transform()")
     device_of(model)
     _check_type(model)
+    if not isinstance(config, QuantConfig | None):
+        raise QuantizationError(
+            f"the config is a {type(config).__name__}; give a QuantConfig, such as "
+            "QuantConfig(weights=TensorQuantConfig(bits=8))"
+        )
     config = config or config_of(model)
     chosen = skipped(model, config.skips)
     if config.activations is None:
