@@ -5,6 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PEERS := .venv-peers/.installed
 BENCHMARKS := transform capture calibration training export check start
+ZOO := .zoo/packages/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
@@ -75,8 +76,12 @@ compiled: $(STAMP)  ## Compile a file for each rule and 27 models in three kinds
 bench-placement: $(STAMP)  ## Tune six models, an hour or more, and write docs/placement.md; goes on where it stopped
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.placement
 
-zoo: $(STAMP)  ## Run every model of the zoo, an hour or two, and write docs/zoo.md; goes on where it stopped
-	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.zoo
+zoo: $(STAMP) $(ZOO)  ## Run every model of the zoo, an hour or two, and write docs/zoo.md; goes on where it stopped
+	@PYTHONPATH=.zoo/packages OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.zoo
+
+$(ZOO): benchmarks/zoo/packages.txt
+	@$(PIP) install --no-deps --upgrade --target .zoo/packages --requirement $<
+	@touch $@
 
 docs: $(STAMP)  ## Write the generated pages of docs/ anew
 	@$(BIN)/python docs/generate.py

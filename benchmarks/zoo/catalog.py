@@ -32,6 +32,10 @@ SOURCES = {
     },
 }
 
+WITH_FILES = {"ultralytics", *package_models.PACKAGES}
+"""Sources whose models are quantized and exported too; timm's and torchvision's are elsewhere
+(`benchmarks.exports`, `benchmarks.compiled`)."""
+
 
 def entries(folder: Path) -> list[Entry]:
     """Every entry of every source, the small ones of each first.

@@ -9,9 +9,10 @@ import torch
 from benchmarks.zoo import catalog
 from benchmarks.zoo.arithmetic import arithmetic
 from benchmarks.zoo.entry import Built, Entry, Inputs
+from benchmarks.zoo.files import judged
 from benchmarks.zoo.layers import calls, ledger
 from benchmarks.zoo.outputs import converted, difference, run, tensors, weakness
-from benchmarks.zoo.record import RELATIVE, Record
+from benchmarks.zoo.record import RELATIVE, File, Record
 from benchmarks.zoo.warmth import warm
 from embedl_deploy import Result, transform
 from embedl_deploy.graph.capturing import Method
@@ -38,6 +39,8 @@ def measure(entry: Entry, method: Method, record: Record) -> None:
     _describe(built, result, called, record)
     record.difference = difference(want, run(result.model, inputs))
     _count(result, inputs, record)
+    if entry.source in catalog.WITH_FILES:
+        record.file = _file(built, result, inputs)
     if record.difference > RELATIVE:
         record.difference64 = _in_float64(built, inputs, method)
 
@@ -86,6 +89,13 @@ def _count(result: Result, inputs: Inputs, record: Record) -> None:
     counted = arithmetic(result, inputs)
     record.coverage, record.attends = counted.share, counted.attends
     record.rest = [(one.path, one.kind, one.share, one.reason) for one in counted.rest]
+
+
+def _file(built: Built, result: Result, inputs: Inputs) -> File:
+    try:
+        return judged(built, result, inputs)
+    except Exception as error:  # noqa: BLE001 - whatever stops it is the result
+        return File(error=f"{type(error).__name__}: {error}")
 
 
 def _in_float64(built: Built, inputs: Inputs, method: Method) -> float:

@@ -36,6 +36,17 @@ _WORDS = """\
   compared too (after the slash): below {exact:.0e} there, it is the rounding of float32.
 """
 
+_FILES = """
+## Files
+
+The models of other packages are quantized with the default settings and random inputs, and exported
+with float16 for the rest. **rounding alone**: at every stub and output, file and simulation differ
+by the rounding of sums and by ties. **errors of check**: rules of `check_onnx`. **built**: an
+engine, by TensorRT for RTX; **lost**: products computed in a wider type than was simulated. {good}
+of {all} have no fault.
+
+"""
+
 
 def page(entries: Sequence[Entry], records: Mapping[str, Record]) -> str:
     """The whole page; an entry without a record has not run."""
@@ -60,6 +71,7 @@ def _parts(entries: Sequence[Entry], records: Mapping[str, Record]) -> Iterator[
     if missing:
         yield f"\nNot run: {', '.join(_code(one.name) for one in missing)}.\n"
     yield from _shortfalls(known)
+    yield _files(known)
     for source in dict.fromkeys(entry.source for entry in entries):
         yield from _models(source, [one for one in known if one.name.startswith(f"{source}:")])
 
@@ -132,6 +144,26 @@ def _classes(records: Sequence[Record]) -> str:
     return table(("class", "models", "bar", "covered", "mean coverage", "least"), rows)
 
 
+def _files(records: Sequence[Record]) -> str:
+    """What came of the INT8 files."""
+    made = [(one, one.file) for one in records if one.file is not None]
+    if not made:
+        return ""
+    rows = [
+        (
+            _code(one.name),
+            "yes" if file.only_ties else _inline(file.error or file.parity),
+            ", ".join(file.errors) or "none",
+            {None: "not run", True: "yes"}.get(file.built) or _inline(file.refusal),
+            str(file.lost) if file.built else "–",
+        )
+        for one, file in made
+    ]
+    good = sum(file.good for _, file in made)
+    header = ("model", "rounding alone", "errors of check", "built", "lost")
+    return f"{_FILES.format(good=good, all=len(made))}{table(header, rows)}"
+
+
 # --- models --------------------------------------------------------------------------------------
 
 
@@ -184,6 +216,8 @@ def _lacks(record: Record) -> Iterator[str]:
         yield "layers"
     if not record.covered:
         yield "coverage"
+    if record.file is not None and not record.file.good:
+        yield "file"
 
 
 # --- shortfalls ----------------------------------------------------------------------------------
@@ -212,6 +246,8 @@ def _reasons(record: Record) -> Iterator[str]:
         yield f"{len(record.twice)} layers in too many, first {_code(record.twice[0])}"
     if not record.covered:
         yield from _uncovered(record)
+    if record.file is not None and not record.file.good:
+        yield "its file, see [Files](#files)"
     if record.name in NOTES:
         yield NOTES[record.name]
 

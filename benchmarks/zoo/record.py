@@ -15,6 +15,34 @@ COVERED_ATTENTION = 0.95
 
 
 @dataclass
+class File:
+    """What came of a model's INT8 file, the rest in float16.
+
+    Attributes:
+        errors: Rules that `check_onnx` calls broken.
+        only_ties: Whether it computes what was simulated but for the rounding of sums.
+        parity: The same in words.
+        built: Whether TensorRT for RTX makes an engine of it; `None` where it is not installed.
+        refusal: Why not.
+        lost: Products that the engine computes in a wider type than was simulated.
+        error: What stopped the run.
+    """
+
+    errors: list[str] = field(default_factory=list)
+    only_ties: bool = False
+    parity: str = ""
+    built: bool | None = None
+    refusal: str = ""
+    lost: int = 0
+    error: str = ""
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing falls short."""
+        return self.only_ties and self.built is not False and not self.errors and not self.error
+
+
+@dataclass
 class Record:
     """One model's run.
 
@@ -41,6 +69,7 @@ class Record:
         weak: Why the comparison says little.
         mebibytes: Peak of resident memory.
         error: Why the run ended, in full.
+        file: What came of its INT8 file, where one was made.
     """
 
     name: str
@@ -65,13 +94,15 @@ class Record:
     weak: str | None = None
     mebibytes: float = 0.0
     error: str | None = None
+    file: File | None = None
 
     @classmethod
     def of(cls, line: str) -> Self:
         """The record that `line` is."""
         values: dict[str, Any] = json.loads(line)
         rest = [tuple(one) for one in values.pop("rest")]
-        return cls(**values, rest=rest)
+        file = values.pop("file", None)
+        return cls(**values, rest=rest, file=file and File(**file))
 
     def line(self) -> str:
         """The record as JSON."""
@@ -117,7 +148,8 @@ class Record:
     @property
     def good(self) -> bool:
         """Whether nothing falls short."""
-        return self.equivalent and self.conserving and self.covered
+        sound = self.file is None or self.file.good
+        return self.equivalent and self.conserving and self.covered and sound
 
 
 class Results:

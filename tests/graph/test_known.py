@@ -101,3 +101,29 @@ def test_what_depends_on_an_input_is_not_known(
 ) -> None:
     with pytest.raises(CaptureError):
         capture(Kept(forward, stored("buffer")).eval(), (torch.ones(2, 16),))
+
+
+def test_torch_export_does_not_see_where_known_values_are_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each switch of gradients would become a block of the graph, and each block takes long."""
+
+    class Roots(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("squares", torch.arange(4.0))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.squares.sqrt()
+
+    seen: list[Any] = []
+    record = torch.fx.Graph.create_node
+
+    def spied(graph: torch.fx.Graph, op: str, target: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append(target)
+        return record(graph, op, target, *args, **kwargs)
+
+    monkeypatch.setattr(torch.fx.Graph, "create_node", spied)
+    capture(Roots(), (torch.ones(2, 4),), method="export")
+    assert torch.ops.aten.sqrt.default in seen
+    assert torch._C._set_grad_enabled not in seen

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C import DisableTorchFunction
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
@@ -30,7 +31,7 @@ _LARGEST = 2**20
 def known_by(compute: Callable[[], Any]) -> Any:
     """What a computation of constants gives; `None` where chance is in it."""
     chance = torch.get_rng_state()
-    with torch.no_grad():
+    with DisableTorchFunction(), torch.no_grad():  # torch.export would see where grad is off
         value = compute()
     if torch.equal(torch.get_rng_state(), chance):
         return value
