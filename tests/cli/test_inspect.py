@@ -166,10 +166,10 @@ def test_debug_shows_where_an_error_came_from() -> None:
 def test_paragraphs_of_help_break_at_the_end_of_the_line_alone() -> None:
     found = CliRunner().invoke(app, ["deploy", "--help"], env={"COLUMNS": "80"}).stdout
     lines = [line.strip() for line in found.splitlines()]
-    start = lines.index("Models of torchvision and timm are built with random weights, nothing is")
-    assert (
-        lines[start + 1] == "downloaded: give yours with --weights, a state dict in a .pt, .pth or"
+    start = lines.index(
+        "It is transformed, quantized, exported and verified. embedl-deploy --help says"
     )
+    assert lines[start + 1] == "how models and data are named."
 
 
 # --- the rest ----------------------------------------------------------------------------------
@@ -186,8 +186,8 @@ def test_help_teaches_the_spellings_and_has_two_examples(command: str) -> None:
     assert text.count(f"embedl-deploy {command}") == 3  # the usage line and two examples
 
 
-def test_the_help_of_deploy_teaches_the_spellings_of_data() -> None:
-    text = run("deploy", "--help").stdout
+def test_the_help_teaches_the_spellings_of_data() -> None:
+    text = run("--help").stdout
     assert all(word in text for word in ("folder of images", ".npz", "package.module:loader"))
 
 

@@ -22,6 +22,10 @@ from embedl_deploy.cli.values import (
     parse_shape,
 )
 
+DATA, QUANTIZATION, FILE, JUDGING = "Model and data", "Quantization", "The file", "Judging it"
+OUTPUT = "What is said"
+"""Panels of `--help`."""
+
 
 def origin(spec: str, weights: Path | None) -> str:
     """A model and where its weights are from, in words."""
@@ -93,6 +97,7 @@ WeightsOption = Annotated[
     typer.Option(
         "--weights",
         metavar="FILE",
+        rich_help_panel=DATA,
         help="State dict: .pt, .pth or .safetensors.",
         show_default=False,
     ),
@@ -103,6 +108,7 @@ ShapeOption = Annotated[
         "--shape",
         metavar="C,H,W",
         parser=parse_shape,
+        rich_help_panel=DATA,
         help="Shape of one input, without the batch; by default the model's usual one.",
         show_default=False,
     ),
@@ -113,17 +119,23 @@ InputsOption = Annotated[
         "--input",
         metavar="NAME:SHAPE:DTYPE",
         parser=parse_example,
+        rich_help_panel=DATA,
         help="An example input with its batch, such as ids:1,128:int64; once for each input.",
         show_default=False,
     ),
 ]
 BatchOption = Annotated[
-    int, typer.Option("--batch", min=1, metavar="N", help="Batch of the example input.")
+    int,
+    typer.Option(
+        "--batch", min=1, metavar="N", rich_help_panel=DATA, help="Batch of the example input."
+    ),
 ]
 TargetOption = Annotated[
     TargetChoice,
     typer.Option(
         "--target",
+        metavar="NAME",
+        rich_help_panel=QUANTIZATION,
         help="tensorrt: data centres and Jetson; rtx: TensorRT for RTX, with depthwise "
         "convolutions in half precision and one scale for each weight.",
     ),
@@ -132,6 +144,8 @@ PatternsOption = Annotated[
     PatternChoice,
     typer.Option(
         "--patterns",
+        metavar="LIST",
+        rich_help_panel=QUANTIZATION,
         help="full: as the target wants it; smart: no Q/DQ at global pooling; mixed: nor at "
         "depthwise convolutions; fusions: all, without conversions.",
     ),
@@ -140,6 +154,8 @@ AttentionOption = Annotated[
     AttentionChoice,
     typer.Option(
         "--attention",
+        metavar="WHAT",
+        rich_help_panel=QUANTIZATION,
         help="What is quantized of attention: none: nothing, one kernel in half precision; full: "
         "everything, one INT8 kernel, faster and less accurate; inputs: query, key and value "
         "alone, which no fused kernel takes.",
@@ -151,20 +167,28 @@ ReportOption = Annotated[
         "--report",
         metavar="PAGE.html",
         parser=parse_page,
+        rich_help_panel=OUTPUT,
         help="Write the results as a page for a browser too: one file, with the graph.",
         show_default=False,
     ),
 ]
 JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object, and nothing else, on stdout.")
+    bool,
+    typer.Option(
+        "--json", rich_help_panel=OUTPUT, help="Print one JSON object, and nothing else, on stdout."
+    ),
 ]
 DebugOption = Annotated[
-    bool, typer.Option("--debug", help="Show tracebacks, warnings and the library's log.")
+    bool,
+    typer.Option(
+        "--debug", rich_help_panel=OUTPUT, help="Show tracebacks, warnings and the library's log."
+    ),
 ]
 DataOption = Annotated[
     str,
     typer.Option(
         metavar="SOURCE",
+        rich_help_panel=DATA,
         help="Representative data: a folder of images, an .npz file, or module:callable.",
         show_default=False,
     ),
@@ -174,6 +198,7 @@ ExampleDataOption = Annotated[
     typer.Option(
         "--data",
         metavar="SOURCE",
+        rich_help_panel=DATA,
         help="Data to take the example input from, as in deploy.",
         show_default=False,
     ),
@@ -181,16 +206,20 @@ ExampleDataOption = Annotated[
 ObserverOption = Annotated[
     ObserverChoice,
     typer.Option(
+        metavar="NAME",
+        rich_help_panel=QUANTIZATION,
         help="minmax: the whole range; average: the mean of the batches' ranges; percentile: "
         "without outliers; entropy: with the least loss of information; mse: with the least "
-        "squared error."
+        "squared error.",
     ),
 ]
 RecipeOption = Annotated[
     RecipeChoice,
     typer.Option(
+        metavar="NAME",
+        rich_help_panel=QUANTIZATION,
         help="fast: calibrate; accurate: also smooth, equalize, search ranges, correct biases, "
-        "each where it helps."
+        "each where it helps.",
     ),
 ]
 PercentileOption = Annotated[
@@ -198,6 +227,8 @@ PercentileOption = Annotated[
     typer.Option(
         min=0.0,
         max=100.0,
+        metavar="SHARE",
+        rich_help_panel=QUANTIZATION,
         help="Share of the values that the range holds (99.99).",
         show_default=False,
     ),
@@ -207,6 +238,7 @@ PlanOption = Annotated[
     typer.Option(
         "--plan",
         metavar="PLAN.json",
+        rich_help_panel=QUANTIZATION,
         help="Quantize as tune found; it says what --attention and --observer say else.",
         show_default=False,
     ),
@@ -215,11 +247,17 @@ GpuOption = Annotated[
     str, typer.Option("--gpu", metavar="NAME", help="What the compiler builds for, as in build.")
 ]
 BatchSizeOption = Annotated[
-    int, typer.Option(min=1, metavar="N", help="Samples in a calibration batch.")
+    int,
+    typer.Option(min=1, metavar="N", rich_help_panel=DATA, help="Samples in a calibration batch."),
 ]
 LimitOption = Annotated[
     int,
-    typer.Option(min=1, metavar="N", help="Samples at most; of a folder, evenly spaced."),
+    typer.Option(
+        min=1,
+        metavar="N",
+        rich_help_panel=DATA,
+        help="Samples at most; of a folder, evenly spaced.",
+    ),
 ]
 HeldOutOption = Annotated[
     int | None,
@@ -227,6 +265,7 @@ HeldOutOption = Annotated[
         "--held-out",
         min=0,
         metavar="N",
+        rich_help_panel=JUDGING,
         help="Samples that judge the file and do not calibrate, at most: 64, or 1000 with labels; "
         "0 leaves that out.",
         show_default=False,
@@ -237,6 +276,7 @@ LabelsOption = Annotated[
     typer.Option(
         "--labels",
         metavar="WHERE",
+        rich_help_panel=JUDGING,
         help="Classes of the samples, for top-1 and top-5: a .npy or text file with a number for "
         "each, the name of an array in the .npz, or folders. Folders of images, one for each class "
         "of the model, and batches of (inputs, labels) have them already.",
@@ -248,6 +288,7 @@ EvaluateOption = Annotated[
     typer.Option(
         "--evaluate",
         metavar="module:callable",
+        rich_help_panel=JUDGING,
         help="Your own judge: called with a function that predicts as the model does; gives a "
         "number, or numbers by name. Once for the model, once for the file.",
         show_default=False,
@@ -258,6 +299,7 @@ MeanOption = Annotated[
     typer.Option(
         metavar="M,M,M",
         parser=parse_numbers,
+        rich_help_panel=DATA,
         help="Mean of each channel of an image; by default the model's of torchvision or timm.",
         show_default=False,
     ),
@@ -267,10 +309,11 @@ StdOption = Annotated[
     typer.Option(
         metavar="S,S,S",
         parser=parse_numbers,
+        rich_help_panel=DATA,
         help="Standard deviation likewise; pixels are in 0..1.",
         show_default=False,
     ),
 ]
 NoNormalizationOption = Annotated[
-    bool, typer.Option("--no-normalization", help="Leave pixels in 0..1.")
+    bool, typer.Option("--no-normalization", rich_help_panel=DATA, help="Leave pixels in 0..1.")
 ]

@@ -79,11 +79,11 @@ def answering(*, as_json: bool, debug: bool) -> Iterator[Answer]:
         print_json(answer.values)
         return
     console = Console()
-    for one in answer.tables:
-        if isinstance(one, str):
-            typer.echo(one)
-        else:
-            console.print(one)
+    with console.capture() as captured:
+        for one in answer.tables:
+            console.print(one, soft_wrap=isinstance(one, str), markup=False, highlight=False)
+    # cells are padded to the width of their column
+    typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 @contextmanager

@@ -29,10 +29,13 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 
 
 class _Commands(TyperGroup):
-    """The commands; with `--json` a command line that is not understood is said as JSON too."""
+    """The commands: a short usage without one; with `--json` misuse is said as JSON too."""
 
     def main(self, args: Sequence[str] | None = None, *others: Any, **options: Any) -> Any:
         words = sys.argv[1:] if args is None else list(args)
+        if not words:
+            typer.echo(usage())
+            sys.exit(2)
         if "--json" not in words:
             return super().main(args, *others, **options)
         try:
@@ -53,7 +56,6 @@ def program(loaded: Collection[str] = COMMANDS.keys()) -> typer.Typer:
         name="embedl-deploy",
         cls=_Commands,
         help=texts.flowing(texts.ABOUT),
-        no_args_is_help=True,
         add_completion=False,
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,
@@ -67,6 +69,13 @@ def program(loaded: Collection[str] = COMMANDS.keys()) -> typer.Typer:
         app.command(name, help=texts.flowing(text), no_args_is_help=True)(command)
     app.callback()(_common)
     return app
+
+
+def usage() -> str:
+    """What to type, in a few lines."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {texts.first(text)}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(("Usage: embedl-deploy COMMAND …, or COMMAND --help", "", *lines))
 
 
 def called(arguments: Collection[str]) -> Collection[str]:

@@ -9,24 +9,28 @@ to INT8 where these kernels want it, and exported as an ONNX file that computes 
 
 Begin with [bold]embedl-deploy inspect torchvision:resnet50[/bold]: it changes nothing, and shows
 what would fuse. Then [bold]embedl-deploy deploy[/bold] does the whole journey.
-"""
 
-_MODELS = """[bold]How to name a model[/bold]
+[bold]Models[/bold]
 
-- [cyan]torchvision:resnet50[/cyan] – a model of torchvision
-
-- [cyan]timm:convnext_atto[/cyan] – a model of timm
+- [cyan]torchvision:resnet50[/cyan], [cyan]timm:convnext_atto[/cyan] – with random weights, and
+nothing is downloaded: --weights gives them yours
 
 - [cyan]package.module:factory[/cyan] – your own, from the current folder too: a model, or a
 function without arguments that returns one
 
-Models of torchvision and timm are built with random weights, nothing is downloaded: give yours
-with --weights, a state dict in a .pt, .pth or .safetensors file. No code from that file is run.
+[bold]Data[/bold]
+
+- [cyan]photos/train[/cyan] – a folder of images, searched with all folders in it
+
+- [cyan]samples.npz[/cyan] – one array is the input, several are inputs by name; rows are samples
+
+- [cyan]package.module:loader[/cyan] – your own: an iterable of batches such as a DataLoader, or a
+function without arguments that returns one
 """
 
-INSPECT = f"""Show what would fuse in a model, what would not, and why. Nothing is written.
+INSPECT = """Show what would fuse in a model, what would not, and why.
 
-{_MODELS}
+Nothing is written. [bold]embedl-deploy --help[/bold] says how models and data are named.
 
 [bold]Examples[/bold]
 
@@ -39,23 +43,15 @@ The kernels of a ResNet, grouped, with their Q/DQ points: where INT8 begins and 
 Your model on grey 28×28 images, every match and every refusal by itself.
 """
 
-DEPLOY = f"""Transform, quantize, export and verify: from a model to a checked INT8 ONNX file.
+DEPLOY = """Make a checked INT8 ONNX file of a model.
+
+It is transformed, quantized, exported and verified. [bold]embedl-deploy --help[/bold] says how
+models and data are named.
 
 The scales come from representative data: a few hundred samples of the training set are enough.
 ONNX Runtime then runs the file beside the simulation, and it is written only if the two agree.
 The first figures are those of INT8 against the model in floating point, of samples that did not
 calibrate; with labels, top-1 and top-5 of both.
-
-{_MODELS}
-
-[bold]How to name data[/bold]
-
-- [cyan]photos/train[/cyan] – a folder of images, searched with all folders in it
-
-- [cyan]samples.npz[/cyan] – one array is the input, several are inputs by name; rows are samples
-
-- [cyan]package.module:loader[/cyan] – your own: an iterable of batches such as a DataLoader, or a
-function without arguments that returns one
 
 [bold]Examples[/bold]
 
@@ -86,7 +82,7 @@ clipped, and how large the largest value is beside the others. The worst is on t
 Every place is quantized alone as well, to see what it does to the model's outputs.
 """
 
-TUNE = """Find what to quantize, so that the engine is fast and the model stays accurate.
+TUNE = """Find what to quantize for a fast engine and an accurate model.
 
 Equal layers are one group, quantized or left in half precision together. Each placement is
 exported in float16, given to NVIDIA's compiler, whose layers give an estimate of the time, and
@@ -108,10 +104,11 @@ l4[/green]
 float16 --plan plan.json[/green]
 """
 
-CHECK = """Check an ONNX file, of any tool, against the rules of TensorRT. TensorRT is not needed.
+CHECK = """Check an ONNX file, of any tool, against the rules of TensorRT.
 
-An error means that TensorRT refuses the file or computes something else than it says; a warning
-means that it runs slower than it could. Each rule has an id, a reason, and where that is written.
+TensorRT is not needed. An error means that TensorRT refuses the file or computes something else
+than it says; a warning means that it runs slower than it could. Each rule has an id, a reason, and
+where that is written.
 
 The exit status is 0 without errors (with --strict, without warnings too), and 1 otherwise.
 
@@ -122,7 +119,7 @@ The exit status is 0 without errors (with --strict, without warnings too), and 1
 [green]embedl-deploy check model.onnx --version 10.12 --strict --ignore P10 --json[/green]
 """
 
-EXPLAIN = """Show which kernels TensorRT is expected to run for an ONNX file, of any tool.
+EXPLAIN = """Show which kernels TensorRT is expected to run for an ONNX file.
 
 Operators are grouped by what TensorRT is documented to fuse: convolution with its activation and
 the residual that it adds, Q/DQ into what computes on INT8, and what stands alone, with the reason.
@@ -136,12 +133,12 @@ well that is founded. TensorRT is not needed, and was not asked.
 [green]embedl-deploy explain model.onnx --shape image:8,3,224,224 --all[/green]
 """
 
-VERIFY = """Compare an ONNX file, of any tool, with a model. ONNX Runtime runs the file.
+VERIFY = """Compare an ONNX file, of any tool, with a model.
 
-The outputs are compared with those of the model in floating point: signal to noise, whether the
-answers agree, the largest difference, and with labels the accuracy. With --layers, a file of
-[bold]deploy[/bold] is compared with the simulation, quantizer by quantizer. Such a file knows its
-model, data and options; give what is to be another.
+ONNX Runtime runs the file. The outputs are compared with those of the model in floating point:
+signal to noise, whether the answers agree, the largest difference, and with labels the accuracy.
+With --layers, a file of [bold]deploy[/bold] is compared with the simulation, quantizer by
+quantizer. Such a file knows its model, data and options; give what is to be another.
 
 The exit status is 0 where the signal to noise is at least --min-sqnr (with --layers, where file and
 simulation differ by rounding alone), and 1 otherwise.
@@ -153,7 +150,7 @@ simulation differ by rounding alone), and 1 otherwise.
 [green]embedl-deploy verify r50.onnx --layers[/green]
 """
 
-BUILD = """Build a TensorRT engine of an ONNX file, and compare its layers with what was predicted.
+BUILD = """Build a TensorRT engine of an ONNX file, and say what became of it.
 
 TensorRT 10.12 or newer has to be installed, with an NVIDIA GPU. Where it is not, the line for
 [bold]trtexec[/bold] is shown that builds the same elsewhere, and --layers-from reads the layers
@@ -168,6 +165,11 @@ layer as predicted, merged with others, split, or in another type.
 
 [green]embedl-deploy build model.onnx --layers-from model.plan.layers.json --strict[/green]
 """
+
+
+def first(text: str) -> str:
+    """The first sentence of a text, without its stop."""
+    return text.partition("\n")[0].rstrip(".")
 
 
 def flowing(text: str) -> str:

@@ -1,10 +1,10 @@
 """What texts for the terminal consist of; needs no torch."""
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from typing import TypeVar
 
-from rich.console import RenderableType
+from rich.console import JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -24,6 +24,21 @@ def groups(items: Sequence[T], key: Callable[[T], Hashable], *, every: bool) -> 
     if every:
         return [(1, item) for item in items]
     return [(len(group), group[0]) for group in grouped(items, key)]
+
+
+def columns(*names: str, right: Collection[str] = ()) -> Table:
+    """An empty table; what is too long for its column goes on in the next line, and nothing is cut.
+
+    Args:
+        names: Of the columns.
+        right: Those with numbers.
+    """
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for name in names:
+        numbers = name in right
+        justify: JustifyMethod = "right" if numbers else "left"
+        table.add_column(name, justify=justify, no_wrap=numbers, overflow="fold")
+    return table
 
 
 def figures_table(figures: Sequence[tuple[str, str]]) -> Table:

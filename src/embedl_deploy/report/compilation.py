@@ -6,6 +6,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from embedl_deploy.report.blocks import columns
 from embedl_deploy.tensorrt import Compilation, Fate, Layer, Product, Remark, Severity
 from embedl_deploy.tensorrt.engine.compilation import grouped_products
 
@@ -52,7 +53,7 @@ def estimate_line(compilation: Compilation) -> str:
 
 def gpu_table(compilations: Sequence[Compilation]) -> Table:
     """Several compilations of one file beside each other."""
-    table = _table("GPU", "Kernels", "MB moved", "Lost", "Attention", "Arithmetic", "Estimate")
+    table = columns("GPU", "Kernels", "MB moved", "Lost", "Attention", "Arithmetic", "Estimate")
     for one in compilations:
         table.add_row(one.gpu or "at hand", *compilation_figures(one))
     return table
@@ -84,7 +85,7 @@ def _said(remark: Remark) -> Text:
 
 
 def _products(groups: Sequence[Sequence[Product]]) -> Table:
-    table = _table("Count", "Product", "Simulated", "Computed", "First at", "Why")
+    table = columns("Count", "Product", "Simulated", "Computed", "First at", "Why")
     for group in groups:
         one = group[0]
         fate = Text(one.fate.value, _STYLES.get(one.fate, ""))
@@ -94,17 +95,10 @@ def _products(groups: Sequence[Sequence[Product]]) -> Table:
 
 
 def _layers(layers: Sequence[Layer]) -> Table:
-    table = _table("Layer", "Reads", "Gives", "MMAC", "kB", "Operators")
+    table = columns("Layer", "Reads", "Gives", "MMAC", "kB", "Operators")
     for one in layers:
         macs = f"{one.macs / 1e6:.1f} {one.computes}" if one.macs else ""
         moved = "" if one.bytes is None else f"{one.bytes / 1e3:.1f}"
         nodes = Text(", ".join(one.nodes), "dim")
         table.add_row(one.kind, "/".join(one.reads), "/".join(one.gives), macs, moved, nodes)
-    return table
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for name in columns:
-        table.add_column(name, overflow="fold")
     return table

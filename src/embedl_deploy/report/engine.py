@@ -6,7 +6,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from embedl_deploy.report.blocks import grouped
+from embedl_deploy.report.blocks import columns, grouped
 from embedl_deploy.tensorrt import Comparison, Held, Outcome
 
 _STYLES = {Outcome.AS_PREDICTED: "green", Outcome.SPLIT: "yellow", Outcome.RETYPED: "yellow"}
@@ -36,11 +36,8 @@ def comparison_tables(comparison: Comparison, *, every: bool = False) -> Iterato
 
 
 def _table(groups: Sequence[Sequence[Held]]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    table.add_column("Count", justify="right", no_wrap=True)
-    for name in ("Outcome", "Kernel", "Predicted", "Reads", "Rule"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("First at", overflow="fold")
+    names = ("Count", "Outcome", "Kernel", "Predicted", "Reads", "Rule", "First at")
+    table = columns(*names, right=("Count",))
     for group in groups:
         one = group[0]
         outcome = Text(one.outcome.value, _STYLES.get(one.outcome, ""))

@@ -7,8 +7,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from embedl_deploy.report.blocks import columns, hanging
 from embedl_deploy.report.blocks import grouped as by_key
-from embedl_deploy.report.blocks import hanging
 from embedl_deploy.tensorrt import Explanation, Kernel
 from embedl_deploy.tensorrt.prediction.report import grouped, share_of
 
@@ -41,14 +41,8 @@ def kernel_tables(explanation: Explanation, *, every: bool = False) -> Iterator[
 
 
 def _table(kernels: Sequence[Kernel], total: int, share: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    table.add_column("Count", justify="right", no_wrap=True)
-    for name in ("Kernel", "Type"):
-        table.add_column(name, no_wrap=True)
-    table.add_column(share, justify="right", no_wrap=True)
-    for name in ("Basis", "Rule"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("First at", overflow="fold")
+    names = ("Count", "Kernel", "Type", share, "Basis", "Rule", "First at")
+    table = columns(*names, right=("Count", share))
     for (rule, kind, dtype), found in grouped(kernels):
         cells = (kind, dtype, share_of(found, total), found[0].basis.value, rule)
         table.add_row(str(len(found)), *cells, Text(found[0].head, "dim"))

@@ -117,13 +117,12 @@ def stub_dicts(parity: Parity) -> list[dict[str, Any]]:
 
 def stub_table(stubs: Sequence[StubParity]) -> "Table":
     """Stubs in the order given; those that differ by more than rounding are marked."""
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for name in ("Differing", "Largest", "Distance"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("Place", overflow="fold")
+    from embedl_deploy.report.blocks import columns
+
+    numbers = ("Differing", "Largest", "Distance")
+    table = columns(*numbers, "Place", right=numbers)
     for one in stubs:
         style = "red" if one.diverges else ""
         figures = (f"{one.share:.1e}", f"{one.largest} steps", f"{one.distance:.1e}")

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from embedl_deploy.quantize import AnalysisRow
-from embedl_deploy.report.blocks import grouped, groups, hanging
+from embedl_deploy.report.blocks import columns, grouped, groups, hanging
 from embedl_deploy.report.summary import (
     Declined,
     Rewritten,
@@ -45,11 +45,9 @@ def summary_tables(summary: Summary, *, every: bool = False) -> Iterator[Rendera
 
 def analysis_table(rows: Sequence[AnalysisRow]) -> Table:
     """What quantization does at places of a model, in the order given."""
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     alone = any(row.output_sqnr_db is not None for row in rows)
-    for name in ("SQNR", *["At output"] * alone, "Clipped", "Outliers"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("Place", overflow="fold")
+    numbers = ("SQNR", *["At output"] * alone, "Clipped", "Outliers")
+    table = columns(*numbers, "Place", right=numbers)
     for row in rows:
         output = "" if row.output_sqnr_db is None else f"{row.output_sqnr_db:.1f} dB"
         clipped = "" if row.clipped_share is None else f"{row.clipped_share:.2%}"
@@ -64,16 +62,8 @@ def _section(title: str, note: str, body: RenderableType) -> Iterator[Renderable
     yield Padding(body, (0, 0, 0, 2))
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    table.add_column("Count", justify="right", no_wrap=True)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
 def _conversions(conversions: Sequence[Rewritten], *, every: bool) -> RenderableType:
-    table = _table("Pattern", "At" if every else "First at")
+    table = columns("Count", "Pattern", "At" if every else "First at", right=("Count",))
     for count, first in groups(conversions, lambda one: one.pattern, every=every):
         table.add_row(str(count), Text(first.pattern), Text(first.path))
     return table
@@ -82,7 +72,9 @@ def _conversions(conversions: Sequence[Rewritten], *, every: bool) -> Renderable
 def _fusions(fusions: Sequence[Rewritten], *, every: bool) -> RenderableType:
     if not fusions:
         return Text("nothing", "dim")
-    table = _table("Fused module", "Q/DQ points", "At" if every else "First at")
+    table = columns(
+        "Count", "Fused module", "Q/DQ points", "At" if every else "First at", right=("Count",)
+    )
     key = lambda one: (one.kind, one.pattern, one.qdq_points, without_names(one.kept_float))  # noqa: E731
     for count, first in groups(fusions, key, every=every):
         points = "\n".join(first.qdq_points) or first.kept_float or "none"

@@ -14,7 +14,7 @@ from embedl_deploy.cli.commands.beside import Beside, compile_beside
 from embedl_deploy.cli.commands.order import Judged
 from embedl_deploy.cli.commands.prepare import Prepared, prepared
 from embedl_deploy.cli.data import first_batches
-from embedl_deploy.cli.options import ReportOption
+from embedl_deploy.cli.options import FILE, JUDGING, ReportOption
 from embedl_deploy.cli.output import Steps
 from embedl_deploy.cli.values import RecipeChoice
 from embedl_deploy.errors import VerificationError
@@ -45,19 +45,28 @@ class Job(Judged):
     output: Annotated[
         Path, typer.Argument(metavar="OUTPUT.onnx", help="The file to write.", show_default=False)
     ]
-    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Batch that the file takes.")] = 1
+    batch: Annotated[
+        int,
+        typer.Option(min=1, metavar="N", rich_help_panel=FILE, help="Batch that the file takes."),
+    ] = 1
     dynamic_batch: Annotated[
-        bool, typer.Option("--dynamic-batch", help="The file takes any batch.")
+        bool,
+        typer.Option("--dynamic-batch", rich_help_panel=FILE, help="The file takes any batch."),
     ] = False
     precision: Annotated[
         PrecisionChoice,
-        typer.Option(help="Of what is not quantized; TensorRT 11 runs it in the file's type."),
+        typer.Option(
+            metavar="TYPE",
+            rich_help_panel=FILE,
+            help="Of what is not quantized: float32, float16 or bfloat16; TensorRT 11 runs it so.",
+        ),
     ] = PrecisionChoice.FLOAT32
     keep_float32: Annotated[
         list[str] | None,
         typer.Option(
             "--keep-float32",
             metavar="PATH",
+            rich_help_panel=FILE,
             help="Modules that stay in float32 in a half-precision file, such as '*.softmax'; may "
             "be repeated.",
             show_default=False,
@@ -66,27 +75,41 @@ class Job(Judged):
     float32_io: Annotated[
         bool,
         typer.Option(
-            "--float32-io", help="Inputs and outputs of a half-precision file are float32."
+            "--float32-io",
+            rich_help_panel=FILE,
+            help="Inputs and outputs of a half-precision file are float32.",
         ),
     ] = False
     attention_op: Annotated[
         bool,
-        typer.Option("--attention-op", help="Write attention as the one operator of opset 23."),
+        typer.Option(
+            "--attention-op",
+            rich_help_panel=FILE,
+            help="Write attention as the one operator of opset 23.",
+        ),
     ] = False
     no_verify: Annotated[
-        bool, typer.Option("--no-verify", help="Write the file without running it.")
+        bool,
+        typer.Option(
+            "--no-verify", rich_help_panel=JUDGING, help="Write the file without running it."
+        ),
     ] = False
     compile: Annotated[
         bool,
         typer.Option(
             "--compile",
+            rich_help_panel=JUDGING,
             help="Give the file to NVIDIA's compiler too, beside the model's float16 file; build "
             "says more.",
         ),
     ] = False
     gpu: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="What --compile compiles for, as in build."),
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=JUDGING,
+            help="What --compile compiles for, as in build.",
+        ),
     ] = None
     page: ReportOption = None
 
