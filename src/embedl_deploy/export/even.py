@@ -1,4 +1,4 @@
-"""One scale for a quantized weight, and a factor for each output channel after its product."""
+"""What follows a product in the file: a factor for each output channel, and the bias."""
 
 import copy
 from typing import Any
@@ -10,25 +10,27 @@ from embedl_deploy.export.operators import DequantizedWeight
 from embedl_deploy.modules import ConvTransposePart, FusedModule, LinearPart
 from embedl_deploy.modules.kernel import Kernel
 
-_STEP = "rescale"
+_STEP = "affine"
 _LEAST = 2.0**-14
 """The smallest normal number of float16."""
+_FAR = 2.0**14
+"""Leaves 2**17 of INT32 for the input's scale."""
 
 
-class Rescale(nn.Module):
-    """A factor for each output channel of a product, and the bias after it."""
+class Affine(nn.Module):
+    """A factor for each output channel of a product, and the bias after it, where there are."""
 
-    factor: Tensor
+    factor: Tensor | None
     bias: Tensor | None
 
-    def __init__(self, factor: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, factor: Tensor | None, bias: Tensor | None) -> None:
         super().__init__()
         self.register_buffer("factor", factor)
         self.register_buffer("bias", bias)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
         """Multiply and add; any shape, unchanged."""
-        scaled = input * self.factor
+        scaled = input if self.factor is None else input * self.factor
         return scaled if self.bias is None else scaled + self.bias
 
 
@@ -59,11 +61,37 @@ def _even(module: FusedModule, part: LinearPart) -> None:
     if min(factor.min(), own.min()) < _LEAST:
         return
     module.set_quantizer(part.weight, DequantizedWeight(weight.stored, largest, None))
+    _follow(module, part, part.laid_out(module, factor))
+
+
+def add_biases(folded: fx.GraphModule, *, every: bool) -> None:
+    """Add biases after the products of quantized weights, in place.
+
+    ONNX Runtime (1.32, `WeightBiasQuantization`) rounds a bias to INT32 multiples of the scales of
+    input and weight, which it computes in the file's type: half precision cannot count so far, and
+    INT32 not where a channel's weights are tiny. An addition it leaves alone.
+
+    Args:
+        folded: With the operators of the file.
+        every: Whether all are added, or those alone that are large beside the weight's scale.
+    """
+    for module in list(folded.modules()):
+        if not isinstance(module, Kernel) or len(module.products) != 1:
+            continue
+        (part,) = module.products
+        weight: Any = module.quantizer(part.weight)
+        bias = None if weight is None else part.bias_of(module)
+        if bias is not None and (every or bias.abs().max() > _FAR * weight.scale.min()):
+            _follow(module, part, None)
+
+
+def _follow(module: FusedModule, part: LinearPart, factor: Tensor | None) -> None:
+    """Put a factor and the bias after the product."""
     layer, bias = part.of(module), part.bias_of(module)
+    shift = None if bias is None else part.laid_out(module, bias.detach())
     if bias is not None:
         setattr(module, part.layer, _without_bias(layer))
-    shifted = None if bias is None else part.laid_out(module, bias.detach())
-    module.register_module(_STEP, Rescale(part.laid_out(module, factor), shifted))
+    module.register_module(_STEP, Affine(factor, shift))
     module.steps = (_STEP, *module.steps)  # type: ignore[misc] # of this one alone
 
 

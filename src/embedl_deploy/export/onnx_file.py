@@ -15,6 +15,7 @@ from embedl_deploy.default import target_for
 from embedl_deploy.errors import ExportError
 from embedl_deploy.export import naming
 from embedl_deploy.export.blocks import pack
+from embedl_deploy.export.even import add_biases
 from embedl_deploy.export.extremes import spell_out, warn_of_limited
 from embedl_deploy.export.files import written_beside
 from embedl_deploy.export.host import HOST
@@ -160,6 +161,7 @@ def _proto(
     manifest = replace(manifest, limited=settle(folded, inputs, {}, manifest, options.lowering))
     warn_of_limited(manifest.limited, options.dtype)
     to_operators(folded, options.lowering)
+    add_biases(folded, every=options.dtype != torch.float32)
     edge = _give_types(folded, options, kept)
     typed = pytree.tree_map(lambda one: to_type(one, edge), inputs)
     proto = program(
