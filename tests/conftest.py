@@ -8,6 +8,7 @@ from hypothesis import settings
 
 from embedl_deploy.cli.torchvision_ops import import_torchvision
 from tests.quick import is_quick
+from tests.registry import read_operators_once
 
 # Two workers share two cores, so the time of one example says nothing.
 settings.register_profile("shared-machine", deadline=None, print_blob=True)
@@ -15,6 +16,7 @@ settings.load_profile("shared-machine")
 
 torch.set_num_threads(1)
 import_torchvision()
+read_operators_once()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -109,6 +109,8 @@ def test_torch_export_does_not_see_where_known_values_are_computed(
     """Each switch of gradients would become a block of the graph, and each block takes long."""
 
     class Roots(nn.Module):
+        squares: Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.register_buffer("squares", torch.arange(4.0))
