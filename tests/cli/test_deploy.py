@@ -281,6 +281,22 @@ def test_parts_may_stay_in_float32(folder: Path) -> None:
     assert set(biases.values()) == {TensorProto.FLOAT16}
 
 
+def test_modules_are_left_in_floating_point_as_asked(folder: Path) -> None:
+    everything = run_json(*SMALL, "--data", "rows.npz")
+    skipped = ("--skip", "stem.*", "--skip", "head")
+    found = run_json(*SMALL, "--data", "rows.npz", *skipped)
+    assert everything["quantized_weights"] - found["quantized_weights"] == 2
+    file = onnx.load(folder / "out.onnx")
+    stored = [one for one in file.graph.initializer if one.data_type == TensorProto.INT8]
+    assert {one.name.split(".")[0] for one in stored if len(one.dims) > 1} == {"depthwise", "last"}
+    again = run_json("verify", "out.onnx", "--layers")
+    assert again["ok"]
+    error = run_json(*SMALL, "--data", "rows.npz", "--skip", "tail", code=1)["error"]
+    assert (
+        "selects no fused module with 'tail'; print(result), or inspect --all" in error["message"]
+    )
+
+
 @pytest.mark.parametrize(("choice", "pairs"), [("inputs", 5), ("full", 7), ("none", 2)])
 def test_attention_is_quantized_as_asked(choice: str, pairs: int, folder: Path) -> None:
     options = ("--data", "user_nets:tokens", "--attention", choice, "--no-verify")

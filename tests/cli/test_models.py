@@ -11,9 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from embedl_deploy.cli.models import example_shape, load_model
+from embedl_deploy import transform
+from embedl_deploy.cli import models
+from embedl_deploy.cli.models import example_dtype, example_shape, load_model
 from embedl_deploy.cli.weights import fill
-from embedl_deploy.errors import LoadError, MissingExtraError
+from embedl_deploy.errors import CaptureError, LoadError, MissingExtraError
 
 USER_CODE = """
 import math
@@ -116,6 +118,12 @@ def test_a_timm_model_has_random_weights(name: str) -> None:
         ("torchvision:zzzzzzzz", r"no model 'zzzzzzzz'$"),
         ("timm:resnet5", r"no model 'resnet5'; did you mean resnet"),
         ("timm:resnet18.no_such_tag", r"'resnet18.no_such_tag': .*no_such_tag"),
+        (
+            "transformers:BertForNothing",
+            r"no class of models 'BertForNothing'; did you mean Bert",
+        ),
+        ("transformers:BertConfig", "no class of models 'BertConfig'"),
+        ("torchvision:resnet18.layer9", r"has no module 'layer9'; did you mean layer"),
         ("user_net:mak", r"'user_net' has no 'mak'; did you mean make"),
         ("user_net:Box.nothing", "has no 'nothing'"),
         ("user_net:number", "is of type int: name an nn.Module or a function"),
@@ -133,7 +141,12 @@ def test_a_name_that_leads_nowhere_is_explained(spec: str, message: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("package", "spec"), [("torchvision", "torchvision:resnet18"), ("timm", "timm:resnet18")]
+    ("package", "spec"),
+    [
+        ("torchvision", "torchvision:resnet18"),
+        ("timm", "timm:resnet18"),
+        ("transformers", "transformers:BertModel"),
+    ],
 )
 def test_a_missing_package_names_its_extra(
     monkeypatch: pytest.MonkeyPatch, package: str, spec: str
@@ -314,3 +327,69 @@ def test_a_prefix_that_the_model_has_is_its_own(tmp_path: Path) -> None:
     net.model = nn.Linear(2, 3)
     torch.save(net.state_dict(), tmp_path / "weights.pt")
     fill(net, tmp_path / "weights.pt")
+
+
+# --- transformers, and parts of torchvision's models -------------------------------------------
+
+
+def small(kind: Any) -> Any:
+    """A config that is small enough for a test."""
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    return kind.config_class(**sizes, num_attention_heads=2, vocab_size=50, image_size=32)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "dtype"),
+    [
+        ("BertForSequenceClassification", (128,), torch.int64),
+        ("ViTForImageClassification", (3, 32, 32), torch.float32),
+    ],
+)
+def test_a_model_of_transformers_has_a_task_and_a_usual_input(
+    monkeypatch: pytest.MonkeyPatch, name: str, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(models, "config_for", small)
+    spec = f"transformers:{name}"
+    model, again = load_model(spec), load_model(spec)
+    assert type(model).__name__ == name
+    assert not model.training
+    assert all(
+        torch.equal(one, other)
+        for one, other in zip(model.parameters(), again.parameters(), strict=True)
+    )
+    assert (example_shape(spec, model), example_dtype(model)) == (shape, dtype)
+    result = transform(model, (torch.zeros(1, *shape, dtype=dtype),))
+    assert any("LinearPattern" in match.pattern.name for match in result.matches)
+
+
+def test_the_config_is_the_default_of_the_class() -> None:
+    import transformers
+
+    config = models.config_for(transformers.BertForSequenceClassification)
+    assert (config.hidden_size, config.use_cache) == (768, False)
+
+
+def test_a_part_of_a_model_of_torchvision_has_the_weights_of_the_whole(tmp_path: Path) -> None:
+    whole = load_model("torchvision:resnet18")
+    state = {name: torch.ones_like(one) for name, one in whole.state_dict().items()}
+    torch.save(state, tmp_path / "ones.pt")
+    part = load_model("torchvision:resnet18.layer1.0", weights=tmp_path / "ones.pt")
+    assert type(part).__name__ == "BasicBlock"
+    assert all(bool((one == 1).all()) for one in part.parameters())
+
+
+class Detector(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.backbone(x) if x.sum() > 0 else x
+
+
+@pytest.mark.parametrize(("spec", "advised"), [("torchvision:ssd", True), ("nets:ssd", False)])
+def test_what_can_not_be_captured_of_a_detector_has_advice(spec: str, *, advised: bool) -> None:
+    model = Detector()
+    with pytest.raises(CaptureError) as caught, models.advising(spec, model):
+        transform(model)
+    assert ("name the part before that, torchvision:ssd.backbone" in str(caught.value)) is advised

@@ -17,12 +17,24 @@ from torch import nn
 
 from embedl_deploy.cli.torchvision_ops import import_torchvision
 from embedl_deploy.cli.weights import fill
-from embedl_deploy.errors import LoadError, MissingExtraError
+from embedl_deploy.errors import CaptureError, LoadError, MissingExtraError
 
-__all__ = ["example_shape", "find_object", "load_model", "random_share"]
+__all__ = [
+    "ZOOS",
+    "advising",
+    "example_dtype",
+    "example_shape",
+    "find_object",
+    "load_model",
+    "random_share",
+]
 
-_FORMS = "torchvision:NAME, timm:NAME or package.module:factory"
+_FORMS = "torchvision:NAME, timm:NAME, transformers:CLASS or package.module:factory"
+
+ZOOS = ("torchvision:", "timm:", "transformers:")
+"""What names models that are built with random weights."""
 _USUAL_SHAPE = (3, 224, 224)
+_WORDS = 128
 _NO_SINGLE_IMAGE = ("detection", "optical_flow", "video")
 _SHOWN = 3
 
@@ -31,8 +43,10 @@ def load_model(spec: str, *, weights: str | os.PathLike[str] | None = None) -> n
     """The model that `spec` names is returned in eval mode, with the weights of a file if given.
 
     Args:
-        spec: `torchvision:NAME` and `timm:NAME` build with random weights, the same each time;
-            nothing is downloaded.
+        spec: `torchvision:NAME`, `timm:NAME` and `transformers:CLASS`, such as
+            `BertForSequenceClassification`, with the default config of the class, build with
+            random weights, the same each time; nothing is downloaded. A path after a name of
+            torchvision is a module in it, as in `torchvision:fcn_resnet50.backbone`.
             `package.module:factory` is imported, from the current directory too; the factory is
             called without arguments, or is a model already.
         weights: A state dict in a `.pt`, `.pth` or `.safetensors` file, bare or under the key
@@ -42,10 +56,11 @@ def load_model(spec: str, *, weights: str | os.PathLike[str] | None = None) -> n
         LoadError: There is no such model, it cannot be built, or the weights do not fit it.
         MissingExtraError: The package of the model or of the file format is not installed.
     """
-    model = _build(spec)
+    whole, part = _parted(spec)
+    model = _build(whole)
     if weights is not None:
         fill(model, Path(weights))
-    return model.eval()
+    return _part(model, part, whole).eval()
 
 
 def random_share(spec: str, model: nn.Module) -> float | None:
@@ -58,7 +73,7 @@ def random_share(spec: str, model: nn.Module) -> float | None:
         spec: As `load_model` takes it.
         model: What it gave, without a file of weights.
     """
-    if spec.startswith(("torchvision:", "timm:")):
+    if spec.startswith(ZOOS):
         return 1.0
     if isinstance(find_object(spec), nn.Module):
         return None
@@ -80,11 +95,51 @@ def example_shape(spec: str, model: nn.Module) -> tuple[int, ...] | None:
     config = getattr(model, "pretrained_cfg", None)
     if isinstance(config, Mapping) and config.get("input_size"):
         return tuple(config["input_size"])
-    if not spec.startswith(("torchvision:", "timm:")):
+    if spec.startswith("transformers:"):
+        return _usual_of_transformers(model)
+    if not spec.startswith(ZOOS):
         return None
-    if any(part in _NO_SINGLE_IMAGE for part in type(model).__module__.split(".")):
+    if _takes_no_single_image(model) and not _parted(spec)[1]:
         return None
     return _USUAL_SHAPE
+
+
+def example_dtype(model: nn.Module) -> torch.dtype:
+    """The type of the first input: words of text models of transformers are integers."""
+    words = getattr(model, "main_input_name", None) == "input_ids"
+    return torch.int64 if words else torch.float32
+
+
+def _usual_of_transformers(model: Any) -> tuple[int, ...] | None:
+    if example_dtype(model) == torch.int64:
+        return (min(_WORDS, getattr(model.config, "max_position_embeddings", _WORDS)),)
+    if getattr(model, "main_input_name", None) != "pixel_values":
+        return None
+    size = getattr(model.config, "image_size", None) or _USUAL_SHAPE[1:]
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    return (getattr(model.config, "num_channels", _USUAL_SHAPE[0]), *sides)
+
+
+@contextmanager
+def advising(spec: str, model: nn.Module) -> Iterator[None]:
+    """An error of capture names the part of a detector that can be captured.
+
+    Raises:
+        CaptureError: As it was, and for a detector of torchvision with advice.
+    """
+    try:
+        yield
+    except CaptureError as error:
+        if not (spec.startswith("torchvision:") and hasattr(model, "backbone")):
+            raise
+        raise CaptureError(
+            f"{error}\nWhat a detector does with its boxes depends on the image: name the part "
+            f"before that, {spec}.backbone"
+        ) from error
+
+
+def _takes_no_single_image(model: nn.Module) -> bool:
+    return any(part in _NO_SINGLE_IMAGE for part in type(model).__module__.split("."))
 
 
 def find_object(spec: str) -> Any:
@@ -135,7 +190,25 @@ def _build(spec: str) -> nn.Module:
         return _from_torchvision(name)
     if source == "timm":
         return _from_timm(name)
+    if source == "transformers":
+        return _from_transformers(name)
     return _from_factory(spec)
+
+
+def _parted(spec: str) -> tuple[str, str]:
+    """A model, and the path of a module in it; names of torchvision have no dots."""
+    if not spec.startswith("torchvision:"):
+        return spec, ""
+    whole, _, part = spec.partition(".")
+    return whole, part
+
+
+def _part(model: nn.Module, path: str, spec: str) -> nn.Module:
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        names = [name for name, _ in model.named_modules()]
+        raise LoadError(f"'{spec}' has no module '{path}'{_close(path, names)}") from None
 
 
 @_seeded()
@@ -166,6 +239,37 @@ def _from_timm(name: str) -> nn.Module:
         return _checked(timm.create_model(name, pretrained=False), name)
     except RuntimeError as error:  # a tag after the dot that does not exist
         raise LoadError(f"timm cannot build '{name}': {error}") from None
+
+
+@_seeded()
+def _from_transformers(name: str) -> nn.Module:
+    with suppress(MissingExtraError):  # models of images ask for torchvision
+        import_torchvision()
+    try:
+        import transformers
+    except ModuleNotFoundError:
+        raise MissingExtraError("transformers", "zoo", f"loading 'transformers:{name}'") from None
+    kind = getattr(transformers, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+        known = [one for one in dir(transformers) if "For" in one or one.endswith("Model")]
+        raise LoadError(
+            f"transformers has no class of models '{name}'{_close(name, known)}; a task is part of "
+            "the name, as in BertForSequenceClassification"
+        )
+    try:
+        return kind(config_for(kind))
+    except Exception as error:  # constructors raise what they like
+        raise LoadError(
+            f"'{name}' cannot be built of its default config: {_said(error)}; write a function "
+            "that builds it, and name that"
+        ) from error
+
+
+def config_for(kind: Any) -> Any:
+    """The default config of a class of transformers, without a cache of keys and values."""
+    config = kind.config_class()
+    config.use_cache = False
+    return config
 
 
 def _from_factory(spec: str) -> nn.Module:

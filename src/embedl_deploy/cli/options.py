@@ -31,7 +31,7 @@ def origin(spec: str, weights: Path | None) -> str:
     """A model and where its weights are from, in words."""
     if weights is not None:
         return f"{spec} with {weights}"
-    if spec.startswith(("torchvision:", "timm:")):
+    if spec.startswith(("torchvision:", "timm:", "transformers:")):
         return f"{spec} with random weights, which --weights replaces"
     return spec
 
@@ -88,7 +88,7 @@ ModelArgument = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="torchvision:NAME, timm:NAME or package.module:factory.",
+        help="torchvision:NAME, timm:NAME, transformers:CLASS or package.module:factory.",
         show_default=False,
     ),
 ]
@@ -230,6 +230,16 @@ PercentileOption = Annotated[
         metavar="SHARE",
         rich_help_panel=QUANTIZATION,
         help="Share of the values that the range holds (99.99).",
+        show_default=False,
+    ),
+]
+SkipOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--skip",
+        metavar="PATH",
+        rich_help_panel=QUANTIZATION,
+        help="Modules to leave in floating point, such as 'layer1.*' or head; may be repeated.",
         show_default=False,
     ),
 ]

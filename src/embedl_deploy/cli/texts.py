@@ -12,8 +12,9 @@ what would fuse. Then [bold]embedl-deploy deploy[/bold] does the whole journey.
 
 [bold]Models[/bold]
 
-- [cyan]torchvision:resnet50[/cyan], [cyan]timm:convnext_atto[/cyan] – with random weights, and
-nothing is downloaded: --weights gives them yours
+- [cyan]torchvision:resnet50[/cyan], [cyan]timm:convnext_atto[/cyan],
+[cyan]transformers:BertForSequenceClassification[/cyan] – with random weights, and nothing is
+downloaded: --weights gives them yours
 
 - [cyan]package.module:factory[/cyan] – your own, from the current folder too: a model, or a
 function without arguments that returns one

@@ -79,8 +79,8 @@ def skipped(model: nn.Module, skips: Sequence[Skip]) -> dict[str, Skipped]:
     for skip, paths in chosen.items():
         if not paths and isinstance(skip.which, str | nn.Module):
             raise QuantizationError(
-                f"skip selects no fused module with {skip}; print(result) shows their paths, and a "
-                "module must be one of result.model"
+                f"skip selects no fused module with {skip}; print(result), or inspect --all on the "
+                "command line, shows their paths, and a module must be one of result.model"
             )
     return {path: _at(path, chosen) for path in fused}
 

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from embedl_deploy import transform
 from embedl_deploy.cli.commands.prepare import example_of
 from embedl_deploy.cli.data import load_data
-from embedl_deploy.cli.models import example_shape, load_model
+from embedl_deploy.cli.models import advising, example_dtype, example_shape, load_model
 from embedl_deploy.cli.options import (
     BatchOption,
     DebugOption,
@@ -127,7 +127,10 @@ def _inspected(look: Look) -> _Inspected:
         with steps.step("Transforming"):
             target = look.target.target
             patterns = target.named(look.patterns.value)
-            result = transform(source, args, kwargs, patterns=patterns, target=target, copy=False)
+            with advising(look.model, source):
+                result = transform(
+                    source, args, kwargs, patterns=patterns, target=target, copy=False
+                )
             summary = summarize(result)
             tensors, stubbed = _quantized(result.model)
     given = [one for one in pytree.tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
@@ -145,7 +148,9 @@ def _example(look: Look, source: nn.Module) -> tuple[tuple[Any, ...] | None, dic
         return None, {}
     usual = look.shape or example_shape(look.model, source)
     if look.data is None:
-        return (None if usual is None else (torch.zeros(look.batch, *usual),)), {}
+        if usual is None:
+            return None, {}
+        return (torch.zeros(look.batch, *usual, dtype=example_dtype(source)),), {}
     images = Path(look.data).is_dir()
     data = load_data(
         look.data,

@@ -26,6 +26,7 @@ from embedl_deploy.cli.options import (
     PlanOption,
     RecipeOption,
     ShapeOption,
+    SkipOption,
     StdOption,
     TargetOption,
     WeightsOption,
@@ -108,6 +109,7 @@ class Order(Material):
     recipe: RecipeOption = RecipeChoice.FAST
     observer: ObserverOption = ObserverChoice.MINMAX
     percentile: PercentileOption = None
+    skip: SkipOption = None
     plan: PlanOption = None
 
     def __post_init__(self) -> None:
@@ -126,13 +128,20 @@ class Order(Material):
     @property
     def config(self) -> QuantConfig:
         """How to quantize: by the plan, or as the target asks, but for what is an option."""
+        skip = self.skip or ()
         if self.plan is not None:
-            return _planned(self.plan)
+            planned = _planned(self.plan)
+            return replace(planned, skip=(*planned.skip, *skip))
         observer = _OBSERVERS.get(self.observer) or partial(PercentileObserver, self.share)
         observer()  # so that a percentile out of range is said before any work
         asked = self.target.target.config
         activations = replace(asked.activations or TensorQuantConfig(), observer=observer)
-        return replace(asked, activations=activations, attention=self.attention.value)
+        return replace(
+            asked,
+            activations=activations,
+            attention=self.attention.value,
+            skip=(*asked.skip, *skip),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

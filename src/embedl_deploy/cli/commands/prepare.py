@@ -23,7 +23,7 @@ from embedl_deploy.cli.data import (
     samples_of,
     split_data,
 )
-from embedl_deploy.cli.models import example_shape, load_model, random_share
+from embedl_deploy.cli.models import advising, example_shape, load_model, random_share
 from embedl_deploy.cli.output import Steps
 from embedl_deploy.cli.values import RecipeChoice
 from embedl_deploy.errors import LoadError
@@ -89,7 +89,8 @@ def transformed(material: Material, steps: Steps, batch: int) -> Transformed:
     with steps.step("Transforming"):
         target = material.target.target
         patterns = target.named(material.patterns.value)
-        result = transform(source, args, kwargs, patterns=patterns, target=target, copy=False)
+        with advising(material.model, source):
+            result = transform(source, args, kwargs, patterns=patterns, target=target, copy=False)
     return Transformed(
         result=result,
         examples=_positional(result.model, args, kwargs),
