@@ -21,7 +21,7 @@ from embedl_deploy.report import report
 from embedl_deploy.report.page.graph import file_graph, module_path
 from embedl_deploy.report.page.histogram import bars
 from embedl_deploy.report.summary import summarize
-from embedl_deploy.tensorrt import check_onnx, explain_onnx
+from embedl_deploy.tensorrt import Compilation, Layer, LayerTensor, check_onnx, explain_onnx
 from tests.cli.commands import run, run_json
 from tests.tensorrt.rules.format_cases import CONV, FORMAT
 from tests.tensorrt.rules.models import Text
@@ -188,6 +188,18 @@ def test_a_file_is_shown_against_the_simulation(
     _, found = read(report(page, parity=parity))
     assert found["verdict"][0]["level"] == "bad"
     assert next(iter(parity.stubs)) in found["verdict"][0]["text"]
+
+
+def test_a_compilation_is_shown_with_its_estimate(tmp_path: Path) -> None:
+    tensor = LayerTensor("x", (1, 64, 8, 8), "INT8")
+    layer = Layer("conv", "CaskConvolution", ("conv",), (tensor,), (tensor,), (), 1000, "INT8")
+    compilation = Compilation(
+        Path("m.onnx"), "RTX 1.7", "rtx4090", None, 10, 1.25, (), (layer,), (), ()
+    )
+    time = compilation.estimate()
+    assert time is not None
+    page = report(tmp_path / "p.html", compilations=[compilation]).read_text(encoding="utf-8")
+    assert f"<dd>{round(time.microseconds)} µs; {time.gpu.name} at its published peaks" in page
 
 
 def test_bars_are_inside_the_range_or_outside() -> None:
