@@ -43,8 +43,8 @@ format: $(STAMP)  ## Format the code and fix what can be fixed
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-demo: $(STAMP)  ## Train, deploy to INT8 and check three models on handwritten digits
-	@$(BIN)/python -m examples.digits.demo
+demo: $(STAMP)  ## Train, deploy to INT8 and check four models, one of them a detector
+	@$(BIN)/python -m examples.demo
 
 bench: $(STAMP)  ## Measure the speed and memory of every stage, against bars
 	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done

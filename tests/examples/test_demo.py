@@ -1,21 +1,27 @@
 """The demo: from a trained model to a checked INT8 file, and what it says about it."""
 
+import dataclasses
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
 
 from embedl_deploy import Result
+from embedl_deploy.errors import BuildError
 from embedl_deploy.export import OnnxModel, Parity
 from embedl_deploy.quantize import quantize
-from examples.digits import demo
-from examples.digits.bars import progress_bars
-from examples.digits.data import Digits, digits
-from examples.digits.figures import ALLOWED_LOSS, NOTES, Row, table, verdict
-from examples.digits.train import Recipe, trained
+from embedl_deploy.tensorrt import Compilation, Fate, Product
+from examples.demo import __main__ as demo
+from examples.demo.bars import progress_bars
+from examples.demo.figures import ALLOWED_LOSS, NOTES, Row, table, verdict
+from examples.demo.subjects import Subject, subjects
+from examples.digits.data import Digits, calibration_batches, digits
+from examples.digits.models import MODELS
+from examples.digits.train import Recipe, accuracy, trained
 
 QUICK = Recipe(epochs=3, max_shift=1.0)
 
@@ -23,11 +29,6 @@ QUICK = Recipe(epochs=3, max_shift=1.0)
 @pytest.fixture(scope="module")
 def data() -> Digits:
     return digits()
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
-    return trained("residual", tmp_path_factory.mktemp("cache"), recipe=QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +42,21 @@ def calibrated_with() -> list[Tensor]:
 
 
 @pytest.fixture(scope="module")
-def row(model: nn.Module, data: Digits, folder: Path, calibrated_with: list[Tensor]) -> Row:
+def row(
+    data: Digits,
+    folder: Path,
+    calibrated_with: list[Tensor],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Row:
     """The row of a quickly trained model; the calibration data that `quantize` got is noted."""
+    cache = tmp_path_factory.mktemp("cache")
+    subject = Subject(
+        QUICK.epochs,
+        lambda told, _fresh: trained("residual", cache, recipe=QUICK, progress=told),
+        calibration_batches(data),
+        data.test_images.split(90),
+        partial(accuracy, images=data.test_images, labels=data.test_labels),
+    )
 
     def noting(result: Result, batches: Iterator[Tensor]) -> torch.fx.GraphModule:
         kept = list(batches)
@@ -51,12 +65,13 @@ def row(model: nn.Module, data: Digits, folder: Path, calibrated_with: list[Tens
 
     with pytest.MonkeyPatch.context() as patch, progress_bars(Console(quiet=True)) as bars:
         patch.setattr(demo, "quantize", noting)
-        return demo.deployed(model, "residual", data, folder, bars)
+        patch.setattr(demo, "compiled", lambda *_: None)
+        return demo.deployed("residual", subject, folder, bars, fresh=False)
 
 
 def test_int8_is_as_accurate_as_float(row: Row) -> None:
-    assert row.float_accuracy > 0.9
-    assert abs(row.float_accuracy - row.int8_accuracy) <= ALLOWED_LOSS
+    assert row.float_score > 0.9
+    assert abs(row.float_score - row.int8_score) <= ALLOWED_LOSS
 
 
 def test_the_figures_are_those_of_the_files(row: Row, folder: Path) -> None:
@@ -65,13 +80,10 @@ def test_the_figures_are_those_of_the_files(row: Row, folder: Path) -> None:
     assert 0.2 * row.float_size < row.int8_size < 0.35 * row.float_size
 
 
-def test_the_counts_follow_from_the_architecture(row: Row) -> None:
-    # 15 convolutions, the global pooling and the classifier.
-    assert row.fused == 17
+def test_there_is_a_pair_where_the_architecture_asks_for_one(row: Row) -> None:
     # The inputs of the stem, of both convolutions of 6 blocks and of the pooling; its output, which
     # is the classifier's input; the outputs of 2 downsampling shortcuts. Others are among them.
-    assert row.pairs == 1 + 12 + 1 + 1 + 2
-    assert row.pairs == len(row.parity.stubs)
+    assert len(row.parity.stubs) == 1 + 12 + 1 + 1 + 2
 
 
 def test_the_file_computes_what_was_simulated(row: Row, data: Digits) -> None:
@@ -101,33 +113,69 @@ def rows_of(images: Tensor) -> set[bytes]:
     return {image.numpy().tobytes() for image in images}
 
 
-def a_row(*, int8_accuracy: float = 1.0, rounding_difference: float = 0.0) -> Row:
+@pytest.mark.usefixtures("row")
+def test_a_page_is_written(folder: Path) -> None:
+    page = (folder / "residual.html").read_text(encoding="utf-8")
+    assert "residual-int8.onnx" in page
+    assert "Score of the INT8 file" in page
+
+
+def test_the_detector_and_the_digits_have_data_held_out() -> None:
+    found = subjects()
+    assert list(found) == [*MODELS, "detector"]
+    for subject in found.values():
+        test = rows_of(torch.cat(subject.test))
+        assert len(test) >= 300
+        assert not test & rows_of(torch.cat(subject.calibration))
+
+
+def a_row(*, int8_score: float = 1.0, rounding_difference: float = 0.0) -> Row:
     parity = Parity(largest_output=1.0, rounding_difference=rounding_difference)
-    return Row(1.0, int8_accuracy, 12_345_678, 1_234_567, 123, 123, parity)
+    return Row(1.0, int8_score, 12_345_678, 1_234_567, parity)
 
 
-def test_the_table_fits_in_100_columns() -> None:
-    console = Console(width=100)
+def a_compilation(*, built: bool) -> Compilation:
+    int8 = Product("conv", "Conv", "INT8", "INT8", Fate.KEPT, ("layer",), 1)
+    lost = dataclasses.replace(int8, computed="FP32", fate=Fate.LOST)
+    return Compilation(
+        Path("m.onnx"), "RTX", "", None, int(built), 1.0, (), (), (int8, int8, lost), ()
+    )
+
+
+def test_the_table_fits_in_80_columns() -> None:
+    row = dataclasses.replace(a_row(), compilation=a_compilation(built=True))
+    console = Console(width=80)
     with console.capture() as captured:
-        console.print(table({"transformer": a_row()}, 540))
-    cells = captured.get().splitlines()[-1].split()
-    expected = "transformer 100.00% 100.00% 12,346 kB 1,235 kB 123 123 0.00 steps 0.0e+00"
-    assert cells == expected.split()
+        console.print(table({"transformer": row}))
+    lines = captured.get().splitlines()
+    expected = "transformer 100.00% 100.00% 12,346 1,235 0.00 0.0e+00 2 of 3"
+    assert lines[-1].split() == expected.split()
+    assert "…" not in captured.get()
+    assert len(lines) == 4
 
 
-def test_the_notes_fit_in_100_columns() -> None:
-    assert max(map(len, NOTES.splitlines())) <= 100
+def test_the_notes_fit_in_80_columns() -> None:
+    assert max(map(len, NOTES.splitlines())) <= 80
+
+
+def test_without_the_compiler_the_demo_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_args: object, **_options: object) -> Compilation:
+        raise BuildError("TensorRT for RTX is not installed")
+
+    monkeypatch.setattr(demo, "compile_onnx", missing)
+    assert demo.compiled(Path("model.onnx"), torch.zeros(1)) is None
+    assert a_row().compiled == "not here"
 
 
 def test_good_rows_pass(capsys: pytest.CaptureFixture[str]) -> None:
-    assert verdict({"mobile": a_row(int8_accuracy=0.9901)}) == 0
+    assert verdict({"mobile": a_row(int8_score=0.9901)}) == 0
     assert capsys.readouterr().err == ""
 
 
 def test_more_than_one_point_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
-    assert verdict({"residual": a_row(), "transformer": a_row(int8_accuracy=0.98)}) == 1
+    assert verdict({"residual": a_row(), "transformer": a_row(int8_score=0.98)}) == 1
     assert capsys.readouterr().err == (
-        "transformer: INT8 accuracy is 98.00%, more than one point below float (100.00%)\n"
+        "transformer: the INT8 score is 98.00%, more than one point below float (100.00%)\n"
     )
 
 
@@ -138,22 +186,31 @@ def test_a_file_that_computes_something_else_is_a_failure(
     assert "mobile: the file does not compute what was simulated" in capsys.readouterr().err
 
 
+def test_a_file_that_the_compiler_refuses_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Compilation, "summary", property(lambda _: "RTX built no engine"))
+    row = dataclasses.replace(a_row(), compilation=a_compilation(built=False))
+    assert row.compiled == "refused"
+    assert verdict({"mobile": row}) == 1
+    assert "mobile: the compiler refuses the file: RTX built no engine" in capsys.readouterr().err
+
+
 def test_the_command_writes_where_it_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[tuple[str, bool]] = []
 
-    def untrained(name: str, *_args: object, fresh: bool) -> nn.Module:
+    def noted(name: str, *_args: object, fresh: bool) -> Row:
         asked.append((name, fresh))
-        return nn.Identity()
+        return a_row()
 
-    monkeypatch.setattr(demo, "trained_with_bar", untrained)
-    monkeypatch.setattr(demo, "deployed", lambda *_: a_row())
+    monkeypatch.setattr(demo, "deployed", noted)
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     assert demo.main(["--fresh", "--output", str(tmp_path / "a" / "b")]) == 0
-    assert asked == [("residual", True), ("transformer", True), ("mobile", True)]
+    assert asked == [(name, True) for name in ("residual", "transformer", "mobile", "detector")]
     assert (tmp_path / "a" / "b").is_dir()
-    assert "The ONNX files are in" in capsys.readouterr().out
+    assert capsys.readouterr().out.endswith(f"{tmp_path / 'a' / 'b' / 'detector.html'}\n")
 
 
 def test_a_file_for_the_output_is_refused(

@@ -7,9 +7,6 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from torch import nn
-
-from examples.digits.train import RECIPES, trained
 
 
 def progress_bars(console: Console) -> Progress:
@@ -24,14 +21,3 @@ def step(bars: Progress, name: str) -> Iterator[None]:
     task = bars.add_task(name, total=None)
     yield
     bars.update(task, total=1, completed=1)
-
-
-def trained_with_bar(name: str, bars: Progress, *, fresh: bool) -> nn.Module:
-    """The trained model, with a bar over its epochs; full at once where the weights are cached."""
-    epochs = RECIPES[name].epochs
-    task = bars.add_task("train", total=epochs)
-    model = trained(
-        name, fresh=fresh, progress=lambda epoch, *_: bars.update(task, completed=epoch)
-    )
-    bars.update(task, completed=epochs)
-    return model

@@ -1,0 +1,1 @@
+"""Four trained models as checked INT8 files: `python -m examples.demo`, or `make demo`."""
