@@ -9,7 +9,7 @@ ZOO := .zoo/packages/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test quick fuzz check format demo bench gpu compat bench-quality bench-placement exports compiled zoo docs clean
+.PHONY: help setup test quick fuzz check format demo bench gpu compat bench-quality bench-placement exports compiled zoo docs site clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,7 +19,7 @@ setup: $(STAMP)  ## Create .venv and install the library with everything it can 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "Setting up .venv (the first time takes some minutes)"
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	@$(PIP) install --constraint constraints.txt --editable '.[all,rtx,dev]'
+	@$(PIP) install --constraint constraints.txt --editable '.[all,rtx,dev,docs]'
 	@touch $@
 
 # One torch thread for each of the two workers: more threads than cores make the tests slower. A
@@ -86,5 +86,9 @@ $(ZOO): benchmarks/zoo/packages.txt
 docs: $(STAMP)  ## Write the generated pages of docs/ anew
 	@$(BIN)/python docs/generate.py
 
+# Every page, link and anchor, and every public name in the reference.
+site: $(STAMP)  ## Build the site of docs/ into site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 clean:  ## Remove .venv and all caches
-	@rm -rf .venv .venv-peers .venv-compat .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf .venv .venv-peers .venv-compat site .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,7 +1,6 @@
 """Write the generated parts of the pages in this folder anew: `make docs`.
 
-`reference.md` is generated as a whole. In other pages, what stands between
-`<!-- generated: NAME -->` and `<!-- end -->` is.
+What stands between `<!-- generated: NAME -->` and `<!-- end -->` is generated.
 """
 
 import argparse
@@ -10,7 +9,7 @@ import inspect
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 
 from benchmarks.compiled_rules import verdicts
-from docs._surface import (
-    PACKAGES,
-    describe,
-    exports,
-    first_line,
-    members,
-    tree_text,
-)
+from docs._surface import first_line, tree_text
 from embedl_deploy import transform
 from embedl_deploy.cli.torchvision_ops import import_torchvision
 from embedl_deploy.patterns import ACTIVATIONS, Pattern, Stage
@@ -67,10 +59,10 @@ def _read(path: Path) -> str:
 
 def pages() -> dict[Path, str]:
     """Every page with generated parts, as it should be."""
-    found = {FOLDER / "reference.md": reference()}
+    found = {}
     for path in sorted(FOLDER.glob("*.md")):
         text = _read(path)
-        if path not in found and _BLOCK.search(text):
+        if _BLOCK.search(text):
             found[path] = _BLOCK.sub(lambda match: match[1] + BLOCKS[match[2]]() + match[3], text)
     return found
 
@@ -312,42 +304,6 @@ BLOCKS: dict[str, Callable[[], str]] = {
         placement_rules,
     )
 }
-
-# --- reference ---------------------------------------------------------------------------------
-
-
-def reference() -> str:
-    """The page of names, signatures and first lines of docstrings."""
-    return "".join(_reference_lines())
-
-
-def _reference_lines() -> Iterator[str]:
-    yield "# Reference\n\n"
-    yield "<!-- This page is written by docs/generate.py; run `make docs` to write it anew. -->\n\n"
-    yield "What each package exports: name, signature and the first line of the docstring. The\n"
-    yield "rest of a docstring is in `help(name)`. A base class stands after `<`.\n\n"
-    for package in PACKAGES:
-        yield f"- [`{package}`](#{package.replace('.', '')})\n"
-    for package in PACKAGES:
-        yield f"\n## `{package}`\n\n{first_line(importlib.import_module(package))}\n"
-        for name, one in exports(package).items():
-            yield from _entry(name, one)
-
-
-def _entry(name: str, one: object) -> Iterator[str]:
-    yield f"\n```text\n{describe(name, one)}\n```\n"
-    told = isinstance(one, type) or inspect.isfunction(one)
-    if told and (line := first_line(one)):
-        yield f"\n{line}\n"
-    if isinstance(one, type):
-        lines = [_member(text, member) for text, member in members(one)]
-        if lines:
-            yield "\n" + "".join(lines)
-
-
-def _member(text: str, member: object) -> str:
-    line = first_line(member) if member is not None else ""
-    return f"- `{text}`" + (f": {line}" if line else "") + "\n"
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What the pages say runs, prints what they say, and links to what is there."""
 
+import inspect
 import re
 import shlex
 from collections.abc import Iterator
@@ -12,8 +13,8 @@ from typing import Any
 import pytest
 import typer
 
-from docs import generate
-from docs._surface import PACKAGES, exports
+from docs import _site, generate
+from docs._surface import PACKAGES, exports, first_line
 from embedl_deploy.cli.app import app
 
 ROOT = Path(__file__).parents[2]
@@ -114,10 +115,35 @@ def test_generated_pages_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_every_public_name_is_in_the_reference(package: str) -> None:
-    text = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
-    missing = [name for name in exports(package) if not re.search(rf"\b{name}\b", text)]
-    assert not missing
+def test_every_public_name_is_in_the_reference_and_documented(package: str) -> None:
+    assert f"\n::: {package}\n" in (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    told = {
+        name: one
+        for name, one in exports(package).items()
+        if isinstance(one, type) or inspect.isfunction(one)
+    }
+    assert [name for name, one in told.items() if not first_line(one)] == []
+
+
+def test_the_site_has_every_page_in_its_navigation() -> None:
+    listed = re.findall(r"^ +- ([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    added = set(_site.ADDED.values())
+    assert sorted({*listed} - added) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
+    assert added - {*listed} == set()
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("see [it](../README.md#why)", "see [it](index.md#why)"),
+        ("[how](CONTRIBUTING.md)", "[how](contributing.md)"),
+        ("[terms](LICENSE), [code](../examples/demo/figures.py)", "terms, code"),
+        ("[page](rules.md#a), ![p](page.png)", "[page](rules.md#a), ![p](page.png)"),
+        ("[out](https://arxiv.org/abs/1902.08153), [in](#why)",) * 2,
+    ],
+)
+def test_links_lead_to_pages_of_the_site(written: str, shown: str) -> None:
+    assert _site.on_page_markdown(written) == shown
 
 
 def commands(page: Path) -> Iterator[str]:
