@@ -6,6 +6,7 @@ What stands between `<!-- generated: NAME -->` and `<!-- end -->` is generated.
 import argparse
 import importlib
 import inspect
+import json
 import re
 import sys
 from collections import Counter
@@ -21,6 +22,7 @@ import torch
 from benchmarks.compiled_rules import verdicts
 from docs._surface import first_line, tree_text
 from embedl_deploy import transform
+from embedl_deploy.cli.commands.runs import schema
 from embedl_deploy.cli.torchvision_ops import import_torchvision
 from embedl_deploy.patterns import ACTIVATIONS, Pattern, Stage
 from embedl_deploy.tensorrt import (
@@ -59,7 +61,8 @@ def _read(path: Path) -> str:
 
 def pages() -> dict[Path, str]:
     """Every page with generated parts, as it should be."""
-    found = {}
+    form = json.dumps(schema(), indent=1, ensure_ascii=False) + "\n"
+    found = {FOLDER / "run.schema.json": form}
     for path in sorted(FOLDER.glob("*.md")):
         text = _read(path)
         if _BLOCK.search(text):
@@ -170,6 +173,11 @@ def inspect_options() -> str:
 def deploy_options() -> str:
     """The options of `embedl-deploy deploy`."""
     return _options("deploy")
+
+
+def run_options() -> str:
+    """The options of `embedl-deploy run`."""
+    return _options("run")
 
 
 def analyze_options() -> str:
@@ -290,6 +298,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
         counts_of_fusions,
         inspect_options,
         deploy_options,
+        run_options,
         analyze_options,
         tune_options,
         check_options,

@@ -172,6 +172,16 @@ ReportOption = Annotated[
         show_default=False,
     ),
 ]
+SaveRunOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--save-run",
+        metavar="RUN.yaml",
+        rich_help_panel=OUTPUT,
+        help="Write all options as a file for run, when all went well.",
+        show_default=False,
+    ),
+]
 JsonOption = Annotated[
     bool,
     typer.Option(

@@ -18,6 +18,7 @@ _Misused: Any = typer.BadParameter.__base__
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "inspect": ("inspect", texts.INSPECT),
     "deploy": ("deploy", texts.DEPLOY),
+    "run": ("run", texts.RUN),
     "analyze": ("analyze", texts.ANALYZE),
     "tune": ("find_placement", texts.TUNE),
     "check": ("check", texts.CHECK),

@@ -68,6 +68,19 @@ each class gives top-1 and top-5.
 Depthwise convolutions stay in floating point, outliers are cut off, the file takes any batch.
 """
 
+RUN = """Deploy as a run file says.
+
+A run file has options of [bold]deploy[/bold] by their names, as YAML or JSON, and its arguments as
+model and output. Paths are those of the current folder. [bold]deploy --save-run[/bold] writes one.
+
+[bold]Examples[/bold]
+
+[green]embedl-deploy run deploy.yaml[/green]
+
+[green]embedl-deploy deploy nets.mine:build mine.onnx --data samples.npz --save-run
+mine.yaml[/green]
+"""
+
 ANALYZE = """Show which layer of a model quantization hurts, and by how much.
 
 The model is quantized as by [bold]deploy[/bold], and nothing is written. For every quantizer and

@@ -3,11 +3,12 @@
 from collections import Counter
 
 from rich.filesize import decimal
+from rich.text import Text
 
 from embedl_deploy.cli.commands.answer import random_said
 from embedl_deploy.cli.commands.journey import Deployed, Job, PrecisionChoice, travel
-from embedl_deploy.cli.options import DebugOption, JsonOption, origin
-from embedl_deploy.cli.output import Steps, answering
+from embedl_deploy.cli.options import DebugOption, JsonOption, SaveRunOption, origin
+from embedl_deploy.cli.output import Answer, Steps, answering
 from embedl_deploy.cli.spread import spread
 from embedl_deploy.cli.values import ObserverChoice, PatternChoice, Shape
 from embedl_deploy.report.blocks import figures_table
@@ -17,14 +18,35 @@ _AVOIDED_BY = {"P10": "mixed"}
 
 
 @spread
-def deploy(job: Job, *, as_json: JsonOption = False, debug: DebugOption = False) -> None:
+def deploy(
+    job: Job,
+    save_run: SaveRunOption = None,
+    *,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
     """Transform, quantize, export and verify a model."""
     with answering(as_json=as_json, debug=debug) as answer:
-        with Steps() as steps:
-            deployed = travel(job, steps)
-        answer.values = deployed.as_dict()
-        answer.tables = [figures_table(_figures(deployed))]
-        answer.write_page(job.page, **deployed.parts, figures=_figures(deployed))
+        say(job, answer)
+        if save_run is not None:
+            from embedl_deploy.cli.commands.runs import write_run
+
+            write_run(job, save_run)
+            answer.values["run"] = str(save_run)
+            answer.tables.append(Text(f"wrote {save_run}", "dim"))
+
+
+def say(job: Job, answer: Answer) -> None:
+    """Do a job, and fill in the answer.
+
+    Raises:
+        DeployError: A step failed. Files are as they were.
+    """
+    with Steps() as steps:
+        deployed = travel(job, steps)
+    answer.values = deployed.as_dict()
+    answer.tables = [figures_table(_figures(deployed))]
+    answer.write_page(job.page, **deployed.parts, figures=_figures(deployed))
 
 
 def _figures(deployed: Deployed) -> list[tuple[str, str]]:

@@ -165,7 +165,7 @@ class Judged(Order):
     @property
     def noted(self) -> dict[str, Any]:
         """The options as plain data, for the file's manifest."""
-        return {one.name: _plain(getattr(self, one.name)) for one in fields(Judged)}
+        return {one.name: plain(getattr(self, one.name)) for one in fields(Judged)}
 
     def restored(self, noted: Mapping[str, Any], given: Collection[str]) -> Self:
         """With what a manifest notes, where nothing else was given.
@@ -203,7 +203,8 @@ _READ: Mapping[str, Callable[[Any], Any]] = {
 """How plain data become the value of an option again."""
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """The value of an option as plain data."""
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, tuple):
