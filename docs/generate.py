@@ -205,6 +205,11 @@ def verify_options() -> str:
     return _options("verify")
 
 
+def compare_options() -> str:
+    """The options of `embedl-deploy compare`."""
+    return _options("compare")
+
+
 def build_options() -> str:
     """The options of `embedl-deploy build`."""
     return _options("build")
@@ -304,6 +309,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
         check_options,
         explain_options,
         verify_options,
+        compare_options,
         build_options,
         kernel_fusions,
         folding_fusions,

@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "check": ("check", texts.CHECK),
     "explain": ("explain", texts.EXPLAIN),
     "verify": ("verify", texts.VERIFY),
+    "compare": ("compare", texts.COMPARE),
     "build": ("build", texts.BUILD),
 }
 """By name, the function in the module of that name, and its help."""

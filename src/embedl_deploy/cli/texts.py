@@ -164,6 +164,21 @@ simulation differ by rounding alone), and 1 otherwise.
 [green]embedl-deploy verify r50.onnx --layers[/green]
 """
 
+COMPARE = """Compare two ONNX files of any tools, side by side.
+
+ONNX Runtime runs both on the same data: how outputs of the second differ from those of the first,
+and layers of the same name. Beside each other are sizes, the types of the arithmetic, the kernels
+that TensorRT is expected to run, and what the rules find.
+
+The exit status is 1 where the signal to noise of an output is below --min-sqnr, and 0 otherwise.
+
+[bold]Examples[/bold]
+
+[green]embedl-deploy compare float.onnx int8.onnx --data samples.npz[/green]
+
+[green]embedl-deploy compare mine.onnx theirs.onnx --all --json[/green]
+"""
+
 BUILD = """Build a TensorRT engine of an ONNX file, and say what became of it.
 
 TensorRT 10.12 or newer has to be installed, with an NVIDIA GPU. Where it is not, the line for

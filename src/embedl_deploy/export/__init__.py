@@ -1,6 +1,7 @@
 """ONNX out, and proof that the file computes what was simulated."""
 
 from embedl_deploy.export.accuracy import Accuracy, Evaluation, evaluate_onnx
+from embedl_deploy.export.between import FileParity, compare_files
 from embedl_deploy.export.difference import Difference, OrderParity, OutputParity, ProductParity
 from embedl_deploy.export.onnx_file import export_onnx
 from embedl_deploy.export.parity import Parity, StubParity
@@ -11,12 +12,14 @@ __all__ = [
     "Accuracy",
     "Difference",
     "Evaluation",
+    "FileParity",
     "OnnxModel",
     "OrderParity",
     "OutputParity",
     "Parity",
     "ProductParity",
     "StubParity",
+    "compare_files",
     "compare_onnx",
     "evaluate_onnx",
     "export_onnx",

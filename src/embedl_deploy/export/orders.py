@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from embedl_deploy.export.difference import Difference, OrderParity
+from embedl_deploy.export.products import show
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -62,8 +63,8 @@ class Orders:
                 continue
             self.found[node.name] = OrderParity(outputs=_reached(model, node.outputs[place]))
             self._single[node.name] = node.op_type != "TopK"
-            _show(model, node.outputs[place], node.name + _PICKS, "INT64")
-            _show(model, node.inputs[0], node.name + _SCORES, "DOUBLE")
+            show(model, node.outputs[place], node.name + _PICKS, "INT64")
+            show(model, node.inputs[0], node.name + _SCORES, "DOUBLE")
 
     @property
     def uncompared(self) -> set[str]:
@@ -197,17 +198,6 @@ def _chosen(scores: Tensor, picks: Tensor, dim: int | None) -> Tensor:
         return scores.reshape(-1)[picks.reshape(-1)]
     whole = picks if picks.dim() == scores.dim() else picks.unsqueeze(dim)
     return scores.gather(dim, whole)
-
-
-def _show(model: "onnx_ir.Model", value: "onnx_ir.Value", name: str, dtype: str) -> None:
-    """Make a value an output, in another type."""
-    import onnx_ir
-
-    kind = onnx_ir.DataType[dtype]
-    copy = onnx_ir.node("Cast", [value], {"to": kind})
-    copy.outputs[0].name, copy.outputs[0].dtype = name, kind
-    model.graph.append(copy)
-    model.graph.outputs.append(copy.outputs[0])
 
 
 def _reached(model: "onnx_ir.Model", value: "onnx_ir.Value") -> tuple[str, ...]:

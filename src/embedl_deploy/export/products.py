@@ -47,7 +47,7 @@ class Products:
             if value is not None and max(places) < len(names):
                 outputs = tuple(names[place] for place in places)
                 self.found[path] = ProductParity(outputs=outputs)
-                _show(model, value, path + _MARK)
+                show(model, value, path + _MARK)
 
     def watch(self, model: nn.Module) -> list[Any]:
         """Hooks that note what the modules give."""
@@ -120,10 +120,12 @@ def _result(model: "onnx_ir.Model", path: str) -> "onnx_ir.Value | None":
     return None if last is None else last.outputs[0]
 
 
-def _show(model: "onnx_ir.Model", value: "onnx_ir.Value", name: str) -> None:
+def show(model: "onnx_ir.Model", value: "onnx_ir.Value", name: str, dtype: str = "FLOAT") -> None:
+    """Make a value an output, in another type."""
     import onnx_ir
 
-    copy = onnx_ir.node("Cast", [value], {"to": onnx_ir.DataType.FLOAT})
-    copy.outputs[0].name, copy.outputs[0].dtype = name, onnx_ir.DataType.FLOAT
+    kind = onnx_ir.DataType[dtype]
+    copy = onnx_ir.node("Cast", [value], {"to": kind})
+    copy.outputs[0].name, copy.outputs[0].dtype = name, kind
     model.graph.append(copy)
     model.graph.outputs.append(copy.outputs[0])

@@ -1,0 +1,166 @@
+"""Two files of any tools are run on the same data, and stand side by side."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from embedl_deploy.errors import CalibrationError, VerificationError
+from embedl_deploy.export import compare_files
+from tests.cli.commands import run, run_json
+from tests.cli.test_output import fits
+
+DRAW = np.random.default_rng(0)
+FIRST, LAST = (DRAW.normal(size=(8, 8)).astype(np.float32) for _ in range(2))
+ROWS = DRAW.normal(size=(6, 8)).astype(np.float32)
+
+
+def saved(
+    path: Path,
+    weights: Sequence[NDArray[np.float32]] = (FIRST, LAST),
+    *,
+    ends: tuple[str, str] = ("x", "y"),
+    batch: int | str = "batch",
+    names: Sequence[str] = ("first", "relu", "last"),
+) -> Path:
+    """Two products with a ReLU between them."""
+    x, y = ends
+    nodes = [
+        helper.make_node("MatMul", [x, "w0"], ["a"], name=names[0]),
+        helper.make_node("Relu", ["a"], ["b"], name=names[1]),
+        helper.make_node("MatMul", ["b", "w1"], [y], name=names[2]),
+    ]
+    given, made = (
+        [helper.make_tensor_value_info(one, TensorProto.FLOAT, [batch, 8])] for one in ends
+    )
+    arrays = [numpy_helper.from_array(one, f"w{i}") for i, one in enumerate(weights)]
+    graph = helper.make_graph(nodes, "net", given, made, arrays)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]), path)
+    return path
+
+
+@pytest.fixture
+def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """The second file has other weights in its last layer, and other names of input and output."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    np.savez(tmp_path / "rows.npz", x=ROWS)
+    other = (FIRST, (LAST * 1.01).astype(np.float32))
+    return saved(tmp_path / "a.onnx"), saved(tmp_path / "b.onnx", other, ends=("input", "output"))
+
+
+def sqnr(wanted: NDArray[Any], found: NDArray[Any]) -> float:
+    noise = ((wanted - found) ** 2).sum()
+    return float(10 * np.log10((wanted**2).sum() / noise))
+
+
+@pytest.mark.usefixtures("pair")
+def test_outputs_and_layers_are_as_numpy_computes_them() -> None:
+    found = run_json("compare", "a.onnx", "b.onnx", "--data", "rows.npz")
+    hidden = np.maximum(ROWS.astype(np.float64) @ FIRST, 0)
+    wanted, other = hidden @ LAST, hidden @ (LAST * 1.01).astype(np.float32)
+    (output,) = found["outputs"]
+    assert found["samples"] == len(ROWS)
+    assert output["name"] == "y"
+    assert output["sqnr_db"] == pytest.approx(sqnr(wanted, other), abs=0.05)
+    assert output["same_top1"] == (wanted.argmax(1) == other.argmax(1)).sum()
+    layers = {one["name"]: one["sqnr_db"] for one in found["layers"]}
+    assert layers.keys() == {"first", "relu", "last"}
+    assert layers["first"] is layers["relu"] is None  # no difference at all
+    assert layers["last"] == pytest.approx(output["sqnr_db"], abs=1e-3)
+
+
+def test_both_files_are_said_side_by_side(pair: tuple[Path, Path]) -> None:
+    found = run_json("compare", "a.onnx", "b.onnx")
+    assert [one["bytes"] for one in found["files"]] == [one.stat().st_size for one in pair]
+    assert all(one["operators"] == 3 and one["opset"] == 21 for one in found["files"])
+    assert all(one["shares"] == {"FP32": 1.0} for one in found["files"])
+    shown = run("compare", "a.onnx", "b.onnx").stdout
+    fits(shown)
+    words = " ".join(shown.split())
+    assert "on 1 sample of random numbers" in words
+    assert "File a.onnx b.onnx" in words
+    fits(run("compare", "a.onnx", "b.onnx", "--data", "rows.npz", "--all").stdout)
+
+
+def test_layers_of_other_names_are_left_out(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    other = saved(tmp_path / "c.onnx", names=("n0", "relu", "n2"))
+    found = compare_files(pair[0], other)
+    assert list(found.layers) == ["relu"]
+    assert found.drawn
+    assert found.sqnr_db == float("inf")
+    assert (
+        "none has the same name"
+        in run("compare", "a.onnx", str(saved(tmp_path / "d.onnx", names=("p", "q", "r")))).stdout
+    )
+
+
+def test_external_weights_count(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    file = onnx.load(pair[0])
+    place = tmp_path / "c.onnx"
+    onnx.save(file, place, save_as_external_data=True, location="c.weights", size_threshold=0)
+    _, found = run_json("compare", "a.onnx", "c.onnx")["files"]
+    assert found["bytes"] == place.stat().st_size + (tmp_path / "c.weights").stat().st_size
+
+
+@pytest.mark.usefixtures("pair")
+def test_the_exit_status_is_by_the_bound() -> None:
+    run("compare", "a.onnx", "b.onnx", "--min-sqnr", "39")
+    run("compare", "a.onnx", "b.onnx", "--min-sqnr", "41", code=1)
+
+
+def test_batches_are_cut_to_what_a_file_takes(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    fixed = saved(tmp_path / "c.onnx", batch=4)
+    assert compare_files(pair[0], fixed, [{"x": tensor(ROWS)}]).samples == 4
+    with pytest.raises(VerificationError, match="take batches of 2 and of 4"):
+        compare_files(fixed, saved(tmp_path / "d.onnx", batch=2))
+
+
+def tensor(array: NDArray[np.float32]) -> Any:
+    import torch
+
+    return torch.from_numpy(array)
+
+
+def test_files_that_do_not_go_together_are_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    narrow = (FIRST, LAST[:, :4].copy())
+    graph = onnx.load(saved(tmp_path / "c.onnx", narrow))
+    del graph.graph.output[0].type.tensor_type.shape.dim[1:]
+    graph.graph.output[0].type.tensor_type.shape.dim.add().dim_value = 4
+    onnx.save(graph, tmp_path / "c.onnx")
+    with pytest.raises(VerificationError, match=r"has shape \(1, 8\) in the first file and"):
+        compare_files(pair[0], tmp_path / "c.onnx")
+    with pytest.raises(VerificationError, match="take the inputs x, and a batch has z"):
+        compare_files(*pair, [{"z": tensor(ROWS)}])
+    with pytest.raises(VerificationError, match="there is no data to compare with"):
+        compare_files(*pair, [])
+    with pytest.raises(CalibrationError, match="the data is a Tensor"):
+        compare_files(*pair, tensor(ROWS))
+    with pytest.raises(VerificationError, match="a NoneType names no file"):
+        compare_files(pair[0], None)  # type: ignore[arg-type]
+    graph.graph.output.append(helper.make_tensor_value_info("b", TensorProto.FLOAT, [None, 8]))
+    onnx.save(graph, tmp_path / "c.onnx")
+    with pytest.raises(VerificationError, match="the files have other outputs: y in the first"):
+        compare_files(pair[0], tmp_path / "c.onnx")
+
+
+def test_what_is_open_can_not_be_drawn(pair: tuple[Path, Path]) -> None:
+    graph = onnx.load(pair[0])
+    graph.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "width"
+    onnx.save(graph, pair[0])
+    with pytest.raises(VerificationError, match="the input 'x' has open sizes: give data"):
+        compare_files(*pair)
+
+
+@pytest.mark.parametrize(
+    "options", [("--mean", "0.5"), ("--shape", "3,8,8"), ("--data", ".", "--mean", "0.5")]
+)
+def test_options_that_do_not_go_are_misuse(
+    pair: tuple[Path, Path], options: tuple[str, ...]
+) -> None:
+    run("compare", *map(str, pair), *options, code=2)
