@@ -9,7 +9,7 @@ ZOO := .zoo/packages/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test quick fuzz check format demo bench gpu compat bench-quality bench-placement exports compiled zoo docs site clean
+.PHONY: help setup test quick fuzz check format demo bench gpu compat bench-quality bench-placement exports compiled zoo docs site package clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -89,6 +89,9 @@ docs: $(STAMP)  ## Write the generated pages of docs/ anew
 # Every page, link and anchor, and every public name in the reference.
 site: $(STAMP)  ## Build the site of docs/ into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+package: $(STAMP)  ## Build wheel and sdist, and try them with each extra in a clean environment
+	@$(BIN)/python .ci/package.py
 
 clean:  ## Remove .venv and all caches
 	@rm -rf .venv .venv-peers .venv-compat site .mypy_cache .ruff_cache .pytest_cache .hypothesis
