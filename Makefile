@@ -9,7 +9,7 @@ ZOO := .zoo/packages/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test quick fuzz check format demo bench gpu compat bench-quality bench-placement exports compiled zoo docs site package clean
+.PHONY: help setup test quick fuzz fuzz-compiler check format demo bench gpu compat bench-quality bench-placement exports compiled zoo docs site package clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,10 @@ quick: $(STAMP)  ## Run a fast part of the tests, under a minute on two cores
 fuzz: $(STAMP)  ## Draw 2,000 random networks of all operations, and as many of the patterns
 	@FUZZ_GRAPHS=2000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --hypothesis-seed=$${SEED:-0} \
 		tests/graph/test_random_operations.py tests/rewrite/test_random_graphs.py
+
+fuzz-compiler: $(STAMP)  ## Compare check and explain with the compiler on 1,000 random files, some minutes
+	@FUZZ_FILES=$${FUZZ_FILES:-1000} OMP_NUM_THREADS=1 $(BIN)/python -m pytest --hypothesis-seed=$${SEED:-0} \
+		tests/tensorrt/rules/test_fuzz_compiler.py
 
 check: $(STAMP)  ## Check format, lint and types
 	@$(BIN)/ruff format --check .

@@ -287,11 +287,12 @@ def half_resize(draft: Draft, node: NodeProto) -> None:
 
 
 def infinite(draft: Draft, node: NodeProto) -> object:
-    if len(node.input) < 3:
+    index = next((at for at, name in enumerate(node.input) if draft.array(name) is not None), None)
+    if index is None:
         return False
-    values = draft.known(node.input[2]).copy()
-    values[0] = np.inf
-    node.input[2] = draft.constant(values, np.float16)
+    values = draft.known(node.input[index]).copy()
+    values.flat[0] = np.inf
+    node.input[index] = draft.constant(values, np.float16)
     return None
 
 
@@ -347,5 +348,5 @@ HALF_MUTATIONS: dict[str, Sequence[Mutation]] = {
         each(ops("Conv", "Relu", "Softmax", "Gelu", "LayerNormalization", "HardSwish"), in_float),
     ),
     "T06": (whole(opset(18), opset(17)),),
-    "T09": (each(with_bias, infinite),),
+    "T09": (each(ops("Add"), infinite),),
 }

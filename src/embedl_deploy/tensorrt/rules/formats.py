@@ -6,10 +6,16 @@ from embedl_deploy.onnx_model.dtypes import FP4, FP8, OWN_PAIR, QUANTIZED
 from embedl_deploy.onnx_model.graph import Node
 from embedl_deploy.onnx_model.view import (
     DEQUANTIZE,
+    KEEPING,
     QUANTIZE,
+    WEIGHTED,
     View,
+    activation_quantizer,
+    dequantizer,
     is_constant,
+    reached,
     stored_type,
+    weight_quantizer,
 )
 from embedl_deploy.tensorrt.rules.rule import Fault, Outcome, Rule, Severity, Unknown
 
@@ -161,7 +167,10 @@ def _four_bits(view: View) -> Iterator[Outcome]:
         if dtype not in {"INT4", FP4}:
             continue
         if dtype == "INT4" and not is_constant(node.first):
-            yield Fault("an activation is quantized to INT4, which is for weights alone", (node,))
+            what = "an activation is quantized to INT4, which is for weights alone"
+            users = reached(node.output, KEEPING)
+            read = any(one is not None and one.op in WEIGHTED for one in users)
+            yield Fault(what, (node,), Severity.ERROR if read else Severity.WARNING)
         elif shape is None or None in shape:
             yield Unknown("the number of 4-bit elements is not known", (node,))
         elif _count(shape) % 2:
@@ -179,7 +188,8 @@ F12 = Rule(
     "F12",
     Severity.ERROR,
     "4-bit tensors have an even number of elements, and INT4 is for weights alone",
-    why="Two elements share a byte, and there are no kernels for INT4 activations.",
+    why="Two elements share a byte. There are no kernels for INT4 activations: TensorRT for RTX "
+    "refuses most products of them, and takes what multiplies nothing (a warning).",
     source="Parser; Guide",
     remedy="Pad the weight by a channel, or leave it in INT8; quantize activations to INT8 or FP8.",
     check=_four_bits,
@@ -187,6 +197,10 @@ F12 = Rule(
 
 
 def _mixed(view: View) -> Iterator[Outcome]:
+    for node in view.of(*sorted(WEIGHTED)):
+        by = activation_quantizer(node), weight_quantizer(node) or dequantizer(node.input(1))
+        if {stored_type(one) for one in by if one is not None} == {"INT8", FP8}:
+            yield Fault(f"{node.op} multiplies INT8 and FP8", (node,), Severity.ERROR)
     kinds: dict[str, Node] = {}
     for node in view.pairs:
         if stored_type(node) in {"INT8", FP8}:
@@ -200,8 +214,8 @@ P26 = Rule(
     Severity.INFO,
     "INT8 and FP8 are not mixed",
     why="Whether one network may have both is not documented; trtexec 10.16 forbids its options "
-    "for the two together.",
+    "for the two together. TensorRT for RTX builds it, but no product of the two (an error).",
     source="trtexec 10.16, sampleOptions.cpp",
-    remedy="Build such a file early, before relying on it.",
+    remedy="Quantize both operands of a product to one kind; build such a file early.",
     check=_mixed,
 )

@@ -4,11 +4,14 @@ from math import prod
 
 from embedl_deploy.onnx_model.graph import Node
 from embedl_deploy.onnx_model.view import (
+    COMMUTING,
     CONVOLUTIONS,
     activation_quantizer,
     constant,
     dequantizer,
     is_constant,
+    is_quantized_behind,
+    made_by,
     weight_quantizer,
 )
 from embedl_deploy.tensorrt.rules.scales import positive, weight_uses
@@ -25,6 +28,8 @@ def scale_loss(node: Node) -> str:
             return "its scale is computed when the network runs"
         if prod(one or 1 for one in shape) > 1 or (shape and node.op in CONVOLUTIONS):
             return f"the scale of its input has the shape {list(shape)}"
+    if _quantized_again(node):
+        return "what it reads is pooled, and quantized again after the pooling"
     if weight is None or len(_scale_shape(weight)) != 1 or _scale_shape(weight) == (1,):
         return ""
     if weight.attributes.get("block_size"):
@@ -34,6 +39,16 @@ def scale_loss(node: Node) -> str:
     return (
         "the scales of its weight go along another axis than its output channels" if wrong else ""
     )
+
+
+def _quantized_again(node: Node) -> bool:
+    """Whether a MaxPool between a DQ and a product has a Q after it too."""
+    value = node.first
+    while (maker := made_by(value, *COMMUTING)) is not None:
+        if maker.op == "MaxPool" and is_quantized_behind(maker.output):
+            return True
+        value = maker.first
+    return False
 
 
 def _scale_shape(node: Node | None) -> tuple[int | None, ...]:
