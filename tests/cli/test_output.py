@@ -3,10 +3,12 @@
 import json
 import re
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from embedl_deploy.cli import output
 from embedl_deploy.cli.program import COMMANDS
 from embedl_deploy.tensorrt.engine import compilers, process
 from tests.cli.commands import run
@@ -101,3 +103,27 @@ def test_a_bare_command_is_answered_in_a_few_lines() -> None:
     fits(shown)
     assert len(shown.splitlines()) == len(COMMANDS) + 2
     assert all(f"\n  {name} " in shown for name in COMMANDS)
+
+
+@pytest.mark.usefixtures("folder")
+def test_stages_are_said_in_a_pipe_with_the_time() -> None:
+    said = run(*SMALL, "--json").stderr.splitlines()
+    stages = [line for line in said if re.fullmatch(r" +\d+\.\d s  \w+", line)]
+    names = [line.split()[-1] for line in stages]
+    wanted = "Loading Transforming Calibrating Exporting Verifying Judging Checking"
+    assert names == wanted.split()
+    times = [float(line.split()[0]) for line in stages]
+    assert times == sorted(times)
+    assert times[0] < 5
+
+
+def test_a_long_stage_says_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter(range(0, 1000, 20))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    with output.Steps() as steps, steps.step("Tuning") as progress:
+        for done in range(1, 5):
+            progress(done, 9)
+    said = [" ".join(line.split()) for line in capsys.readouterr().err.splitlines()]
+    assert said == ["20.0 s Tuning", "80.0 s Tuning 2 of 9", "140.0 s Tuning 4 of 9"]

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from embedl_deploy.cli.names import complete_model
 from embedl_deploy.cli.values import (
     AttentionChoice,
     ExampleInput,
@@ -88,6 +89,7 @@ ModelArgument = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
+        autocompletion=complete_model,
         help="torchvision:NAME, timm:NAME, transformers:CLASS or package.module:factory.",
         show_default=False,
     ),

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -28,6 +29,9 @@ _OTHERS = (
     "copyreg",
 )
 """Packages whose warnings are about their own code."""
+
+_BETWEEN = 30.0
+"""Seconds between the lines of one step."""
 
 StepProgress = Callable[[int, int | None], None]
 """Called with how much is done, and of how much where that is known."""
@@ -114,10 +118,17 @@ def _print_warning(message: Warning | str, *_: object) -> None:
 
 
 class Steps:
-    """Shows on stderr, where that is a terminal, what is being done and for how long."""
+    """Shows on stderr what is being done and for how long.
+
+    On a terminal that is a bar, which goes when all is done. Elsewhere it is a line when a step
+    begins, and one in half a minute of a step that knows how far it is; each begins with the
+    seconds since the first.
+    """
 
     def __init__(self) -> None:
         console = Console(stderr=True)
+        self._lines = not console.is_terminal
+        self._start = self._said = time.monotonic()
         self._progress = Progress(
             TextColumn("{task.description:<12}"),
             BarColumn(),
@@ -125,7 +136,7 @@ class Steps:
             TimeElapsedColumn(),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=self._lines,
         )
 
     def __enter__(self) -> Self:
@@ -139,9 +150,17 @@ class Steps:
     def step(self, text: str) -> Iterator[StepProgress]:
         """A bar of its own for a step, which pulses until something calls the progress."""
         task = self._progress.add_task(text, total=None)
+        self._say(text)
 
         def update(done: int, total: int | None) -> None:
             self._progress.update(task, completed=done, total=total)
+            if time.monotonic() - self._said >= _BETWEEN:
+                self._say(f"{text} {done}" + ("" if total is None else f" of {total}"))
 
         yield update
         self._progress.update(task, total=1, completed=1)
+
+    def _say(self, text: str) -> None:
+        self._said = time.monotonic()
+        if self._lines:
+            typer.echo(f"{self._said - self._start:7.1f} s  {text.rstrip()}", err=True)

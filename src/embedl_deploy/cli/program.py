@@ -1,6 +1,7 @@
 """The command line, with no more of it imported than a call needs."""
 
 import importlib
+import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
@@ -10,7 +11,11 @@ import typer
 from typer.core import TyperGroup
 
 from embedl_deploy.cli import texts
+from embedl_deploy.cli.options import ModelArgument
 from embedl_deploy.cli.said import interrupted, print_error
+
+_COMPLETING = "_EMBEDL_DEPLOY_COMPLETE"
+"""Set by the shell when it asks for completions."""
 
 _Misused: Any = typer.BadParameter.__base__
 """What the command line raises of itself; typer has no name for it."""
@@ -35,7 +40,7 @@ class _Commands(TyperGroup):
 
     def main(self, args: Sequence[str] | None = None, *others: Any, **options: Any) -> Any:
         words = sys.argv[1:] if args is None else list(args)
-        if not words:
+        if not words and _COMPLETING not in os.environ:
             typer.echo(usage())
             sys.exit(2)
         if "--json" not in words:
@@ -58,7 +63,6 @@ def program(loaded: Collection[str] = COMMANDS.keys()) -> typer.Typer:
         name="embedl-deploy",
         cls=_Commands,
         help=texts.flowing(texts.ABOUT),
-        add_completion=False,
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -85,17 +89,29 @@ def called(arguments: Collection[str]) -> Collection[str]:
     return [one for one in arguments if not one.startswith("-")][:1]
 
 
+def completed() -> Collection[str]:
+    """The command whose options the shell completes; none where another word is completed.
+
+    A model is completed without the command, which would import torch.
+    """
+    line = os.environ.get("_TYPER_COMPLETE_ARGS") or os.environ.get("COMP_WORDS", "")
+    words = line.split()[1:]
+    found = called(words)
+    light = {"check", "explain"}.issuperset(found)
+    return found if light or words[-1].startswith("-") else ()
+
+
 def run() -> None:
     """Do what `sys.argv` says; Ctrl-C ends it with one line and 130."""
     try:
-        app = program(called(sys.argv[1:]))
+        app = program(called(sys.argv[1:]) if _COMPLETING not in os.environ else completed())
     except KeyboardInterrupt:
         sys.exit(interrupted())
     app()
 
 
-def _unloaded() -> None:
-    """Stand in the list of commands."""
+def _unloaded(_model: ModelArgument = "") -> None:
+    """Stand in the list of commands, and complete models."""
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it by position
