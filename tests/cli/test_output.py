@@ -105,18 +105,6 @@ def test_a_bare_command_is_answered_in_a_few_lines() -> None:
     assert all(f"\n  {name} " in shown for name in COMMANDS)
 
 
-@pytest.mark.usefixtures("folder")
-def test_stages_are_said_in_a_pipe_with_the_time() -> None:
-    said = run(*SMALL, "--json").stderr.splitlines()
-    stages = [line for line in said if re.fullmatch(r" +\d+\.\d s  \w+", line)]
-    names = [line.split()[-1] for line in stages]
-    wanted = "Loading Transforming Calibrating Exporting Verifying Judging Checking"
-    assert names == wanted.split()
-    times = [float(line.split()[0]) for line in stages]
-    assert times == sorted(times)
-    assert times[0] < 5
-
-
 def test_a_long_stage_says_how_far_it_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

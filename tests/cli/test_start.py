@@ -140,9 +140,13 @@ def test_every_object_has_the_version_of_its_schema(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("folder")
-def test_deploying_says_nothing_of_what_other_packages_log() -> None:
+def test_deploying_in_a_pipe_says_its_stages_and_nothing_of_other_packages() -> None:
     done = started(*SMALL)
     assert done.returncode == 0, done.stderr
     stages = [line for line in done.stderr.splitlines() if re.match(r" +\d+\.\d s  ", line)]
+    wanted = "Loading Transforming Calibrating Exporting Verifying Judging Checking"
+    assert [line.split()[-1] for line in stages] == wanted.split()
+    times = [float(line.split()[0]) for line in stages]
+    assert times == sorted(times)
     said = [line for line in done.stderr.splitlines() if line not in stages]
     assert [line for line in said if line != "a user's module may print"] == ["True"]
