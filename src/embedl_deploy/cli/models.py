@@ -253,8 +253,8 @@ def _from_transformers(name: str) -> nn.Module:
     if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
         known = [one for one in dir(transformers) if "For" in one or one.endswith("Model")]
         raise LoadError(
-            f"transformers has no class of models '{name}'{_close(name, known)}; a task is part of "
-            "the name, as in BertForSequenceClassification"
+            f"transformers has no class of models '{name}' (a task is part of the name, as in "
+            f"BertForSequenceClassification){_close(name, known)}"
         )
     try:
         return kind(config_for(kind))
