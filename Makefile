@@ -73,7 +73,7 @@ $(PEERS): benchmarks/quality/peers.txt
 exports: $(STAMP)  ## Export 25 models in two precisions, and write docs/exports.md; goes on where it stopped
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.exports
 
-compiled: $(STAMP)  ## Compile a file for each rule and 27 models in three kinds of numbers; goes on where it stopped
+compiled: $(STAMP)  ## Compile a file for each rule and models in three kinds of numbers; goes on where it stopped
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.compiled_rules
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.compiled
 

@@ -1,4 +1,4 @@
-"""What NVIDIA’s compiler makes of 27 models in three kinds of numbers: `make compiled`.
+"""What NVIDIA’s compiler makes of models in three kinds of numbers: `make compiled`.
 
 TensorRT for RTX compiles the files, without a GPU. One process a model; what has run is kept and
 not run again.
@@ -24,9 +24,27 @@ if TYPE_CHECKING:
     from embedl_deploy.tensorrt import Compilation
 
 GPU = "rtx4090"
+BARS = (
+    *(
+        f"torchvision:{name}"
+        for name in (
+            *("resnet50", "mobilenet_v2", "efficientnet_b0", "convnext_tiny", "vit_b_16", "swin_t"),
+        )
+    ),
+    *("timm:deit_small_patch16_224", "transformers:bert", "transformers:segformer"),
+)
+"""No product of their default INT8 file is to be lost."""
 MORE = (
-    "torchvision:convnext_tiny",
-    "timm:deit_small_patch16_224",
+    *(name for name in BARS if name not in MODELS),
+    *(
+        f"timm:{name}"
+        for name in (
+            *("resnet10t", "regnetx_002", "mobilenetv3_small_050", "lcnet_035", "tinynet_e"),
+            *("mnasnet_small", "mixnet_s", "rexnet_100", "repghostnet_050", "mobileone_s0"),
+            *("pit_ti_224", "visformer_tiny", "tiny_vit_5m_224", "xcit_nano_12_p8_224"),
+            *("crossvit_tiny_240", "efficientformerv2_s0", "fastvit_t8", "cait_xxs24_224"),
+        )
+    ),
 )
 KINDS = ("float16", "int8", "fp8")
 
@@ -47,6 +65,7 @@ class Row:
         attention: How many attentions are one kernel, and how many there are.
         warnings: What the compiler warns of, by how often.
         error: What stopped it.
+        seconds: That the compiler took.
     """
 
     model: str
@@ -62,6 +81,7 @@ class Row:
     attention: tuple[int, int]
     warnings: Mapping[str, int]
     error: str
+    seconds: float | None = None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,7 +102,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = json.dumps([asdict(row) for row in rows], indent=1)
         options.data.write_text(f"{text}\n", encoding="utf-8")
         options.data.with_suffix(".md").write_text(page(rows), encoding="utf-8")
-    return 0 if all(row.built for row in known.values()) else 1
+    rows = list(known.values())
+    print("".join(map(_said, _bars(rows))))
+    lost = any(row.products.get("lost") for row in _bars(rows))
+    return 0 if all(row.built for row in rows) and not lost else 1
+
+
+def _bars(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row.model in BARS and row.kind == "int8"]
+
+
+def _said(row: Row) -> str:
+    time = "" if row.seconds is None else f", compiled in {row.seconds:.1f} s"
+    lost, total = row.products.get("lost", 0), sum(row.products.values())
+    return f"{row.model}: {lost} of {total} INT8 products lost{time}\n"
 
 
 def _read(path: Path) -> list[Row]:
@@ -161,6 +194,7 @@ def _row(name: str, kind: str, made: "Compilation") -> Row:
         attention=(whole, len(made.attentions)),
         warnings={one.message: one.count for one in made.remarks if made.built},
         error=made.errors[0].message[:200] if made.errors else "",
+        seconds=round(made.seconds, 2),
     )
 
 
@@ -174,11 +208,12 @@ three kinds of numbers, the rest float16, and compiled by {compiler} for {gpu}, 
 ([how](tensorrt.md#compiling)). **lost**: products that are computed in a wider type than the file
 simulates, of all. **kernels** and **MB**: what the engine launches, and what its kernels read and
 write. **estimate**: a roofline of the kernels at published peaks, 2 µs for each launch; nothing was
-run. **attention**: those that are one kernel, of all. **warnings** are the compiler's own.
+run. **attention**: those that are one kernel, of all. **s**: that the compiler took on two busy
+cores. **warnings** are the compiler's own.
 [compiled.json](compiled.json) has the same as data.
 
-| model | numbers | lost | kernels | MB | estimate µs | INT8/FP8 | attention | warnings |
-|---|---|---|---|---|---|---|---|---|
+| model | numbers | lost | kernels | MB | estimate µs | INT8/FP8 | attention | s | warnings |
+|---|---|---|---|---|---|---|---|---|---|
 """
 
 
@@ -191,22 +226,41 @@ def page(rows: Sequence[Row]) -> str:
     for title, lines in (("Lost", _losses(rows)), ("Warnings", _warnings(rows))):
         if found := list(lines):
             text += f"\n## {title}\n\n" + "".join(found)
+    text += _peaks()
     missing = [name for name in (*MODELS, *MORE) if name not in {row.model for row in rows}]
     return text + (f"\nNot run: {', '.join(missing)}.\n" if missing else "")
 
 
+def _peaks() -> str:
+    from embedl_deploy.tensorrt import GPUS
+
+    types = ("FP32", "FP16", "INT8", "FP8")
+    text = (
+        "\n## Peaks\n\nWhat estimates take: dense, in 10¹² operations a second, of which a "
+        "multiply-accumulate is two; FP16\nwith sums in FP16; and 10⁹ bytes a second of memory.\n\n"
+        f"| GPU | capability | {' | '.join(types)} | bytes | published in |\n"
+        "|---|---|---|---|---|---|---|---|\n"
+    )
+    for gpu in GPUS.values():
+        tera = " | ".join(f"{gpu.tera[one]:g}" if one in gpu.tera else "none" for one in types)
+        bandwidth = f"{gpu.bandwidth:g}"
+        text += f"| `{gpu.name}` | {gpu.capability} | {tera} | {bandwidth} | {gpu.source} |\n"
+    return text
+
+
 def _line(row: Row) -> str:
     if not row.built:
-        return f"| `{row.model}` | {row.kind} | not built: {row.error} |  |  |  |  |  |  |\n"
+        return f"| `{row.model}` | {row.kind} | not built: {row.error} |  |  |  |  |  |  |  |\n"
     low = sum(share for dtype, share in row.shares.items() if dtype in {"INT8", "FP8"})
     lost, total = row.products.get("lost", 0), sum(row.products.values())
     moved = "" if row.bytes is None else f"{row.bytes / 1e6:.1f}"
     time = "" if row.estimate is None else f"{row.estimate:.0f}"
     attention = "{} of {}".format(*row.attention) if row.attention[1] else ""
+    took = "" if row.seconds is None else f"{row.seconds:.1f}"
     warned = sum(row.warnings.values()) or "none"
     return (
         f"| `{row.model}` | {row.kind} | {lost} of {total} | {row.kernels} | {moved} | {time} | "
-        f"{low:.0%} | {attention} | {warned} |\n"
+        f"{low:.0%} | {attention} | {took} | {warned} |\n"
     )
 
 
