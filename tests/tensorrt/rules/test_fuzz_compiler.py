@@ -19,7 +19,7 @@ from onnx import ModelProto, NodeProto, TensorProto, shape_inference
 
 from embedl_deploy.onnx_model import OnnxFile
 from embedl_deploy.onnx_model.graph import Node
-from embedl_deploy.onnx_model.view import dequantizer, is_constant, made_by
+from embedl_deploy.onnx_model.view import KEEPING, dequantizer, is_constant, made_by
 from embedl_deploy.tensorrt import Compilation, check_onnx, compile_onnx, explain_onnx
 from embedl_deploy.tensorrt.engine import process
 from tests.tensorrt.rules.compiler_server import Server
@@ -67,8 +67,15 @@ def _scaled(node: Node) -> bool:
 
 
 def _of_microsoft(node: Node) -> bool:
-    makers = [one.producer for one in node.inputs if one is not None and one.producer is not None]
-    return any(one.domain == "com.microsoft" for one in makers)
+    values = [*node.inputs]
+    while values:
+        value = values.pop()
+        if (maker := None if value is None else value.producer) is None:
+            continue
+        if maker.domain == "com.microsoft":
+            return True
+        values += maker.inputs if maker.op in KEEPING else []
+    return False
 
 
 KNOWN_TYPES: dict[str, Callable[[Node], bool]] = {
