@@ -80,7 +80,7 @@ def raise_chains(sizes: Sequence[int]) -> list[Figure]:
     """Seconds of the largest chain, and how much more an operation costs there.
 
     torch.export takes minutes for 10,000 operations, so a short chain is exported, and its
-    operations stand one behind the other as often as it takes.
+    operations follow one another as often as it takes.
     """
     each, figures = {}, []
     model = Functional(_EXPORTED).eval()

@@ -1,6 +1,6 @@
 """Which layers are worth quantizing, by compiler and simulation: `make bench-placement`.
 
-What was measured is kept in `.placement/`; a run that is stopped goes on from there.
+What was measured is kept in `.placement/`; a run that is stopped continues from there.
 """
 
 import argparse

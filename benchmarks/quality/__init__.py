@@ -1,1 +1,1 @@
-"""How much quantization costs, beside other tools: the benchmark behind `docs/quality.md`."""
+"""How much quantization costs, beside other tools: the benchmark of `docs/quality.md`."""

@@ -27,7 +27,7 @@ def built(name: str) -> tuple[nn.Module, Tensor, Tensor]:
     """A model of torchvision with random weights, its calibration images, and others held out.
 
     As in the zoo: no parameter is constant, so that no layer is silent, and batch norms have the
-    statistics of such images. With `-initial` behind the name, parameters are as torchvision
+    statistics of such images. With `-initial` after the name, parameters are as torchvision
     initializes them, and batch norms have the statistics of plain noise.
     """
     from embedl_deploy.cli.torchvision_ops import import_torchvision

@@ -1,8 +1,8 @@
 """What the figures cannot say of a model that falls short: how it is made."""
 
 NOTES = {
-    "timm:cait_xxs24_224": "talking heads: a linear layer over the heads stands between the logits "
-    "and the softmax, and another behind it, so its two products are no attention kernel",
+    "timm:cait_xxs24_224": "talking heads: a linear layer over the heads is between the logits "
+    "and the softmax, and another after it, so its two products are no attention kernel",
     "timm:convit_tiny": "gated positional attention: the attention weights are a mixture of two "
     "softmaxes, so its products are no attention kernel",
     "timm:gemma4_vit_167m": "it looks positions up by a product of one-hot vectors with a table",

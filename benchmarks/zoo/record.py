@@ -20,7 +20,7 @@ class File:
 
     Attributes:
         errors: Rules that `check_onnx` calls broken.
-        only_ties: Whether it computes what was simulated but for the rounding of sums.
+        only_ties: Whether it computes what was simulated except for the rounding of sums.
         parity: The same in words.
         built: Whether TensorRT for RTX makes an engine of it; `None` where it is not installed.
         refusal: Why not.

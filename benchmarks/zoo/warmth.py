@@ -41,7 +41,7 @@ def _shake(values: Tensor) -> None:
 
 
 def _learn_statistics(built: Built, norms: list[_BatchNorm]) -> None:
-    """The model runs as it infers, but for its batch norms, which take in what they see."""
+    """The model runs as it infers, except for its batch norms, which learn from what they see."""
     built.model.eval()
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

@@ -132,7 +132,7 @@ CONV = (
             Near(lambda: nn.Sequential(nn.Conv1d(4, 4, 3)), inputs=rand((2, 4, 6))),
             Near(
                 lambda: nn.Sequential(nn.BatchNorm2d(4), nn.ReLU()),
-                "no convolution stands before it; TensorRT runs it as a scale layer",
+                "no convolution is before it; TensorRT runs it as a scale layer",
             ),
             Near(lambda: nn.Sequential(nn.ConvTranspose2d(4, 4, 3))),
             Near(lambda: nn.Sequential(nn.Conv3d(4, 4, 3)), inputs=rand((2, 4, 3, 3, 3))),

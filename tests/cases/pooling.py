@@ -26,7 +26,7 @@ def pooled(*head: nn.Module) -> nn.Sequential:
 
 
 def unpooled(*head: nn.Module) -> nn.Sequential:
-    """A convolution that leaves nothing but its channels, which only its weight tells."""
+    """A convolution that leaves only its channels, which only its weight tells."""
     return nn.Sequential(nn.Conv2d(3, 4, 6), nn.BatchNorm2d(4), *head)
 
 

@@ -44,10 +44,14 @@ def blocks(page: Path) -> Iterator[Block]:
     text = page.read_text(encoding="utf-8")
     found = list(FENCE.finditer(text))
     for index, match in enumerate(found):
-        behind = found[index + 1] if index + 1 < len(found) else None
-        printed = behind and behind[1] == "text" and not text[match.end() : behind.start()].strip()
+        following = found[index + 1] if index + 1 < len(found) else None
+        printed = (
+            following
+            and following[1] == "text"
+            and not text[match.end() : following.start()].strip()
+        )
         line = text.count("\n", 0, match.start()) + 1
-        yield Block(match[1], match[2], line, behind[2] if behind and printed else None)
+        yield Block(match[1], match[2], line, following[2] if following and printed else None)
 
 
 def loose(line: str) -> str:
@@ -147,7 +151,7 @@ def test_links_lead_to_pages_of_the_site(written: str, shown: str) -> None:
 
 
 def commands(page: Path) -> Iterator[str]:
-    """What stands after a prompt, without comments; `\\` at the end continues a line."""
+    """What is after a prompt, without comments; `\\` at the end continues a line."""
     for block in blocks(page):
         if block.kind == "console":
             whole = block.text.replace("\\\n", " ")

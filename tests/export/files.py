@@ -91,7 +91,7 @@ def assert_typed(file: File) -> None:
 def assert_pairs(file: File, model: fx.GraphModule, dtype: str = "float32") -> None:
     """Each stub is a pair with its scale and an int8 zero-point, and there is no other pair.
 
-    That of a query has its scale times the factor on the logits that stands before it.
+    That of a query has its scale times the factor on the logits that is before it.
     """
     stubs = stubs_of(model)
     quantize = file.named("QuantizeLinear")
@@ -123,7 +123,7 @@ def _factor(file: File, quantize: onnx.NodeProto) -> float:
 
 
 def assert_attention(file: File, model: fx.GraphModule) -> None:
-    """Nothing stands between a pair and the multiplications of attention."""
+    """Nothing is between a pair and the multiplications of attention."""
     for name, stub in stubs_of(model).items():
         if not any(".attention " in f".{p}" and not p.endswith("OUTPUT") for p in stub.points):
             continue
@@ -190,7 +190,7 @@ def quantized_weights(model: fx.GraphModule) -> list[Tensor]:
 
 
 def assert_whole_kernels(file: File, model: fx.GraphModule, kept_norms: int) -> None:
-    """No batch norm stays behind a convolution, and no pair stands inside a kernel."""
+    """No batch norm stays after a convolution, and no pair is inside a kernel."""
     assert file.ops()["BatchNormalization"] == kept_norms
     for conv in file.named("Conv"):
         assert all(reader.op_type != "BatchNormalization" for reader in file.readers(conv))

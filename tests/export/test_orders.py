@@ -43,7 +43,7 @@ def classes_and_confidence(scores: Tensor, boxes: Tensor) -> tuple[Tensor, ...]:
 
 
 class Detector(nn.Module):
-    """Scores that are the same but for the last bits, and a pick among them."""
+    """Scores that are the same except for the last bits, and a pick among them."""
 
     def __init__(self, pick: Pick) -> None:
         super().__init__()

@@ -23,7 +23,7 @@ class Sample:
     """How to call an operation, with options that are not the default ones.
 
     Attributes:
-        kind: Name of what stands in the graph.
+        kind: Name of what is in the graph.
         args: The arguments after the first, from the module and the inputs.
         inputs: Shapes of the inputs; the first is what the operation works on.
         parts: Parameters of the module.

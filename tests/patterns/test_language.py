@@ -160,11 +160,11 @@ def test_an_item_is_a_number_and_no_tensor_that_equals_it() -> None:
         (lambda: chain(optional(RELU)), "at least one operation that is always there"),
         (lambda: chain(wildcard("w", RELU)), "at least one operation"),
         (lambda: chain(RELU, fork(ADD, CONV2D, hole("x"))), "a fork has its inputs within itself"),
-        (lambda: chain(wildcard("w", RELU), LINEAR), "a wildcard stands between two operations"),
-        (lambda: chain(LINEAR, wildcard("w", RELU)), "a wildcard stands between two operations"),
+        (lambda: chain(wildcard("w", RELU), LINEAR), "a wildcard is between two operations"),
+        (lambda: chain(LINEAR, wildcard("w", RELU)), "a wildcard is between two operations"),
         (
             lambda: chain(LINEAR, wildcard("w", RELU), optional(CONV2D)),
-            "a wildcard stands between two operations",
+            "a wildcard is between two operations",
         ),
         (
             lambda: chain(LINEAR, wildcard("w", RELU), optional(ADD), wildcard("v", RELU), CONV2D),
@@ -172,11 +172,11 @@ def test_an_item_is_a_number_and_no_tensor_that_equals_it() -> None:
         ),
         (
             lambda: chain(optional(LINEAR), wildcard("w", RELU), CONV2D),
-            "a wildcard stands between two operations",
+            "a wildcard is between two operations",
         ),
         (
             lambda: chain(LINEAR, wildcard("w", RELU), wildcard("v", DROPOUT), CONV2D),
-            "a wildcard stands between two operations",
+            "a wildcard is between two operations",
         ),
         (lambda: chain(CONV2D, hole("x")), "chain\\(\\) is given Hole"),  # type: ignore[arg-type]
         (lambda: chain(CONV2D, chain(RELU)), "chain\\(\\) is given Chain"),  # type: ignore[arg-type]

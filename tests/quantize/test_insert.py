@@ -102,13 +102,13 @@ def quantized_uses(model: fx.GraphModule) -> set[tuple[str, str, str]]:
 def test_stubs_stand_exactly_at_declared_points(net: str, patterns: str) -> None:
     result = transformed(net, patterns)
     model = insert_qdq(result, DECLARED)
-    expected, behind = declared_uses(result.model), outputs(result.model)
+    expected, following = declared_uses(result.model), outputs(result.model)
     assert len(expected) > 3
     found = quantized_uses(model)
     assert expected <= found
-    assert {use for use in found - expected if use[0] not in behind} == set()
+    assert {use for use in found - expected if use[0] not in following} == set()
     for node in stub_nodes(model):
-        if str(node.args[0]) not in behind:  # else it is for all readers
+        if str(node.args[0]) not in following:  # else it is for all readers
             fused = {str(call) for call, _ in fused_calls(model)}
             assert {str(user) for user in node.users} <= fused
 
@@ -274,8 +274,8 @@ def test_a_dropout_between_two_points_takes_no_second_stub() -> None:
     model = insert_qdq(transform(Head().eval()))
     points = [model.get_submodule(str(node.target)).points for node in stub_nodes(model)]
     assert points == [("pool INPUT",), ("pool OUTPUT", "conv INPUT"), ("again INPUT",)]
-    behind = stub_nodes(model)[1]
-    assert [str(user.target) for user in behind.users] == ["drop.0"]
+    following = stub_nodes(model)[1]
+    assert [str(user.target) for user in following.users] == ["drop.0"]
     weights = [one for one in model.modules() if isinstance(one, WeightFakeQuantize)]
     assert len(weights) == 2
 

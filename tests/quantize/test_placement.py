@@ -99,7 +99,7 @@ def rounded(x: Tensor) -> Tensor:
 
 
 def only_copies(operation: Operation, method: str) -> bool:
-    """Whether nothing but copying operations lead from the input to the result."""
+    """Whether only copying operations lead from the input to the result."""
     example = (torch.randn(2, 4, 6, 6),)
     graph = transform(Between(operation).eval(), example, method=method).model  # type: ignore[arg-type]
     modules = dict(graph.named_modules())

@@ -240,7 +240,7 @@ REASONS: dict[str, tuple[Callable[..., Any], dict[str, Any], tuple[int, ...], st
         (2, 3),
         "Bilinear",
     ),
-    "ConvBNPattern: no convolution stands before it; TensorRT runs it as a scale layer in "
+    "ConvBNPattern: no convolution is before it; TensorRT runs it as a scale layer in "
     "floating point, in one kernel with the activation after it": (
         lambda m, x: m.one(torch.cat([x, x], 1)),
         {"one": nn.BatchNorm2d(6)},

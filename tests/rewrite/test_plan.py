@@ -246,7 +246,7 @@ def test_a_long_chain_of_conversions_ends() -> None:
     for layer in layers[::2]:
         nn.init.orthogonal_(layer.weight, 1.2)  # type: ignore[arg-type]
     result = transform(model)
-    # The last activation stands after the flattening.
+    # The last activation is after the flattening.
     assert result.fused == {"FusedConvBNReLU": 99, "FusedConvBN": 1, "FusedAdaptiveAvgPool2d": 1}
     assert_same_eval(model, result, (torch.randn(2, 4, 3, 3),))
 

@@ -274,7 +274,7 @@ def test_7_an_inner_value_that_is_used_outside(
 
 
 class PlainConv(nn.Conv2d):
-    """A subclass that adds nothing but a constructor."""
+    """A subclass that adds only a constructor."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, 3, padding=1)

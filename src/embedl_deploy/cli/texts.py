@@ -136,7 +136,7 @@ The exit status is 0 without errors (with --strict, without warnings too), and 1
 EXPLAIN = """Show which kernels TensorRT is expected to run for an ONNX file.
 
 Operators are grouped by what TensorRT is documented to fuse: convolution with its activation and
-the residual that it adds, Q/DQ into what computes on INT8, and what stands alone, with the reason.
+the residual that it adds, Q/DQ into what computes on INT8, and what is alone, with the reason.
 Of the multiply-accumulates there is the share of each type. Each kernel names its rule and how
 well that is founded. TensorRT is not needed, and was not asked.
 

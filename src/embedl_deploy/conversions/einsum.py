@@ -23,7 +23,7 @@ def _is_product(call: Any) -> bool:
 
 
 class EinsumPattern(ConversionPattern):
-    """`einsum` of batches of matrices, of which the second may be transposed, becomes a product."""
+    """`einsum` of two batches of matrices becomes a product; the second may be transposed."""
 
     tree = op("einsum", torch.einsum, predicate=_is_product)
 

@@ -20,7 +20,7 @@ def _pack(graph: "onnx_ir.Graph", dequantize: "onnx_ir.Node") -> None:
     import ml_dtypes
     import onnx_ir
 
-    transpose = _transpose_behind(dequantize)
+    transpose = _transpose_after(dequantize)
     if transpose is not None:
         dequantize.attributes["axis"] = onnx_ir.AttrInt64("axis", 0)
         transpose.outputs[0].replace_all_uses_with(dequantize.outputs[0])
@@ -30,7 +30,7 @@ def _pack(graph: "onnx_ir.Graph", dequantize: "onnx_ir.Node") -> None:
     _store(scale, transposed=transpose is not None)
 
 
-def _transpose_behind(dequantize: "onnx_ir.Node") -> "onnx_ir.Node | None":
+def _transpose_after(dequantize: "onnx_ir.Node") -> "onnx_ir.Node | None":
     """What transposes a weight, where nothing else reads it."""
     readers = [use.node for use in dequantize.outputs[0].uses()]
     return readers[0] if [one.op_type for one in readers] == ["Transpose"] else None

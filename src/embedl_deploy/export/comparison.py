@@ -2,7 +2,7 @@
 
 Two floating-point programs sum in different orders, so a value next to a rounding tie may fall
 to either side. One such flip changes what every later layer sees: run freely, the two drift
-apart a little. So each stub is also compared by itself: the simulation goes on from the
+apart a little. So each stub is also compared by itself: the simulation continues from the
 numbers that the file computed, and a difference, before rounding and after, is that of the
 layers since the stub before.
 """

@@ -25,7 +25,7 @@ class Difference:
     noise: float = 0.0
 
     def add(self, wanted: Tensor, found: Tensor) -> None:
-        """Take in one tensor of one batch."""
+        """Add one tensor of one batch."""
         apart = difference(wanted, found)
         self.values += apart.numel()
         self.largest_difference = max(self.largest_difference, largest(apart))

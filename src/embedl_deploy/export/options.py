@@ -88,7 +88,7 @@ class ExportOptions:
 
     @property
     def lowering(self) -> Lowering:
-        """As the target asks, but for what was given."""
+        """As the target asks, except for what was given."""
         asked = self.target.lowering
         return replace(
             asked,

@@ -55,7 +55,7 @@ class StubParity:
     def add(
         self, steps: Tensor, computed: Tensor, before: Tensor | None = None, grid: Grid = INT8
     ) -> None:
-        """Take in one batch.
+        """Add one batch.
 
         Args:
             steps: Simulated multiples of the scale, clamped and not rounded.
@@ -96,7 +96,7 @@ class Parity(Printed, Difference):
     Attributes:
         outputs: Each output by its name in the file; the figures of all are in the parity itself.
         rounding_difference: Largest difference between outputs, relative to the output's largest
-            magnitude, where the simulation goes on from the file's integers at every stub; `None`
+            magnitude, where the simulation continues from the file's integers at every stub; `None`
             where stubs were not compared.
         stubs: One entry per stub, in the file's order; empty where the model has none or they were
             not asked for.
@@ -119,12 +119,12 @@ class Parity(Printed, Difference):
     accuracy: Accuracy = field(default_factory=Accuracy)
 
     def add_output(self, name: str, simulated: Tensor, computed: Tensor) -> None:
-        """Take in one output of one batch."""
+        """Add one output of one batch."""
         self.add(simulated, computed)
         self.outputs.setdefault(name, OutputParity()).add(simulated, computed)
 
     def add_rounding(self, simulated: Tensor, computed: Tensor) -> None:
-        """Take in one output of one batch, simulated from the file's integers."""
+        """Add one output of one batch, simulated from the file's integers."""
         found = Difference.of(simulated, computed)
         largest, output = found.largest_difference, found.largest_output
         relative = largest / output if 0 < output < math.inf else largest
@@ -152,7 +152,7 @@ class Parity(Printed, Difference):
         """Whether file and simulation differ by floating-point rounding alone.
 
         At the stubs, integers differ by one step, at most one in 10,000 (or a single one), and
-        before they were rounded the values were the same but for the rounding of sums. So are
+        before they were rounded the values were the same except for the rounding of sums. So are
         the outputs after the last stubs. `False` where stubs were not compared.
         """
         if self.rounding_difference is None or not math.isfinite(self.largest_difference):
@@ -201,7 +201,7 @@ class Parity(Printed, Difference):
     def first_divergence(self) -> StubParity | None:
         """The first stub in the file's order that differs by more than rounding.
 
-        What is wrong lies between the stubs before it and this one, since all stubs go on from
+        What is wrong lies between the stubs before it and this one, since all stubs continue from
         the file's integers.
         """
         return next((stub for stub in self.stubs.values() if stub.diverges), None)

@@ -54,7 +54,7 @@ def load(path: Path) -> "onnx_ir.Model":
 class Probe:
     """A copy of a file with all stubs visible, and with half precision computed in float32.
 
-    Constants keep their values, so what is computed is what the file says, but for the rounding
+    Constants keep their values, so what is computed is what the file says, except for the rounding
     of results to half precision, which every runtime does at places of its own choice.
 
     Args:

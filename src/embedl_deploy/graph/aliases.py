@@ -64,7 +64,7 @@ class Aliases:
     def _forget_spent(
         self, groups: dict[fx.Node, set[fx.Node]], group: set[fx.Node], write: fx.Node
     ) -> None:
-        """Drop what nothing reads behind a write: a chain of writes then takes linear time."""
+        """Drop what nothing reads after a write: a chain of writes then takes linear time."""
         position = self._order[write]
         for node in [one for one in group if self._last_use[one] <= position]:
             group.discard(node)

@@ -16,7 +16,7 @@ def item_steps(index: Any, rank: int | None) -> list[tuple[Any, ...]] | None:
     such form: the answer is `None`.
 
     Args:
-        index: What stands in the brackets.
+        index: What is in the brackets.
         rank: The number of dimensions of the tensor.
     """
     if isinstance(index, slice):
@@ -35,7 +35,7 @@ def item_steps(index: Any, rank: int | None) -> list[tuple[Any, ...]] | None:
 
 
 def at(dim: int, rank: int | None, index: Any) -> Any:
-    """What stands in the brackets for an item along `dim`; `None` where that is not known."""
+    """What is in the brackets for an item along `dim`; `None` where that is not known."""
     if dim < 0 and rank is None:
         return None
     dim = dim % rank if rank else dim

@@ -2,7 +2,7 @@
 
 `torch.export` turns a model into ATen operations, a `Conv2d` like everything else. While it
 runs, the modules that symbolic tracing keeps as one node are called through an opaque operator,
-which computes nothing but shapes. Afterwards each of its calls is that of a module again, with
+which computes only shapes. Afterwards each of its calls is that of a module again, with
 the arguments the model gave it. So both ways of capture see the same modules.
 """
 

@@ -155,7 +155,7 @@ _HARMLESS = frozenset(
 def plain_base(module: nn.Module) -> type[nn.Module] | None:
     """The `torch.nn` class that a subclass computes exactly as, or `None`.
 
-    Only a subclass that defines nothing but constructors and descriptions qualifies; a
+    A subclass qualifies if it defines only constructors and descriptions; a
     property named `weight` (a parametrization) or an overridden `forward` does not.
     """
     for kind in type(module).__mro__:

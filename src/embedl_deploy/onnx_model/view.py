@@ -199,7 +199,7 @@ def reached(value: Value, through: Iterable[str] = COPIES) -> Iterator[Node | No
                     stack.append(result)
 
 
-def is_quantized_behind(value: Value, through: Iterable[str] = COPIES) -> bool:
+def is_quantized_after(value: Value, through: Iterable[str] = COPIES) -> bool:
     """Whether a Q reads a value, perhaps through operators of some types."""
     return any(node is not None and node.op == QUANTIZE for node in reached(value, through))
 

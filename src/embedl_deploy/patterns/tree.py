@@ -286,6 +286,6 @@ def _check_between(before: tuple[object, ...], after: tuple[object, ...]) -> Non
     ):
         return
     raise PatternError(
-        "a wildcard stands between two operations that are always there, not at the end of a chain "
+        "a wildcard is between two operations that are always there, not at the end of a chain "
         "nor beside another wildcard"
     )

@@ -251,7 +251,7 @@ def keys(node: fx.Node, objects: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def escapes(binding: Binding) -> tuple[fx.Node, ...]:
-    """Nodes of a match, but for its root, whose value is used otherwise than the tree says."""
+    """Nodes of a match, except for its root, whose value is used otherwise than the tree says."""
     allowed = Counter(node for _, node in binding.again)
     inner = binding.all_nodes()[:-1]
     inside = {*binding.all_nodes()}

@@ -106,10 +106,10 @@ def _expand_chain(tree: Chain) -> Iterator[Link]:
         first, *rest = [step for step in choice if step is not None]
         assert isinstance(first, Op | Fork | Either)  # noqa: S101 - chain() excludes the others
         for head in _expand(first):
-            yield reduce(_behind, rest, head)
+            yield reduce(_following, rest, head)
 
 
-def _behind(current: Link, step: object) -> Step | Run:
+def _following(current: Link, step: object) -> Step | Run:
     if isinstance(step, Wildcard) and isinstance(current, Step):
         return Run(step, current)
     assert isinstance(step, Op)  # noqa: S101 - chain() excludes the others

@@ -4,7 +4,7 @@ Shape = tuple[int | None, ...]
 
 
 def adds_in_place(one: Shape | None, other: Shape | None) -> bool:
-    """Whether two shapes are one but for the batch; sizes that are not known fit any."""
+    """Whether two shapes are one except for the batch; sizes that are not known fit any."""
     if one is None or other is None:
         return True
     return len(one) == len(other) and all(

@@ -65,7 +65,7 @@ def tune(  # noqa: PLR0913 - each is one choice
         evaluate: Gives the accuracy of a model in percent.
         samples: Samples of the data at most.
         trials: Placements at most, beyond those that each leave one group.
-        store: A file of measurements; a search that was stopped goes on from there.
+        store: A file of measurements; a search that was stopped continues from there.
         report: Called before each measurement with what it is, and with the outcome so far once
             there is a candidate.
 

@@ -269,7 +269,7 @@ def cast_before(index: int) -> Change:
     return change
 
 
-def cast_behind(draft: Draft, node: NodeProto) -> None:
+def cast_after(draft: Draft, node: NodeProto) -> None:
     node.input[0] = draft.add("Cast", [node.input[0]], to=TensorProto.FLOAT)
 
 
@@ -338,7 +338,7 @@ FORMAT_MUTATIONS: dict[str, Sequence[Mutation]] = {
     "T01": (each(joins, mixed),),
     "T02": (each(weighted, half_weight, half_bias),),
     "T03": (each(pairs, half_scale),),
-    "T05": (each(pairs, cast_before(0), cast_before(1)), each(convs, cast_behind)),
+    "T05": (each(pairs, cast_before(0), cast_before(1)), each(convs, cast_after)),
     "T07": (each(ops("Gemm"), factor("alpha"), factor("beta")),),
     "T08": (each(ops("Reshape"), float_shape), each(ops("Relu"), half_resize)),
 }

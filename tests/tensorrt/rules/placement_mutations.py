@@ -63,7 +63,7 @@ def through(op: str, **attributes: Any) -> Change:
     return change
 
 
-def behind(op: str, *makers: str) -> Mutation:
+def following(op: str, *makers: str) -> Mutation:
     """A pair between an operator and what it fuses with."""
 
     def find(draft: Draft) -> list[NodeProto]:
@@ -184,7 +184,7 @@ def written_norm(draft: Draft, node: NodeProto) -> None:
     draft.add("Div", [centred, root])
 
 
-def norm_behind(draft: Draft, node: NodeProto) -> None:
+def norm_after(draft: Draft, node: NodeProto) -> None:
     draft.add("LayerNormalization", [node.output[0], draft.constant(np.ones(8))])
 
 
@@ -340,7 +340,7 @@ def linears(draft: Draft) -> list[NodeProto]:
 
 PLACEMENT_MUTATIONS: dict[str, Sequence[Mutation]] = {
     "P01": (each(weighted, unpaired(0), float_weight),),
-    "P02": (behind("Relu", "Conv", "Gemm", "Add"),),
+    "P02": (following("Relu", "Conv", "Gemm", "Add"),),
     "P03": (
         each(gates, gate_paired),
         each(ops("Gelu", "HardSwish", "Sigmoid"), paired(0)),
@@ -355,7 +355,7 @@ PLACEMENT_MUTATIONS: dict[str, Sequence[Mutation]] = {
     "P11": (each(convs, narrow),),
     "P12": (each(linears, few_columns),),
     "P13": (each(ops("Relu", "Gelu"), written_norm),),
-    "P14": (each(convs, norm_behind),),
+    "P14": (each(convs, norm_after),),
     "P15": (each(ops("Softmax"), paired(0)), each(ops("LayerNormalization"), quantized_factor)),
     "P16": (each(products, *map(incomplete, ("query", "key", "softmax", "value"))),),
     "P17": (each(products, large_heads, many_positions(0, 2), many_positions(1, 3)),),

@@ -60,7 +60,7 @@ def test_products_are_explained_in_the_types_that_were_seen(key: tuple[str, str]
 
 
 def documented_otherwise(rule: str, name: str) -> bool:
-    """Transposed convolutions (P27), and what stands after a Cast (T05): data centres differ."""
+    """Transposed convolutions (P27), and what is after a Cast (T05): data centres differ."""
     return name.startswith("ConvTranspose") or rule == "T05"
 
 

@@ -127,7 +127,7 @@ class Order(Material):
 
     @property
     def config(self) -> QuantConfig:
-        """How to quantize: by the plan, or as the target asks, but for what is an option."""
+        """How to quantize: by the plan, or as the target asks, except for what is an option."""
         skip = self.skip or ()
         if self.plan is not None:
             planned = _planned(self.plan)

@@ -68,7 +68,7 @@ class Search(Material):
 
     @property
     def measurements(self) -> Path:
-        """The file that a search goes on from."""
+        """The file that a search continues from."""
         return self.output.with_suffix(".measured.jsonl")
 
 

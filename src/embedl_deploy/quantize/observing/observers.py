@@ -34,7 +34,7 @@ class Observer(ABC):
 
     @abstractmethod
     def collect(self, tensor: Tensor) -> None:
-        """Take in one batch, of any shape but not empty."""
+        """Add one batch, of any shape but not empty."""
 
     @abstractmethod
     def compute(self, grid: Grid = INT8) -> Tensor | None:

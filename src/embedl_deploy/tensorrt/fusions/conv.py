@@ -78,7 +78,7 @@ class ConvBNReLUPattern(ConvolutionPattern):
 
 
 _ALONE = (
-    "no convolution stands before it; TensorRT runs it as a scale layer in floating point, in one "
+    "no convolution is before it; TensorRT runs it as a scale layer in floating point, in one "
     "kernel with the activation after it"
 )
 

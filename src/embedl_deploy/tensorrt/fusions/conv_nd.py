@@ -1,7 +1,7 @@
 """Convolutions in other than two dimensions, and transposed ones.
 
 They are weighted layers like the convolution of two dimensions: input and weight are quantized,
-and nothing stands between them, batch norm and activation.
+and nothing is between them, batch norm and activation.
 """
 
 from typing import ClassVar

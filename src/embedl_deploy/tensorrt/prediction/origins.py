@@ -13,7 +13,7 @@ _MOVED_ACROSS = COMMUTING | {"Concat"}
 
 @dataclass(frozen=True)
 class Before:
-    """What stands before Q, where all of it is quantized with the scale of Q.
+    """What is before Q, where all of it is quantized with the scale of Q.
 
     Attributes:
         groups: Kernels that can give quantized values.

@@ -110,9 +110,9 @@ class Plan:
         for node in reversed(self.view.graph.nodes):
             if node.op not in ops or node.domain or self.group(node) is not None:
                 continue
-            behind = {id(found.get(id(one))) for one in node.output.users}
+            following = {id(found.get(id(one))) for one in node.output.users}
             own = found.get(id(node.output.users[0])) if node.output.users else None
-            joined = own is not None and len(behind) == 1 and not node.output.is_output
+            joined = own is not None and len(following) == 1 and not node.output.is_output
             run = own if joined and own is not None else []
             run.append(node)
             found[id(node)] = run

@@ -120,7 +120,7 @@ def _alone(plan: Plan) -> Iterator[Found]:
 QUANTIZER = Fusion(
     "K19",
     "quantize",
-    "Q that no kernel takes in: a kernel, or a reformat, of its own; one after a pointwise kernel "
+    "Q that no kernel fuses: a kernel, or a reformat, of its own; one after a pointwise kernel "
     "in floating point may be taken in all the same",
     Basis.REPORTED,
     "TRT#3492, TRT#3861, TRT#4366; Guide, recommendation 4",

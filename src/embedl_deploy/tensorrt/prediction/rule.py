@@ -23,9 +23,9 @@ class Claim:
     """What a rule says that TensorRT runs as one.
 
     Attributes:
-        id: K for kernels and what computes in them, Q for Q/DQ that they take in, N for what takes
+        id: K for kernels and what computes in them, Q for Q/DQ that they fuse, N for what takes
             none.
-        kind: Of the kernel, in a word or two; empty for what another kernel takes in.
+        kind: Of the kernel, in a word or two; empty for what another kernel fuses.
         title: What is run as one.
         basis: How well that is founded, where a place does not say otherwise.
         source: Where that is written.
@@ -89,7 +89,7 @@ class Group:
 
     @property
     def folded(self) -> list[Node]:
-        """Q/DQ that other operators take in."""
+        """Q/DQ that other operators fuse."""
         pairs = [node for node in self.nodes if is_pair(node)]
         return pairs if len(pairs) < len(self.nodes) else []
 

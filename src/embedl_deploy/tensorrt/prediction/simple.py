@@ -28,7 +28,7 @@ def _constants(plan: Plan) -> Iterator[Found]:
 CONSTANTS = Fusion(
     "N01",
     "constant",
-    "what follows from constants and sizes is computed when the engine is built, but for products; "
+    "what follows from constants and sizes is computed when the engine is built, except products; "
     "sizes that are not fixed are computed beside the kernels",
     Basis.ASSUMED,
     "Guide (weights have to be constants when the engine is built)",
@@ -99,7 +99,7 @@ def _casts(plan: Plan) -> Iterator[Found]:
 CAST = Fusion(
     "K17",
     "cast",
-    "a cast of values that are no constants, which other kernels may take in",
+    "a cast of values that are no constants, which other kernels may fuse",
     Basis.UNKNOWN,
     "TRT#1699 and ModelOpt, torch_onnx.py, say only that it splits fusions",
     _casts,

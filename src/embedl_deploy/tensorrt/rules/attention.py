@@ -12,7 +12,7 @@ from embedl_deploy.onnx_model.view import (
     View,
     bare,
     dequantizer,
-    is_quantized_behind,
+    is_quantized_after,
     made_by,
     reached,
     weight_index,
@@ -42,7 +42,7 @@ class Attention:
 
     Attributes:
         scores: The product of query and key.
-        before: What stands between it and the softmax.
+        before: What is between it and the softmax.
         softmax: The softmax.
         product: The product with the value.
         query: First operand of the scores.
@@ -83,7 +83,7 @@ class Attention:
     @property
     def result_quantized(self) -> bool:
         """Whether what comes out is quantized, after operators that copy."""
-        return is_quantized_behind(self.product.output)
+        return is_quantized_after(self.product.output)
 
     @property
     def missing(self) -> list[str]:
@@ -120,7 +120,7 @@ def attentions(view: View) -> Iterator[Attention]:
 
 
 def _scores(value: Value | None) -> tuple[Node, tuple[Node, ...]] | None:
-    """The product that a softmax reads, and what stands between."""
+    """The product that a softmax reads, and what is between."""
     stack: list[tuple[Value | None, tuple[Node, ...]]] = [(value, ())]
     for _ in range(2 * _STEPS):
         if not stack:

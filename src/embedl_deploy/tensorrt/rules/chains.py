@@ -153,9 +153,9 @@ def _next(value: Value | None, inside: list[Node]) -> tuple[Node, Value] | None:
         node = value.users[0]
         if node.op != QUANTIZE:
             return node, value
-        behind = [one for one in node.output.users if one.op == DEQUANTIZE]
-        inside.extend(behind[:1])
-        value = behind[0].output if behind else None
+        following = [one for one in node.output.users if one.op == DEQUANTIZE]
+        inside.extend(following[:1])
+        value = following[0].output if following else None
     return None
 
 

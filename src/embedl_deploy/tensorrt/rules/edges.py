@@ -51,8 +51,8 @@ P21 = Rule(
 def _embedding(view: View) -> Iterator[Outcome]:
     for node in view.of("Gather"):
         table = node.input(0)
-        behind = [use for use in node.output.users if use.op == DEQUANTIZE]
-        if is_constant(table) and (made_by(table, DEQUANTIZE) or behind):
+        following = [use for use in node.output.users if use.op == DEQUANTIZE]
+        if is_constant(table) and (made_by(table, DEQUANTIZE) or following):
             yield Fault("an embedding is quantized", (node,))
 
 

@@ -75,7 +75,7 @@ def _order(view: View) -> Iterator[Outcome]:
 P18 = Rule(
     "P18",
     Severity.WARNING,
-    "scaling and transposing of query and key stand before Q",
+    "scaling and transposing of query and key come before Q",
     why="Between DQ and the product they keep DQ from fusing with it.",
     source="ModelOpt, fp8_exporter.py; Fused Attention page",
     remedy="Scale and transpose first, then quantize.",

@@ -16,7 +16,7 @@ from embedl_deploy.onnx_model.view import (
     dequantizer,
     is_constant,
     is_quantized,
-    is_quantized_behind,
+    is_quantized_after,
     made_by,
     reached,
 )
@@ -69,7 +69,7 @@ def _residual(view: View) -> Iterator[Outcome]:
         if all(quantized):
             yield Fault("both inputs of a residual addition are quantized", (add,))
         elif not any(quantized):
-            if is_quantized_behind(add.output, COPIES | _POINTWISE):
+            if is_quantized_after(add.output, COPIES | _POINTWISE):
                 yield Fault("the residual input of an addition is not quantized", (add,))
         elif any(one.conv and one.pair for one in found) and not all(one.conv for one in found):
             yield Fault("the input from the convolution is quantized, the other not", (add,))
@@ -110,8 +110,8 @@ P05 = Rule(
 
 def _concat(view: View) -> Iterator[Outcome]:
     for node in view.of("Concat"):
-        behind = [one for one in reached(node.output, COMMUTING) if one is not None]
-        after = next((one for one in behind if one.op == QUANTIZE), None)
+        following = [one for one in reached(node.output, COMMUTING) if one is not None]
+        after = next((one for one in following if one.op == QUANTIZE), None)
         pairs = [dequantizer(one) for one in node.inputs if not is_constant(one)]
         found = [one for one in pairs if one is not None]
         if after is None or not found:
@@ -169,15 +169,15 @@ def _joins(view: View) -> Iterator[Node]:
 
 def _scales_scores(node: Node) -> bool:
     """Whether it is the scaling of an attention's operands, which P18 speaks of."""
-    behind = reached(node.output, COPIES)
+    following = reached(node.output, COPIES)
     constant = any(is_constant(one) for one in node.inputs)
-    return constant and any(one is not None and one.op == "MatMul" for one in behind)
+    return constant and any(one is not None and one.op == "MatMul" for one in following)
 
 
 def _in_and_out(view: View) -> Iterator[Outcome]:
     for node in _joins(view):
-        behind = list(reached(node.output, COPIES | _POINTWISE))
-        others = [one for one in behind if one is not None and one.op != QUANTIZE]
+        following = list(reached(node.output, COPIES | _POINTWISE))
+        others = [one for one in following if one is not None and one.op != QUANTIZE]
         if others:
             what = f"{node.op} reads quantized values and gives {others[0].op} others"
             yield Fault(what, (node, others[0]))
@@ -199,8 +199,8 @@ P08 = Rule(
 def _isolated(view: View) -> Iterator[Outcome]:
     for node in (*_joins(view), *view.of("MaxPool")):
         pairs = [dequantizer(one) for one in node.inputs if not is_constant(one)]
-        behind = [one for one in reached(node.output, COPIES | _POINTWISE) if one is not None]
-        quantizers = [one for one in behind if one.op == QUANTIZE]
+        following = [one for one in reached(node.output, COPIES | _POINTWISE) if one is not None]
+        quantizers = [one for one in following if one.op == QUANTIZE]
         if None in pairs or not quantizers:
             continue
         before = any(one is not None and _from_quantized(one) for one in pairs)

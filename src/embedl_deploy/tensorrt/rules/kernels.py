@@ -14,7 +14,7 @@ from embedl_deploy.onnx_model.view import (
     bare,
     is_constant,
     is_quantized,
-    is_quantized_behind,
+    is_quantized_after,
     kernel,
     made_by,
     pads_exactly,
@@ -67,10 +67,10 @@ def _inside_kernel(view: View) -> Iterator[Outcome]:
             value = data_operand(node)
         before, pair = bare(value)
         if pair is not None and _in_kernel(before):
-            yield Fault(f"a pair stands between a weighted operator and {node.op}", (pair, node))
+            yield Fault(f"a pair is between a weighted operator and {node.op}", (pair, node))
         passing = made_by(value, "Identity", "Cast")
         if passing is not None and _in_kernel(passing.first):
-            what = f"{passing.op} stands between a weighted operator and {node.op}"
+            what = f"{passing.op} is between a weighted operator and {node.op}"
             yield Fault(what, (passing, node))
 
 
@@ -84,7 +84,7 @@ def _in_kernel(value: Value | None) -> bool:
 P02 = Rule(
     "P02",
     Severity.WARNING,
-    "nothing stands between a weighted operator, its bias, batch norm, residual addition and ReLU "
+    "nothing is between a weighted operator, its bias, batch norm, residual addition and ReLU "
     "or Clip",
     why="TensorRT runs them as one kernel; a pair, Identity or Cast between them splits it.",
     source="Guide, recommendation 3; ModelOpt, skip_invalid_insertion_points; TRT#1699",
@@ -97,11 +97,11 @@ def _inside_activation(view: View) -> Iterator[Outcome]:
     for chain in activation_chains(view):
         found = [node for node in chain.entry if node is not None]
         if chain.inside:
-            yield Fault("a pair stands inside an activation", (*chain.inside, chain.end))
+            yield Fault("a pair is inside an activation", (*chain.inside, chain.end))
         elif found and len(found) < len(chain.entry):
             yield Fault("an activation reads its input quantized and not", (*found, chain.end))
         elif found and weighted_before(chain.head):
-            what = f"a pair stands between a weighted operator and {chain.end.op}"
+            what = f"a pair is between a weighted operator and {chain.end.op}"
             yield Fault(what, (found[0], chain.end))
         elif _is_open_gelu(chain.head, chain.end):
             yield Fault("GELU after a quantized convolution does not end in Q", (chain.end,))
@@ -112,7 +112,7 @@ def _is_open_gelu(head: Value, end: Node) -> bool:
     conv = made_by(head, *CONVOLUTIONS)
     if not gelu or conv is None or not is_quantized(conv) or not _is_gelu(end):
         return False
-    return not is_quantized_behind(end.output)
+    return not is_quantized_after(end.output)
 
 
 def _is_gelu(end: Node) -> bool:
@@ -130,7 +130,7 @@ def _is_gelu(end: Node) -> bool:
 P03 = Rule(
     "P03",
     Severity.WARNING,
-    "no pair stands inside an activation of several operators (SiLU, GELU, HardSwish), nor between "
+    "no pair is inside an activation of several operators (SiLU, GELU, HardSwish), nor between "
     "it and its weighted operator; GELU after a quantized convolution ends in Q",
     why="Convolution and activation then stay in floating point, or run as several kernels. GELU "
     "fuses only if the convolution reads and gives one precision.",
@@ -145,15 +145,15 @@ def _padding(view: View) -> Iterator[Outcome]:
         before, pair = bare(node.first)
         pad = made_by(before, "Pad")
         if pad is not None and pair is not None and pads_exactly(pad):
-            yield Fault("a pair stands between Pad and the convolution", (pad, pair, node))
+            yield Fault("a pair is between Pad and the convolution", (pad, pair, node))
 
 
 P22 = Rule(
     "P22",
     Severity.WARNING,
-    "the pair of a padded convolution stands before Pad",
+    "the pair of a padded convolution is before Pad",
     why="Pad fuses with the convolution; with a pair between them INT8 was no faster than FP16. "
-    "(Padding by another number than zero is not exact, and its pair stands after it.)",
+    "(Padding by another number than zero is not exact, and its pair is after it.)",
     source="TRT#2592",
     remedy="Quantize before Pad: zeros, and values that are there already, stay exact.",
     check=_padding,
@@ -166,13 +166,13 @@ def _parallel(view: View) -> Iterator[Outcome]:
         if is_quantized(node):
             groups[id(node.first), kernel(node)].append(node)
     for nodes in groups.values():
-        behind = [_behind(node) for node in nodes]
-        found = [node for node in behind if node is not None]
+        following = [_following(node) for node in nodes]
+        found = [node for node in following if node is not None]
         if len(found) > 1 and any(view.same_scale(found[0], one) is False for one in found):
             yield Fault("convolutions of one tensor give different scales", tuple(nodes))
 
 
-def _behind(node: Node) -> Node | None:
+def _following(node: Node) -> Node | None:
     """The Q after a convolution and its activation."""
     nodes = reached(node.output, PLAIN | SMOOTH | {"BatchNormalization"})
     return next((one for one in nodes if one is not None and one.op == QUANTIZE), None)

@@ -20,7 +20,7 @@ def _written_out(view: View) -> Iterator[Outcome]:
     for norm in decomposed_norms(view):
         yield Fault("a layer norm is written out in single operators", (norm.division,))
         if norm.inside:
-            yield Fault("a pair stands inside a layer norm", (*norm.inside, norm.division))
+            yield Fault("a pair is inside a layer norm", (*norm.inside, norm.division))
 
 
 P13 = Rule(
@@ -47,7 +47,7 @@ def _behind_conv(view: View) -> Iterator[Outcome]:
 P14 = Rule(
     "P14",
     Severity.WARNING,
-    "a pair stands between a quantized convolution and layer norm",
+    "a pair is between a quantized convolution and layer norm",
     why="The convolution's output stays in floating point, which is slow in ConvNeXt. Contested: "
     "the Guide quantizes no outputs without need.",
     source="MO#1117",
@@ -60,12 +60,12 @@ def _into_softmax(view: View) -> Iterator[Outcome]:
     for node in view.of("Softmax"):
         pair = made_by(node.first, DEQUANTIZE)
         if pair is not None:
-            yield Fault("a pair stands before Softmax", (pair, node))
+            yield Fault("a pair is before Softmax", (pair, node))
         mask = made_by(node.first, "Add")
         pairs = [made_by(one, DEQUANTIZE) for one in mask.inputs] if mask is not None else []
         for found in pairs:
             if found is not None and mask is not None:
-                yield Fault("a pair stands at the addition of the mask", (found, mask))
+                yield Fault("a pair is at the addition of the mask", (found, mask))
     for node in view.of("LayerNormalization"):
         for index in (1, 2):
             pair = made_by(node.input(index), DEQUANTIZE)

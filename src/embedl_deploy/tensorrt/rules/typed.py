@@ -148,17 +148,17 @@ def _casts(view: View) -> Iterator[Outcome]:
             yield Fault("its scale is cast", (cast, node))
         cast = made_by(node.first, "Cast") if node.op == QUANTIZE else None
         if cast is not None:
-            yield Fault("a Cast stands before Q", (cast, node))
+            yield Fault("a Cast is before Q", (cast, node))
         for use in node.output.users if node.op == DEQUANTIZE else ():
-            behind = [one for one in use.output.users if one.op in WEIGHTED]
-            if use.op == "Cast" and behind:
-                yield Fault(f"a Cast stands between DQ and {behind[0].op}", (node, use))
+            following = [one for one in use.output.users if one.op in WEIGHTED]
+            if use.op == "Cast" and following:
+                yield Fault(f"a Cast is between DQ and {following[0].op}", (node, use))
 
 
 T05 = Rule(
     "T05",
     Severity.WARNING,
-    "no Cast stands at Q/DQ",
+    "no Cast is at Q/DQ",
     why="It keeps Q/DQ from fusing with the operator. Data centres: reported; TensorRT for RTX: "
     "seen otherwise, it looks through a Cast.",
     source="ModelOpt, torch_onnx.py",
