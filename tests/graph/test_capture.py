@@ -585,3 +585,31 @@ def test_new_nodes_of_a_conversion_have_shapes_too(device: str | None) -> None:
     assert any(isinstance(one, FusedModule) for one in result.model.modules())
     assert result.coverage is not None
     Shapes(result.model).run(x)
+
+
+class _Rest(nn.Module):
+    """Takes more than it is given: `*rest`, `**options`, or both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def positional(self, x: Tensor, *rest: Tensor) -> Tensor:
+        return self.linear(x) + len(rest)
+
+    def named(self, x: Tensor, **options: Any) -> Tensor:
+        return self.linear(x) * (2 if options.get("double") else 1)
+
+    def both(self, x: Tensor, *rest: Tensor, last: bool = False, **options: Any) -> Tensor:
+        return self.linear(x) + len(rest) + len(options) + int(last)
+
+
+@pytest.mark.parametrize("forward", ["positional", "named", "both"])
+@pytest.mark.parametrize("method", ["trace", "export"])
+def test_inputs_that_take_the_rest_may_take_nothing(forward: str, method: Any) -> None:
+    x = torch.randn(2, 3)
+    kind = type(forward, (_Rest,), {"forward": getattr(_Rest, forward)})
+    model = kind()
+    captured = capture(model, (x,), method=method)
+    assert [node.target for node in captured.graph.nodes if node.op == "placeholder"] == ["x"]
+    assert_close(captured(x), model(x))

@@ -139,17 +139,22 @@ def _check_state(model: nn.Module, inputs: Inputs | None, written: list[str]) ->
     check_calls_are_alike(model, inputs.args, inputs.kwargs, written)
 
 
+_STARS = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+"""How torch.fx names the inputs that take the rest."""
+
+
 def _omitted_and_kinds(model: nn.Module, inputs: Inputs) -> tuple[frozenset[str], dict[str, type]]:
-    """Names of inputs that have a default and no example, and the types of the examples."""
+    """Names of inputs that need no example and have none, and the types of the examples."""
     try:
         signature = inspect.signature(model.forward)
         given = signature.bind_partial(*inputs.args, **inputs.kwargs).arguments
     except (TypeError, ValueError):  # propagate() says what does not fit
         return frozenset(), {}
     omitted = frozenset(
-        one.name
+        _STARS.get(one.kind, "") + one.name
         for one in signature.parameters.values()
-        if one.name not in given and one.default is not inspect.Parameter.empty
+        if one.name not in given
+        and (one.kind in _STARS or one.default is not inspect.Parameter.empty)
     )
     return omitted, {name: type(value) for name, value in given.items()}
 

@@ -77,6 +77,9 @@ class Tracer(fx.Tracer):
         if not isinstance(argument, fx.Proxy) or argument.node.target not in self._omitted:
             return argument
         self.graph.erase_node(argument.node)
+        name = str(argument.node.target)
+        if name.startswith("*"):
+            return {} if name.startswith("**") else ()
         return argument.node.args[0]
 
     def create_arg(self, a: Any) -> Any:
