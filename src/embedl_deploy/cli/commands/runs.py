@@ -14,7 +14,7 @@ from embedl_deploy.export.files import written_beside
 
 _HINTS = get_type_hints(Job, include_extras=True)
 _LISTS = {Shape: list[int], Numbers: list[float]}
-"""What stands in a file for types of the command line."""
+"""What is in a file for types of the command line."""
 
 
 def read_run(path: Path) -> Job:

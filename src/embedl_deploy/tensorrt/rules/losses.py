@@ -10,7 +10,7 @@ from embedl_deploy.onnx_model.view import (
     constant,
     dequantizer,
     is_constant,
-    is_quantized_behind,
+    is_quantized_after,
     made_by,
     weight_quantizer,
 )
@@ -45,7 +45,7 @@ def _quantized_again(node: Node) -> bool:
     """Whether a MaxPool between a DQ and a product has a Q after it too."""
     value = node.first
     while (maker := made_by(value, *COMMUTING)) is not None:
-        if maker.op == "MaxPool" and is_quantized_behind(maker.output):
+        if maker.op == "MaxPool" and is_quantized_after(maker.output):
             return True
         value = maker.first
     return False
