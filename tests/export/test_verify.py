@@ -1,6 +1,7 @@
 """A file that does not compute what was simulated is found out."""
 
 import shutil
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -284,3 +285,14 @@ def test_the_file_may_lie_anywhere(exported: Path, tmp_path: Path) -> None:
     folder.mkdir()
     shutil.copy(exported, folder / "modèle 1.onnx")
     assert verify_onnx(folder / "modèle 1.onnx", quantized(), data()).only_ties
+
+
+@pytest.mark.parametrize("name", ["slice(None, -1, None)", "it's"])
+def test_a_stub_is_found_under_any_name_of_a_module(name: str, tmp_path: Path) -> None:
+    """A slice of a sequence of modules, exported, is such a module."""
+    part = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1))
+    x = torch.randn(2, 3, 6, 6)
+    outer = nn.Sequential(OrderedDict({name: part, "head": nn.Conv2d(4, 2, 1)})).eval()
+    quantized = quantize(transform(outer, (x,)), [x])
+    path = export_onnx(quantized, (x,), tmp_path / "model.onnx")
+    assert verify_onnx(path, quantized, [x]).only_ties

@@ -325,3 +325,18 @@ def test_a_wrapped_function_gets_a_list_that_it_may_change() -> None:
     model = net(forward, conv=conv()).eval()
     x = torch.randn(SHAPE)
     assert_close(run(transform(model, (x,)).model, (x,)), run(model, (x,)))
+
+
+@pytest.mark.parametrize("value", [3, -2.5, True])
+def test_a_number_may_be_written_to_a_part_of_integers_and_floats(value: Any) -> None:
+    """Exported, a part is filled by a constant tensor, and another part is computed."""
+
+    def forward(_: Any, x: Tensor) -> Tensor:
+        y = torch.full((x.shape[0], 4), 7, dtype=torch.long)
+        z = torch.zeros(x.shape[0], 4)
+        y[:, 0], z[:, 1] = value, value
+        y[:, 1], z[:, 2:] = x.argmax(-1), x[:, :2]
+        return y + z
+
+    model, x = net(forward), torch.randn(2, 5)
+    assert_close(run(capture(model, (x,), method="export"), (x,)), run(model, (x,)))

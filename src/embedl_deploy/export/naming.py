@@ -1,5 +1,6 @@
 """Names of inputs, outputs and nodes."""
 
+import ast
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -127,8 +128,7 @@ def _name_constants(graph: "onnx_ir.Graph", weights: Mapping[str, str]) -> None:
 
 def _node_name(node: "onnx_ir.Node", weights: Mapping[str, str]) -> str:
     """The path of the innermost module that made a node, and its operator."""
-    scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "")
-    paths = [part.strip(" '\"") for part in scopes.strip("[]").split(",")]
+    paths = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
     own = paths[-2] if len(paths) > 1 else ""
     own = weights.get(own, own)
     return f"{own}/{node.op_type}" if own else node.op_type

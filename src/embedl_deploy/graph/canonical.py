@@ -57,6 +57,9 @@ def _may_write(node: fx.Node) -> bool:
     return node.op == "call_function" and module.partition(".")[0] not in _WRITE_NOTHING
 
 
+_FILL = torch.ops.aten.fill
+
+
 class _Writer:
     """Writes the canonical graph; `current` gives, per traced node, the value it has now."""
 
@@ -201,6 +204,8 @@ class _Writer:
         if (at := NUMBERS.get(called(node))) is not None:
             copied.args = (*copied.args[:at], *map(self._number, copied.args[at:]))
             copied.kwargs = {key: self._number(one) for key, one in copied.kwargs.items()}
+            if copied.target is _FILL.Tensor and not isinstance(copied.args[1], fx.Node):
+                copied.target = _FILL.Scalar
         return copied
 
     def _write_row(self, node: fx.Node, row: Row, bound: SimpleNamespace) -> fx.Node | None:
