@@ -139,7 +139,10 @@ def _check_state(model: nn.Module, inputs: Inputs | None, written: list[str]) ->
     check_calls_are_alike(model, inputs.args, inputs.kwargs, written)
 
 
-_STARS = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+_STARS: dict[Any, str] = {
+    inspect.Parameter.VAR_POSITIONAL: "*",
+    inspect.Parameter.VAR_KEYWORD: "**",
+}
 """How torch.fx names the inputs that take the rest."""
 
 
