@@ -1,6 +1,7 @@
 """What the figures cannot say of a model that falls short: how it is made."""
 
 NOTES = {
+    "doctr:crnn": "two layers of LSTM read the columns of the line, and no pattern takes those",
     "timm:cait_xxs24_224": "talking heads: a linear layer over the heads is between the logits "
     "and the softmax, and another after it, so its two products are no attention kernel",
     "timm:convit_tiny": "gated positional attention: the attention weights are a mixture of two "
