@@ -3,10 +3,8 @@
 import contextlib
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-from torch import fx
-
+from benchmarks.exports import batch
 from benchmarks.zoo.entry import Built, Inputs
 from benchmarks.zoo.record import File
 from embedl_deploy import Result
@@ -31,10 +29,3 @@ def judged(built: Built, result: Result, inputs: Inputs) -> File:
             found.refusal = made.errors[0].message if made.errors else ""
             found.lost = made.fates.get("lost", 0)
     return found
-
-
-def batch(model: fx.GraphModule, inputs: Inputs) -> tuple[Any, ...]:
-    """Inputs by position."""
-    names = [str(node.target) for node in model.graph.nodes if node.op == "placeholder"]
-    given = dict(zip(names, inputs[0], strict=False)) | dict(inputs[1])
-    return tuple(given[name] for name in names if name in given)
