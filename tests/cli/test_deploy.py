@@ -276,8 +276,9 @@ def test_parts_may_stay_in_float32(folder: Path) -> None:
     ends = (*file.graph.input, *file.graph.output)
     assert {one.type.tensor_type.elem_type for one in ends} == {TensorProto.FLOAT}
     types = {one.name: one.data_type for one in file.graph.initializer}
-    biases = {node.name: types[node.input[2]] for node in file.graph.node if node.op_type == "Conv"}
-    assert biases.pop("last/Conv") == TensorProto.FLOAT
+    added = [node for node in file.graph.node if node.op_type == "Add" and node.input[1] in types]
+    biases = {node.name: types[node.input[1]] for node in added}
+    assert biases.pop("last.affine/Add") == TensorProto.FLOAT
     assert set(biases.values()) == {TensorProto.FLOAT16}
 
 

@@ -12,6 +12,7 @@ from onnx import numpy_helper
 from torch import Tensor, fx, nn
 
 from embedl_deploy.modules import FusedModule
+from embedl_deploy.modules.kernel import Kernel
 from embedl_deploy.quantize import QuantStub, WeightFakeQuantize
 
 
@@ -223,6 +224,7 @@ def assert_names(file: File, model: fx.GraphModule) -> None:
     convs = (nn.Conv2d, nn.ConvTranspose2d)  # one that no pattern took is fused with its norm
     modules |= {f"{path}.conv" for path, one in model.named_modules() if isinstance(one, convs)}
     modules |= quantizers_of(model).keys()
+    modules |= {f"{path}.affine" for path, one in model.named_modules() if isinstance(one, Kernel)}
     for node in file.nodes:
         path, _, op = node.name.rpartition("/")
         assert op.split("_")[0] == node.op_type
