@@ -225,8 +225,8 @@ def test_modules_are_read_from_names(name: str, path: list[str]) -> None:
 
 
 def test_commands_write_pages(tmp_path: Path) -> None:
-    file, page = str(Text(CONV).save(tmp_path)), tmp_path / "page.html"
-    assert f"wrote {page}" in run("check", file, "--report", str(page)).stdout.replace("\n", "")
+    file, page = str(Text(CONV).save(tmp_path)), tmp_path / f"{'long' * 20}.html"
+    assert f"wrote {page}\n" in run("check", file, "--report", str(page)).stdout
     assert read(page)[1]["check"]["path"] == file
     assert run_json("explain", file, "--report", str(page))["report"] == str(page)
     assert read(page)[1]["explanation"]["path"] == file

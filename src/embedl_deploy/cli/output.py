@@ -13,7 +13,6 @@ from typing import Any, Self
 import typer
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.text import Text
 
 from embedl_deploy.cli.said import interrupted, print_error, print_json
 from embedl_deploy.errors import DeployError
@@ -52,7 +51,7 @@ class Answer:
 
         report(path, **parts)
         self.values["report"] = str(path)
-        self.tables.append(Text(f"wrote {path}", "dim"))
+        self.tables.append(f"wrote {path}")
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from collections import Counter
 
 from rich.filesize import decimal
-from rich.text import Text
 
 from embedl_deploy.cli.commands.answer import random_said
 from embedl_deploy.cli.commands.journey import Deployed, Job, PrecisionChoice, travel
@@ -33,7 +32,7 @@ def deploy(
 
             write_run(job, save_run)
             answer.values["run"] = str(save_run)
-            answer.tables.append(Text(f"wrote {save_run}", "dim"))
+            answer.tables.append(f"wrote {save_run}")
 
 
 def say(job: Job, answer: Answer) -> None:
