@@ -97,6 +97,7 @@ def _line(record: Record) -> str:
         "" if record.equivalent else f"off by {record.difference:.1e}",
         "" if record.conserving else f"{len(record.lost)} lost, {len(record.twice)} twice",
         "" if record.covered else f"{record.coverage or 0:.1%} covered",
+        "" if record.file is None or record.file.good else f"file: {record.file.fault}",
     )
     found = ", ".join(word for word in words if word)
     return f"{'✗' if found else '✓'} {record.name} {record.way} {record.seconds:.1f} s {found}"

@@ -16,8 +16,8 @@ from embedl_deploy.tensorrt import check_onnx, compile_onnx
 
 def judged(built: Built, result: Result, inputs: Inputs) -> File:
     """Quantize the result, export it with float16 for the rest, and look at the file."""
-    calibrating, held_out = [batch(result.model, built.draw(1)) for _ in range(2)]
-    model = quantize(result, [batch(result.model, inputs), calibrating])
+    calibrating, held_out = [batch(result.model, *built.draw(1)) for _ in range(2)]
+    model = quantize(result, [batch(result.model, *inputs), calibrating])
     with TemporaryDirectory() as folder:
         path = export_onnx(model, held_out, Path(folder) / "model.onnx", precision="float16")
         found = File(errors=sorted({one.rule for one in check_onnx(path).errors}))

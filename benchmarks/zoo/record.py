@@ -41,6 +41,11 @@ class File:
         """Whether nothing falls short."""
         return self.only_ties and self.built is not False and not self.errors and not self.error
 
+    @property
+    def fault(self) -> str:
+        """The first thing that falls short."""
+        return self.error or ", ".join(self.errors) or self.refusal or self.parity
+
 
 @dataclass
 class Record:
