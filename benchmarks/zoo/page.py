@@ -19,8 +19,8 @@ Any model in: what `transform(model, args, kwargs)` makes of models that nobody 
 timm the smallest model of every family (by parameters, without the `test_` models), from
 torchvision every model, of detectors the backbone and the heads (the selection of boxes is no
 graph), from transformers models built from small configurations, and small models of each kind of
-segmentation_models_pytorch, monai, spandrel, doctr, open_clip and Ultralytics. Weights are random: no
-parameter is constant, and batch norms have the statistics of random inputs, so that an error shows
+segmentation_models_pytorch, monai, spandrel, doctr, open_clip and Ultralytics. Weights are random:
+no parameter is constant, and batch norms have the statistics of random inputs, so that an error shows
 in the output.
 """
 _WORDS = """\
