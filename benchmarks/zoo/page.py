@@ -20,8 +20,8 @@ timm the smallest model of every family (by parameters, without the `test_` mode
 torchvision every model, of detectors the backbone and the heads (the selection of boxes is no
 graph), from transformers models built from small configurations, and small models of each kind of
 segmentation_models_pytorch, monai, spandrel, doctr, open_clip and Ultralytics. Weights are random:
-no parameter is constant, and batch norms have the statistics of random inputs, so that an error shows
-in the output.
+no parameter is constant, and batch norms have the statistics of random inputs, so that an error
+shows in the output.
 """
 _WORDS = """\
 - **way**: by `trace` (`torch.fx`) or by `export` (`torch.export`).
