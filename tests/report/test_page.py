@@ -28,7 +28,7 @@ from tests.tensorrt.rules.models import Text
 
 
 class Reader(HTMLParser):
-    """Scripts by id, addresses, and ids of a page; holds that elements are closed in order."""
+    """Scripts by id, addresses, and ids of a page; checks that elements close in order."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -73,7 +73,7 @@ def add_biases(folded: fx.GraphModule, *, every: bool) -> None:
 
     Args:
         folded: With the operators of the file.
-        every: Whether all are added, or those alone that are large beside the weight's scale.
+        every: Add all of them, not only those that are large compared with the weight's scale.
     """
     for module in list(folded.modules()):
         if not isinstance(module, Kernel) or len(module.products) != 1:

@@ -33,8 +33,8 @@ class TensorQuantConfig:
         bits: Width of the numbers; TensorRT runs 8.
         observer: Makes the observer that finds the range, such as `MinMaxObserver` or
             `partial(PercentileObserver, 99.9)`.
-        signed: Whether all integers have a sign. Where not, activations that are never negative
-            have none, and twice the resolution; weights keep it. TensorRT takes signed ones.
+        signed: Use signed integers everywhere, as TensorRT needs. If false, activations that are
+            never negative are unsigned, with twice the resolution; weights stay signed.
         format: Integers, or FP8 numbers (E4M3).
         scale: What becomes of the scales in training. `"observed"`: an activation keeps the scale
             that calibration gave it, and a weight's follow the weight, by the observer, at every

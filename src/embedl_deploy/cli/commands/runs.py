@@ -25,11 +25,10 @@ def read_run(path: Path) -> Job:
         BadParameter: Options contradict each other.
         MissingExtraError: The packages of the `run` extra are not installed.
     """
-    from pydantic import ValidationError
-
+    form, loaded = _form(), _loaded(path)
     try:
-        found = _form().model_validate(_loaded(path))
-    except ValidationError as error:
+        found = form.model_validate(loaded)
+    except _package("pydantic").ValidationError as error:
         faults = "; ".join(_fault(one) for one in error.errors())
         raise LoadError(f"'{path}' is no run of deploy: {faults}") from None
     given = {name: getattr(found, name) for name in found.model_fields_set}

@@ -101,9 +101,9 @@ def _scale_type(view: Subject) -> Iterator[Outcome]:
 T03 = Rule(
     "T03",
     Severity.WARNING,
-    "the scale has the type of what Q reads and DQ gives",
+    "the scale has the type of Q's input and DQ's output",
     why="Up to TensorRT 10.12 the two must be equal (an error there), and in opsets 19 to 22 the "
-    "file is not valid otherwise; later a FLOAT scale may stand beside half-precision data, and "
+    "file is not valid otherwise; later a FLOAT scale is allowed with half-precision data, and "
     "not the other way. Data centres: documented; TensorRT for RTX: seen otherwise, it takes both.",
     source="API, NvInfer.h of 10.12 and 11.1; ONNX",
     remedy="Write scales in the type of the data.",
