@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from embedl_deploy import transform
-from embedl_deploy.cli import models
+from embedl_deploy.cli import building, models
 from embedl_deploy.cli.models import example_dtype, example_shape, load_model
 from embedl_deploy.cli.weights import fill
 from embedl_deploy.errors import CaptureError, LoadError, MissingExtraError
@@ -348,7 +348,7 @@ def small(kind: Any) -> Any:
 def test_a_model_of_transformers_has_a_task_and_a_usual_input(
     monkeypatch: pytest.MonkeyPatch, name: str, shape: tuple[int, ...], dtype: torch.dtype
 ) -> None:
-    monkeypatch.setattr(models, "config_for", small)
+    monkeypatch.setattr(building, "config_for", small)
     spec = f"transformers:{name}"
     model, again = load_model(spec), load_model(spec)
     assert type(model).__name__ == name
@@ -365,7 +365,7 @@ def test_a_model_of_transformers_has_a_task_and_a_usual_input(
 def test_the_config_is_the_default_of_the_class() -> None:
     import transformers
 
-    config = models.config_for(transformers.BertForSequenceClassification)
+    config = building.config_for(transformers.BertForSequenceClassification)
     assert (config.hidden_size, config.use_cache) == (768, False)
 
 

@@ -70,7 +70,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "swin": (swin, (4, 4, 8)),
     "convnext": (convnext, (8, 9, 9)),
 }
-recipes = import_module("embedl_deploy.quantize.recipes")
+accurate = import_module("embedl_deploy.quantize.accurate")
 OBSERVERS: dict[str, Callable[[], Observer]] = {
     "min-max": MinMaxObserver,
     "average": MovingAverageObserver,
@@ -188,7 +188,7 @@ def test_every_observer(name: str, observer: str) -> None:
 
 
 def test_every_step_of_the_accurate_recipe(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipes, "adaround", partial(adaround, iterations=3))
+    monkeypatch.setattr(accurate, "adaround", partial(adaround, iterations=3))
     weights = TensorQuantConfig(bits=4)
     with made_on_it():
         model = quantize(fused(name), data(name), QuantConfig(weights=weights), recipe="accurate")

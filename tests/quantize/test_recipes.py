@@ -15,9 +15,9 @@ from embedl_deploy.quantize import (
     PercentileObserver,
     QuantConfig,
     TensorQuantConfig,
+    accurate,
     quantize,
     recipe_report,
-    recipes,
     restore,
 )
 from embedl_deploy.quantize.measuring.noise import Noise
@@ -118,7 +118,7 @@ def test_a_classifier_that_quantizes_badly_stays_in_floating_point(
         source.head.weight[:, 0] = 50.0
     result = transform(source, (DATA[0],))
     for name in ("smooth", "equalize"):  # which would move the range away
-        monkeypatch.setattr(recipes, name, lambda *_: None)
+        monkeypatch.setattr(accurate, name, lambda *_: None)
     model = quantize(result, DATA, recipe="accurate")
     kept = [step.name for step in recipe_report(model).steps if step.kept]
     assert FLOAT[0] in kept
@@ -127,7 +127,7 @@ def test_a_classifier_that_quantizes_badly_stays_in_floating_point(
 
 
 def test_ranges_are_judged_by_batches_that_did_not_give_them() -> None:
-    work = recipes._Work(made().model, DATA, QuantConfig())
+    work = accurate._Work(made().model, DATA, QuantConfig())
     for learned, judged in work.folds:
         assert not {id(one[0]) for one in learned} & {id(one[0]) for one, _ in judged}
     assert len(work.folds[0][0]) + len(work.folds[1][0]) == len(DATA)

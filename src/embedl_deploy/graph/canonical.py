@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from embedl_deploy.graph import nodes
 from embedl_deploy.graph.aliases import Aliases
 from embedl_deploy.graph.constants import Constants
+from embedl_deploy.graph.dead import remove_dead
 from embedl_deploy.graph.facts import Facts
 from embedl_deploy.graph.items import item_steps
 from embedl_deploy.graph.known import NUMBERS
@@ -26,9 +27,6 @@ from embedl_deploy.graph.shapes import shape
 from embedl_deploy.graph.tracer import is_hooked, plain_base
 from embedl_deploy.graph.writes import called, without_write
 
-_WRITE_NOTHING = frozenset({"torch", "_operator", "builtins", "math"})
-"""Packages whose functions, in the forms that the canonical graph has, write to no argument."""
-
 
 def canonicalize(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     """The canonical graph module of a traced `graph` over `root`, whose modules it takes over.
@@ -37,24 +35,6 @@ def canonicalize(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
         CaptureError: An in-place write cannot be expressed without changing the result.
     """
     return _Writer(root, graph).write()
-
-
-def remove_dead(graph: fx.Graph) -> None:
-    """Remove what nothing uses, except inputs, the output, assertions and what may write."""
-    for node in reversed(graph.nodes):
-        if node.users or node.op in {"placeholder", "output"} or node.target is torch._assert:  # noqa: SLF001 - has no public name
-            continue
-        if not _may_write(node):
-            graph.erase_node(node)
-
-
-def _may_write(node: fx.Node) -> bool:
-    """Whether a node calls a function that tracing did not look into (`torch.fx.wrap`).
-
-    One whose result nothing uses is there for what it writes to its arguments.
-    """
-    module = getattr(node.target, "__module__", None) or "torch"
-    return node.op == "call_function" and module.partition(".")[0] not in _WRITE_NOTHING
 
 
 _FILL = torch.ops.aten.fill

@@ -2,9 +2,7 @@
 
 from embedl_deploy.modules.attention import (
     AttentionMask,
-    FusedMHAInProjection,
     FusedScaledDotProductAttention,
-    MHAInProjection,
     ScaledDotProductAttention,
 )
 from embedl_deploy.modules.base import FusedModule, LeafModule
@@ -28,6 +26,7 @@ from embedl_deploy.modules.linear import (
 )
 from embedl_deploy.modules.parts import ConvPart, ConvTransposePart, LinearPart, Part
 from embedl_deploy.modules.points import QDQPoint
+from embedl_deploy.modules.projection import FusedMHAInProjection, MHAInProjection
 from embedl_deploy.modules.simple import (
     FusedAdaptiveAvgPool2d,
     FusedGroupNorm,

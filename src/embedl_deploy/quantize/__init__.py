@@ -1,5 +1,6 @@
 """Quantization: stubs where the patterns declared them, calibration, fine-tuning."""
 
+from embedl_deploy.quantize.accurate import RecipeReport, RecipeStep, recipe_report
 from embedl_deploy.quantize.calibrating.calibrate import calibrate
 from embedl_deploy.quantize.config import QuantConfig, TensorQuantConfig
 from embedl_deploy.quantize.correcting.adaround import LearnedRounding, RoundingRow, adaround
@@ -23,7 +24,7 @@ from embedl_deploy.quantize.observing.observers import (
 from embedl_deploy.quantize.placing.insert import insert_qdq
 from embedl_deploy.quantize.placing.placement import Placement, PlacementRow, placement
 from embedl_deploy.quantize.placing.restore import restore
-from embedl_deploy.quantize.recipes import RecipeReport, RecipeStep, quantize, recipe_report
+from embedl_deploy.quantize.recipes import quantize
 from embedl_deploy.quantize.rounding import Grid
 from embedl_deploy.quantize.skip import Skip
 from embedl_deploy.quantize.stubs import QuantStub, WeightFakeQuantize

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from torch import fx, nn
 
-from embedl_deploy.graph.canonical import remove_dead
+from embedl_deploy.graph.dead import remove_dead
 from embedl_deploy.graph.facts import Facts
 from embedl_deploy.graph.paths import Paths, graph_module, parent
 from embedl_deploy.graph.proxies import is_size

@@ -8,7 +8,13 @@ from rich.text import Text
 
 from embedl_deploy.cli.commands.order import Order
 from embedl_deploy.cli.commands.prepare import prepared
-from embedl_deploy.cli.options import DebugOption, JsonOption, LimitOption, ReportOption, origin
+from embedl_deploy.cli.data_options import LimitOption
+from embedl_deploy.cli.options import (
+    DebugOption,
+    JsonOption,
+    ReportOption,
+    origin,
+)
 from embedl_deploy.cli.output import Steps, answering
 from embedl_deploy.cli.spread import spread
 from embedl_deploy.quantize import Analysis

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
+from embedl_deploy.cli.building import find_object
 from embedl_deploy.cli.commands.order import Judged
 from embedl_deploy.cli.data import Normalization, Split
-from embedl_deploy.cli.models import find_object
 from embedl_deploy.cli.output import Steps
 from embedl_deploy.errors import LoadError
 from embedl_deploy.export import Evaluation, Parity, compare_onnx, evaluate_onnx

@@ -12,15 +12,13 @@ from rich.filesize import decimal
 from rich.text import Text
 
 from embedl_deploy.cli.data import Normalization, load_data
+from embedl_deploy.cli.data_options import MeanOption, NoNormalizationOption, StdOption
 from embedl_deploy.cli.options import (
     DATA,
     DebugOption,
     FileArgument,
     JsonOption,
-    MeanOption,
-    NoNormalizationOption,
     ShapeOption,
-    StdOption,
     VersionOption,
 )
 from embedl_deploy.cli.output import Steps, answering

@@ -13,11 +13,11 @@ from torch.utils import _pytree as pytree
 from embedl_deploy import transform
 from embedl_deploy.cli.commands.prepare import example_of
 from embedl_deploy.cli.data import load_data
+from embedl_deploy.cli.data_options import ExampleDataOption
 from embedl_deploy.cli.models import advising, example_dtype, example_shape, load_model
 from embedl_deploy.cli.options import (
     BatchOption,
     DebugOption,
-    ExampleDataOption,
     InputsOption,
     JsonOption,
     ModelArgument,

@@ -9,8 +9,7 @@ from typing import Any, Self
 
 import typer
 
-from embedl_deploy.cli.options import (
-    AttentionOption,
+from embedl_deploy.cli.data_options import (
     BatchSizeOption,
     DataOption,
     EvaluateOption,
@@ -18,8 +17,12 @@ from embedl_deploy.cli.options import (
     LabelsOption,
     LimitOption,
     MeanOption,
-    ModelArgument,
     NoNormalizationOption,
+    StdOption,
+)
+from embedl_deploy.cli.options import (
+    AttentionOption,
+    ModelArgument,
     ObserverOption,
     PatternsOption,
     PercentileOption,
@@ -27,7 +30,6 @@ from embedl_deploy.cli.options import (
     RecipeOption,
     ShapeOption,
     SkipOption,
-    StdOption,
     TargetOption,
     WeightsOption,
 )

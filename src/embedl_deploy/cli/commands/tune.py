@@ -10,7 +10,8 @@ from rich.text import Text
 
 from embedl_deploy.cli.commands.order import Material
 from embedl_deploy.cli.commands.prepare import Transformed, transformed
-from embedl_deploy.cli.options import DebugOption, GpuOption, JsonOption, LimitOption
+from embedl_deploy.cli.data_options import LimitOption
+from embedl_deploy.cli.options import DebugOption, GpuOption, JsonOption
 from embedl_deploy.cli.output import StepProgress, Steps, answering
 from embedl_deploy.cli.spread import spread
 from embedl_deploy.export.files import written_beside

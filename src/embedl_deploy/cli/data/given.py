@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from embedl_deploy.cli.building import find_object
 from embedl_deploy.cli.data.batches import (
     Batch,
     Batches,
@@ -16,7 +17,6 @@ from embedl_deploy.cli.data.batches import (
     samples_of,
     tensors_of,
 )
-from embedl_deploy.cli.models import find_object
 from embedl_deploy.errors import LoadError
 
 __all__ = ["check_callable", "from_callable"]

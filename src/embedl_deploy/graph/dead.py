@@ -1,0 +1,25 @@
+"""Removing what nothing uses."""
+
+import torch
+from torch import fx
+
+_WRITE_NOTHING = frozenset({"torch", "_operator", "builtins", "math"})
+"""Packages whose functions, in the forms that the canonical graph has, write to no argument."""
+
+
+def remove_dead(graph: fx.Graph) -> None:
+    """Remove what nothing uses, except inputs, the output, assertions and what may write."""
+    for node in reversed(graph.nodes):
+        if node.users or node.op in {"placeholder", "output"} or node.target is torch._assert:  # noqa: SLF001 - has no public name
+            continue
+        if not _may_write(node):
+            graph.erase_node(node)
+
+
+def _may_write(node: fx.Node) -> bool:
+    """Whether a node calls a function that tracing did not look into (`torch.fx.wrap`).
+
+    One whose result nothing uses is there for what it writes to its arguments.
+    """
+    module = getattr(node.target, "__module__", None) or "torch"
+    return node.op == "call_function" and module.partition(".")[0] not in _WRITE_NOTHING

@@ -1,0 +1,166 @@
+"""The input projections of multi-head attention."""
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from embedl_deploy.modules.base import FusedModule, LeafModule
+from embedl_deploy.modules.parts import Part, ProjectionPart
+from embedl_deploy.modules.points import QDQPoint
+
+
+class MHAInProjection(LeafModule):
+    """The input projections of multi-head attention, split into heads.
+
+    Holds the parameters of an `nn.MultiheadAttention`: one packed `in_proj_weight`, or three
+    weights where key and value have sizes of their own.
+
+    Args:
+        num_heads: Number of attention heads.
+        batch_first: Whether batched inputs are (N, L, E) and not (L, N, E).
+        in_proj_weight: Packed weight (3E, E), or `None`.
+        in_proj_bias: Packed bias (3E), or `None`.
+        separate_weights: Query, key and value weights where nothing is packed.
+        key_bias: Whether the bias is added to the keys too; otherwise it is zero there.
+        separate_biases: Query, key and value biases where no bias is packed.
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        *,
+        batch_first: bool,
+        in_proj_weight: nn.Parameter | None,
+        in_proj_bias: nn.Parameter | None,
+        separate_weights: tuple[nn.Parameter | None, ...] = (None, None, None),
+        key_bias: bool = True,
+        separate_biases: tuple[nn.Parameter | None, ...] = (None, None, None),
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.batch_first = batch_first
+        self.key_bias = key_bias
+        self.in_proj_weight = in_proj_weight
+        self.in_proj_bias = in_proj_bias
+        self.q_proj_weight, self.k_proj_weight, self.v_proj_weight = separate_weights
+        self.q_proj_bias, self.k_proj_bias, self.v_proj_bias = separate_biases
+
+    @classmethod
+    def of(cls, attention: nn.MultiheadAttention) -> Self:
+        """The input projection of `attention`, with the same parameters."""
+        separate = (attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight)
+        return cls(
+            attention.num_heads,
+            batch_first=attention.batch_first,
+            in_proj_weight=attention.in_proj_weight,
+            in_proj_bias=attention.in_proj_bias,
+            separate_weights=separate,
+        )
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Project. Shapes: each (N, L, E), (L, N, E) or (L, E) to (N, heads, L, E/heads)."""
+        if self.in_proj_weight is not None:
+            return self.project((query, key, value), self.in_proj_weight)
+        separate = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+        return self.project((query, key, value), separate)  # type: ignore[arg-type]
+
+    def project(
+        self,
+        inputs: tuple[Tensor, Tensor, Tensor],
+        weights: Tensor | tuple[Tensor, Tensor, Tensor],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Project with the given weights instead of the module's own."""
+        query, key, value = inputs
+        if isinstance(weights, Tensor) and query is key and key is value:
+            q, k, v = self._heads(F.linear(query, weights, self.added_bias()), 3).unbind(0)
+            return q, k, v
+        parts = weights.chunk(3) if isinstance(weights, Tensor) else weights
+        triples = zip(inputs, parts, self.biases(), strict=True)
+        q, k, v = (self._heads(F.linear(x, w, b)) for x, w, b in triples)
+        return q, k, v
+
+    def added_bias(self) -> Tensor | None:
+        """The packed bias that is added, or `None`."""
+        if self.in_proj_bias is None or self.key_bias:
+            return self.in_proj_bias
+        query, key, value = self.in_proj_bias.chunk(3)
+        return torch.cat((query, torch.zeros_like(key), value))
+
+    def biases(self) -> tuple[Tensor | None, ...]:
+        """What is added to queries, keys and values."""
+        bias = self.added_bias()
+        if bias is not None:
+            return bias.chunk(3)
+        return self.q_proj_bias, self.k_proj_bias, self.v_proj_bias
+
+    def _heads(self, projected: Tensor, *parts: int) -> Tensor:
+        """Split (…, L, E) into (…, heads, L, E/heads); with a number of parts, these come first."""
+        if projected.dim() == 3 and not self.batch_first:
+            projected = projected.transpose(0, 1)
+        split = projected.unflatten(-1, (*parts, self.num_heads, -1))
+        return split.transpose(-3, -2) if not parts else split.movedim(-3, 0).transpose(-3, -2)
+
+
+class FusedMHAInProjection(FusedModule):
+    """The input projections of multi-head attention as one kernel: a part for each of the three."""
+
+    steps: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, projection: MHAInProjection) -> None:
+        super().__init__()
+        self.projection = projection
+        packed = projection.in_proj_weight is not None
+        self.parts = tuple(
+            ProjectionPart(
+                "projection",
+                "in_proj_weight" if packed else f"{name[0]}_proj_weight",
+                argument=name,
+                third=third,
+                packed=packed,
+            )
+            for third, name in enumerate(("query", "key", "value"))
+        )
+
+    def unpacked(self, split: Callable[[nn.Module, Part], nn.Module]) -> FusedModule:
+        """Three weights and biases in place of packed ones."""
+        packed = self.projection.in_proj_weight
+        if packed is None:
+            return self
+        weights = [part.share(packed) for part in self.parts]
+        biases = [part.bias_of(self) if part.shifts(self) else None for part in self.parts]
+        projection = MHAInProjection(
+            self.projection.num_heads,
+            batch_first=self.projection.batch_first,
+            in_proj_weight=None,
+            in_proj_bias=None,
+            separate_weights=_constants(weights),
+            separate_biases=_constants(biases),
+        )
+        result = FusedMHAInProjection(projection).train(self.training)
+        for part, own in zip(self.parts, result.parts, strict=True):
+            if (quantizer := self.quantizer(part.weight)) is not None:
+                result.set_quantizer(own.weight, split(quantizer, part))
+        return result
+
+    @classmethod
+    def quantized_arguments(cls, point: QDQPoint) -> tuple[str, ...]:
+        """`INPUT` is whatever enters a projection; for self-attention that is one tensor."""
+        return ("query", "key", "value") if point is QDQPoint.INPUT else ()
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Project; see `MHAInProjection.forward`."""
+        if not self.weight_quantizers:
+            result: tuple[Tensor, Tensor, Tensor] = self.projection(query, key, value)
+            return result
+        weights = tuple(self.weight(path) for path in self.weights())
+        packed = weights[0] if len(weights) == 1 else weights
+        return self.projection.project((query, key, value), packed)  # type: ignore[arg-type]
+
+
+def _constants(tensors: Sequence[Tensor | None]) -> tuple[nn.Parameter | None, ...]:
+    return tuple(
+        None if one is None else nn.Parameter(one.detach(), requires_grad=False) for one in tensors
+    )
