@@ -4,12 +4,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 PEERS := .venv-peers/.installed
-BENCHMARKS := transform capture calibration training export check start
+BENCHMARKS := transform capture calibration training export check start compile
 ZOO := .zoo/packages/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test quick fuzz fuzz-compiler check format demo bench gpu compat bench-quality bench-placement exports compiled zoo docs site package clean
+.PHONY: help setup test quick fuzz fuzz-compiler check format demo bench gpu compat bench-quality bench-compiled bench-placement exports compiled zoo docs site package clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,9 +73,12 @@ $(PEERS): benchmarks/quality/peers.txt
 exports: $(STAMP)  ## Export 25 models in two precisions, and write docs/exports.md; goes on where it stopped
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.exports
 
-compiled: $(STAMP)  ## Compile a file for each rule and models in three kinds of numbers; goes on where it stopped
+compiled: $(STAMP) $(ZOO)  ## Compile a file for each rule and models in three kinds of numbers; goes on where it stopped
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.compiled_rules
-	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.compiled
+	@PYTHONPATH=.zoo/packages OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.compiled
+
+bench-compiled: $(STAMP) $(PEERS) $(ZOO)  ## Compile INT8 files of this library and of other tools, an hour; goes on where it stopped
+	@PYTHONPATH=.zoo/packages OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.compiled_peers
 
 bench-placement: $(STAMP)  ## Tune six models, an hour or more, and write docs/placement.md; goes on where it stopped
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.placement

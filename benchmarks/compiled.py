@@ -21,6 +21,7 @@ import torch
 from benchmarks.exports import MODELS, ROOT, batch
 
 if TYPE_CHECKING:
+    from benchmarks.zoo.entry import Built
     from embedl_deploy.tensorrt import Compilation
 
 GPU = "rtx4090"
@@ -32,6 +33,7 @@ BARS = (
         )
     ),
     *("timm:deit_small_patch16_224", "transformers:bert", "transformers:segformer"),
+    "ultralytics:yolov8n-raw",
 )
 """No product of their default INT8 file is to be lost."""
 MORE = (
@@ -91,17 +93,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--again", action="store_true", help="run also what has run")
     parser.add_argument("--data", type=Path, default=ROOT / "docs" / "compiled.json")
     options = parser.parse_args(arguments)
-    known = {(row.model, row.kind): row for row in _read(options.data)}
+    known = {(row.model, row.kind): row for row in read(options.data)}
     for name in (*MODELS, *MORE):
         done = all((name, kind) in known for kind in KINDS) and not options.again
         if done or not fnmatch.fnmatchcase(name, options.only):
             continue
         print(f"… {name}", file=sys.stderr, flush=True)
-        known.update({(row.model, row.kind): row for row in _in_fresh_process(name)})
+        known.update({(row.model, row.kind): row for row in in_fresh_process(measure, name, KINDS)})
         rows = sorted(known.values(), key=lambda row: ((*MODELS, *MORE).index(row.model), row.kind))
-        text = json.dumps([asdict(row) for row in rows], indent=1)
-        options.data.write_text(f"{text}\n", encoding="utf-8")
-        options.data.with_suffix(".md").write_text(page(rows), encoding="utf-8")
+        write(rows, options.data, page(rows))
     rows = list(known.values())
     print("".join(map(_said, _bars(rows))))
     lost = any(row.products.get("lost") for row in _bars(rows))
@@ -118,41 +118,44 @@ def _said(row: Row) -> str:
     return f"{row.model}: {lost} of {total} INT8 products lost{time}\n"
 
 
-def _read(path: Path) -> list[Row]:
+def read(path: Path) -> list[Row]:
+    """The rows that a file has; none where there is no file."""
     entries = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     return [Row(**entry) for entry in entries]
 
 
-def _in_fresh_process(name: str) -> list[Row]:
+def write(rows: Sequence[Row], data: Path, text: str) -> None:
+    """Write rows, and the page of them beside the file."""
+    entries = json.dumps([asdict(row) for row in rows], indent=1)
+    data.write_text(f"{entries}\n", encoding="utf-8")
+    data.with_suffix(".md").write_text(text, encoding="utf-8")
+
+
+def in_fresh_process(
+    function: Callable[..., list[Row]], name: str, kinds: Sequence[str], *more: Any
+) -> list[Row]:
+    """What `function(name, kinds, *more)` gives in a process of its own."""
     try:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            return pool.submit(measure, name).result()
+            return pool.submit(function, name, kinds, *more).result()
     except Exception as error:  # noqa: BLE001 - a process that was killed says little
         said = f"{type(error).__name__}: {error}"
-        return [_failed(name, kind, said) for kind in KINDS]
+        return [failed(name, kind, said) for kind in kinds]
 
 
-def _failed(name: str, kind: str, error: str) -> Row:
+def failed(name: str, kind: str, error: str) -> Row:
+    """A row of a file that there is none of, or that was not built."""
     said = error.splitlines()[0][:200]
     return Row(name, kind, "", False, {}, "", 0, None, None, {}, (0, 0), {}, said)
 
 
-def measure(name: str) -> list[Row]:
-    """One model, in all kinds of numbers."""
-    from embedl_deploy.cli.torchvision_ops import import_torchvision
-
-    import_torchvision()
-    from benchmarks.zoo import catalog
-    from benchmarks.zoo.entry import Entry
-    from benchmarks.zoo.warmth import warm
+def measure(name: str, kinds: Sequence[str]) -> list[Row]:
+    """One model, in several kinds of numbers."""
     from embedl_deploy import transform
     from embedl_deploy.quantize import quantize
     from embedl_deploy.tensorrt import TENSORRT_FP8_CONFIG
 
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    built = catalog.build(Entry(name, "classification"))
-    warm(built)
+    built = warmed(name)
     inputs = built.draw(1)
     result = transform(built.model, *inputs)
     batches = [batch(result.model, *inputs)]
@@ -161,10 +164,27 @@ def measure(name: str) -> list[Row]:
         "int8": lambda: quantize(result, batches),
         "fp8": lambda: quantize(result, batches, TENSORRT_FP8_CONFIG),
     }
-    return [_compiled(name, kind, make, batches[0]) for kind, make in makers.items()]
+    return [compiled(name, kind, makers[kind], batches[0]) for kind in kinds]
 
 
-def _compiled(name: str, kind: str, make: Callable[[], Any], example: Sequence[Any]) -> Row:
+def warmed(name: str) -> "Built":
+    """A model of the zoo with random weights, the same in each process."""
+    from embedl_deploy.cli.torchvision_ops import import_torchvision
+
+    import_torchvision()
+    from benchmarks.zoo import catalog
+    from benchmarks.zoo.entry import Entry
+    from benchmarks.zoo.warmth import warm
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    built = catalog.build(Entry(name, "classification"))
+    warm(built)
+    return built
+
+
+def compiled(name: str, kind: str, make: Callable[[], Any], example: Sequence[Any]) -> Row:
+    """What the compiler makes of a model that is exported."""
     from embedl_deploy.export import export_onnx
     from embedl_deploy.tensorrt import compile_onnx
 
@@ -172,12 +192,13 @@ def _compiled(name: str, kind: str, make: Callable[[], Any], example: Sequence[A
         with TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             export_onnx(make(), tuple(example), path, precision="float16")
-            return _row(name, kind, compile_onnx(path, GPU, compiler="rtx"))
+            return row_of(name, kind, compile_onnx(path, GPU, compiler="rtx"))
     except Exception as error:  # noqa: BLE001 - whatever stops it is the result
-        return _failed(name, kind, f"{type(error).__name__}: {error}")
+        return failed(name, kind, f"{type(error).__name__}: {error}")
 
 
-def _row(name: str, kind: str, made: "Compilation") -> Row:
+def row_of(name: str, kind: str, made: "Compilation") -> Row:
+    """What a compilation says of a model."""
     time = made.estimate()
     whole = sum(1 for one in made.attentions if one.reads)
     return Row(
@@ -212,6 +233,8 @@ run. **attention**: those that are one kernel, of all. **s**: that the compiler 
 cores. **warnings** are the compiler's own.
 [compiled.json](compiled.json) has the same as data.
 
+"""
+TABLE = """\
 | model | numbers | lost | kernels | MB | estimate µs | INT8/FP8 | attention | s | warnings |
 |---|---|---|---|---|---|---|---|---|---|
 """
@@ -221,7 +244,7 @@ def page(rows: Sequence[Row]) -> str:
     """The table, what was lost, and what did not run."""
     compilers = sorted({row.compiler for row in rows if row.compiler})
     head = _HEAD.format(compiler=" and ".join(compilers), gpu=GPU)
-    text = head + "".join(map(_line, rows))
+    text = head + TABLE + "".join(map(line, rows))
     text += f"\n{sum(row.built for row in rows)} of {len(rows)} files were built.\n"
     for title, lines in (("Lost", _losses(rows)), ("Warnings", _warnings(rows))):
         if found := list(lines):
@@ -248,7 +271,8 @@ def _peaks() -> str:
     return text
 
 
-def _line(row: Row) -> str:
+def line(row: Row) -> str:
+    """Of the table."""
     if not row.built:
         return f"| `{row.model}` | {row.kind} | not built: {row.error} |  |  |  |  |  |  |  |\n"
     low = sum(share for dtype, share in row.shares.items() if dtype in {"INT8", "FP8"})

@@ -6,18 +6,16 @@ installed in `.venv-peers`, `python -m benchmarks.quality`.
 
 import argparse
 import fnmatch
-import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.quality import ours, peers, trained
+from benchmarks.quality.making import made
 from benchmarks.quality.measure import figures
 from benchmarks.quality.models import MODELS, prepare
 from benchmarks.quality.page import page
 from benchmarks.quality.record import Results, Row
-from benchmarks.zoo.runner import placeless
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,22 +77,6 @@ def command(model: str, setting: str, folder: Path) -> list[str]:
     if setting in ours.SETTINGS:
         return ["-m", ours.__name__, setting, model, str(folder)]
     return [str(peers.__file__), setting, str(folder)]
-
-
-def made(arguments: Sequence[str], note: Path, seconds: float) -> str:
-    """Run what makes a file, and note how long it took and its last line; gives what went wrong."""
-    start = time.perf_counter()
-    try:
-        done = subprocess.run(  # noqa: S603 - this benchmark's own scripts
-            arguments, capture_output=True, text=True, timeout=seconds, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return f"more than {seconds:g} s"
-    lines = (done.stdout if not done.returncode else done.stderr).splitlines() or ["no output"]
-    if done.returncode:
-        return placeless(lines[-1])[:300]
-    note.write_text(f"{time.perf_counter() - start:.0f} {lines[-1]}", encoding="utf-8")
-    return ""
 
 
 if __name__ == "__main__":

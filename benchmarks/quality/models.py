@@ -69,8 +69,9 @@ def _see_noise(model: nn.Module) -> None:
 def prepare(name: str, folder: Path) -> None:
     """Write what the tools start from, and what they are measured against.
 
-    In `folder`: `float.onnx` and `float.pt2`, the model; `calibration.npy` and `held_out.npy`, the
-    images; `reference.npy`, what the untouched model makes of those held out, in eager mode.
+    In `folder`: `float.onnx` and `float.pt2`, the model; `calibration.npz` and `held_out.npy`, the
+    images, the former by the name of the input; `reference.npy`, what the untouched model makes of
+    those held out, in eager mode.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model, calibration, held_out = built(name)
@@ -82,6 +83,7 @@ def prepare(name: str, folder: Path) -> None:
         program = torch.onnx.export(exported, opset_version=_OPSET, verbose=False)
         assert program is not None
         program.save(folder / "float.onnx", external_data=False)
-    found = {"calibration": calibration, "held_out": held_out, "reference": reference}
-    for part, values in found.items():
+    named: dict[str, Any] = {str(program.model.graph.inputs[0].name): calibration.numpy()}
+    np.savez(folder / "calibration.npz", **named)
+    for part, values in {"held_out": held_out, "reference": reference}.items():
         np.save(folder / f"{part}.npy", values.numpy())

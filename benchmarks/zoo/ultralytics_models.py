@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from benchmarks.zoo.entry import Built, Entry, images
 
 _DESCRIPTIONS = {
@@ -31,10 +33,22 @@ def entries(_: Path) -> list[Entry]:
 
 
 def build(entry: Entry) -> Built:
-    """The model as it is written, boxes decoded, with random weights."""
-    kind = getattr(_tasks(), _DESCRIPTIONS[entry.model])
-    model = kind(f"{entry.model}.yaml", verbose=False)
+    """The model as it is written, with random weights.
+
+    Boxes are decoded, or not with `-raw` after the name, as runtimes often decode them.
+    """
+    name = entry.model.removesuffix("-raw")
+    model = getattr(_tasks(), _DESCRIPTIONS[name])(f"{name}.yaml", verbose=False)
+    if name != entry.model:
+        head = model.model[-1]
+        head.__class__ = type("RawDetect", (type(head),), {"forward": _raw})
     return Built(model, lambda batch: ((images(batch, 3, 128, 128),), {}))
+
+
+def _raw(head: Any, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """The numbers of boxes (batch, 4 · 16, places), and scores (batch, classes, places)."""
+    found = head.forward_head(maps, **head.one2many)
+    return found["boxes"], found["scores"]
 
 
 def _tasks() -> Any:
