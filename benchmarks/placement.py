@@ -15,12 +15,15 @@ import torch
 
 from benchmarks.quality.models import built
 from embedl_deploy import transform
-from embedl_deploy.tuning import Candidate, Tuning, tune
+from embedl_deploy.tensorrt import TENSORRT_RTX
+from embedl_deploy.tensorrt.mixed import MIXED
+from embedl_deploy.tuning import Tuning, tune
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".placement"
 GPU = "rtx4090"
 MODELS = ("mobilenet_v2", "resnet50", "efficientnet_b0", "convnext_tiny", "swin_t", "vit_b_16")
+EVERYTHING = tuple(one for one in TENSORRT_RTX.patterns if one not in MIXED)
 HEAD = """# Placement
 
 <!-- This page is written by `python -m benchmarks.placement` (`make bench-placement`). -->
@@ -59,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _tuned(name: str, trials: int) -> Tuning:
     model, calibration, others = built(name)
     batches = torch.cat([calibration, others[:8]]).split(2)
-    result = transform(model, (batches[0],))
+    result = transform(model, (batches[0],), patterns=EVERYTHING, target=TENSORRT_RTX)
 
     def report(what: str, _: Any) -> None:
         print(f"{name}: {what}", file=sys.stderr, flush=True)
@@ -69,7 +72,6 @@ def _tuned(name: str, trials: int) -> Tuning:
 
 
 def _section(name: str, tuning: Tuning) -> Iterator[str]:
-    whole = next(one for one in tuning.candidates if one.choice == tuning.base_choice)
     yield f"\n## {name}\n"
     yield f"float16: {tuning.half.value:.0f} µs, {tuning.half.kernels} kernels. {tuning.verdict}.\n"
     yield "| front: cost | SQNR | kernels | attention | in half precision |"
@@ -79,21 +81,13 @@ def _section(name: str, tuning: Tuning) -> Iterator[str]:
         kind = "" if one.choice.format == "int" else "FP8, "
         cost = f"{one.cost.value:.0f} µs | {one.accuracy.sqnr_db:.1f} dB | {one.cost.kernels}"
         yield f"| {cost} | {kind}{one.choice.attention} | {left} |"
-    yield "\n| group | layers | cost, left alone | SQNR, left alone |\n|---|---|---|---|"
-    alone = {one.choice.left: one for one in tuning.candidates if _base_of(one, whole)}
+    yield "\n| group | layers | cost | share of the noise |\n|---|---|---|---|"
+    noise = sum(tuning.alone.values()) or 1.0
     for group in tuning.groups:
-        if (group.name,) in alone:
-            one = alone[group.name,]
-            cost = f"{one.cost.value - whole.cost.value:+.1f} µs"
-            gain = f"{one.accuracy.sqnr_db - whole.accuracy.sqnr_db:+.1f} dB"
-            yield f"| `{group.name}` {group.kind} | {len(group.paths)} | {cost} | {gain} |"
+        share = tuning.alone.get(group.name, 0.0) / noise
+        cost = f"{-tuning.gains[group.name]:+.1f} µs"
+        yield f"| `{group.name}` {group.kind} | {len(group.paths)} | {cost} | {share:.0%} |"
     yield ""
-
-
-def _base_of(one: Candidate, whole: Candidate) -> bool:
-    """Whether a candidate is everything quantized but one group."""
-    kinds = (one.choice.attention, one.choice.format)
-    return kinds == (whole.choice.attention, whole.choice.format) and len(one.choice.left) == 1
 
 
 def _compiler() -> str:

@@ -1,6 +1,7 @@
 """The search finds what trying everything finds, goes on where it stopped, and says why."""
 
 import json
+from collections.abc import Collection
 from importlib.util import find_spec
 from itertools import chain, combinations
 from pathlib import Path
@@ -56,6 +57,12 @@ def export_names(model: fx.GraphModule, _: object, path: Path, **__: object) -> 
     path.write_text("\n".join(quantized))
 
 
+def leave_names(_: object, source: Path, output: Path, left: Collection[str]) -> None:
+    """In place of an edit, likewise."""
+    names = source.read_text().splitlines()
+    output.write_text("\n".join(name for name in names if name not in left))
+
+
 def cost(path: Path) -> float:
     """Of the made-up device."""
     return 100 - sum(SAVES[name] for name in path.read_text().splitlines())
@@ -75,12 +82,14 @@ def result() -> Result:
 @pytest.fixture
 def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "export_onnx", export_names)
+    monkeypatch.setattr(search, "leave", leave_names)
 
 
 @pytest.fixture
 def free(result: Result, monkeypatch: pytest.MonkeyPatch) -> Tuning:
     """Without a bound."""
     monkeypatch.setattr(search, "export_onnx", export_names)
+    monkeypatch.setattr(search, "leave", leave_names)
     return tune(result, data(), cost=cost)
 
 
@@ -165,6 +174,19 @@ def test_float16_is_kept_where_nothing_pays(result: Result) -> None:
 
 
 @pytest.mark.usefixtures("made_up")
+def test_groups_are_added_to_float16_where_everything_quantized_costs_more(result: Result) -> None:
+    def device(path: Path) -> float:
+        quantized = path.read_text().splitlines()
+        return 98 if quantized == ["wide"] else 100 + len(quantized)
+
+    found = tune(result, data(), cost=device)
+    assert found.best is not None
+    assert {*found.best.choice.left} == {one.name for one in found.groups} - {"wide"}
+    assert found.gains["wide"] == pytest.approx(2)
+    assert all(gain < 0 for name, gain in found.gains.items() if name != "wide")
+
+
+@pytest.mark.usefixtures("made_up")
 def test_a_user_s_score_is_the_bound(result: Result) -> None:
     def score(model: fx.GraphModule) -> float:
         wide = model.get_submodule("wide")
@@ -196,9 +218,9 @@ def test_a_search_that_was_stopped_goes_on(result: Result, tmp_path: Path) -> No
         file.write('{"about": "torn')
     stops.clear()
     found = tune(result, data(), cost=counted, store=store)
-    assert len(measured) == len(found.candidates) + 1
+    assert len(measured) == len(found.candidates) + len(found.groups) + 1
     tune(result, data(), cost=counted, store=store)
-    assert len(measured) == len(found.candidates) + 1
+    assert len(measured) == len(found.candidates) + len(found.groups) + 1
 
 
 def test_a_plan_on_disk_quantizes_as_the_best(result: Result, free: Tuning, tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def export_onnx(  # noqa: PLR0913 - each is one choice
             "for INT8, precision='float16' for a file to compare with"
         )
     with written_beside(file) as beside:
-        _save(_proto(graph_module, inputs, options), beside)
+        save(_proto(graph_module, inputs, options), beside)
         _check(beside, inputs)
     return file
 
@@ -205,7 +205,8 @@ def _give_types(
     return torch.float32 if wide else options.dtype
 
 
-def _save(model: "onnx_ir.Model", path: Path) -> None:
+def save(model: "onnx_ir.Model", path: Path) -> None:
+    """Write a file, with its weights beside it where it is too large for one."""
     import onnx_ir
 
     size = sum(

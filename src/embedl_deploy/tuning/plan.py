@@ -25,7 +25,8 @@ class Tuning(Printed):
 
     Attributes:
         groups: Of the model.
-        gains: What quantizing a group saves where all others are quantized; below 0 where it costs.
+        gains: What quantizing a group saves where all others are quantized or, where that costs
+            more than float16, where no other is; below 0 where it costs.
         alone: Noise over signal at the outputs where a group alone is quantized.
         candidates: All that were measured as a whole.
         half: The cost of the float16 file.

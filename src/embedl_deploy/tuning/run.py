@@ -44,10 +44,11 @@ def tune(  # noqa: PLR0913 - each is one choice
 ) -> Tuning:
     """Find what to quantize, so that the file costs least within a bound.
 
-    Equal layers are one group, quantized or left in half precision together. Every group is left
-    alone once, and every candidate is exported in float16, compiled and simulated as a whole; an
-    additive model of the noise only says which to measure next. Attention is tried with `none`,
-    `full` and `inputs`, and FP8 where the compiler takes it.
+    Equal layers are one group, quantized or left in half precision together. What each saves is
+    compiled: everything quantized without it, or, where everything costs more than float16, it
+    alone. Candidates are exported in float16, compiled and simulated as a whole; an additive model
+    of cost and noise only says which to measure next. Attention is tried with `none`, `full` and
+    `inputs`, and FP8 where the compiler takes it.
 
     Args:
         result: What `transform` returned, or its model; left as it is.
@@ -64,7 +65,7 @@ def tune(  # noqa: PLR0913 - each is one choice
         cost: Gives the cost of an ONNX file in place of both, such as a measured latency.
         evaluate: Gives the accuracy of a model in percent.
         samples: Samples of the data at most.
-        trials: Placements at most, beyond those that each leave one group.
+        trials: Placements at most, beyond those that quantize everything.
         store: A file of measurements; a search that was stopped continues from there.
         report: Called before each measurement with what it is, and with the outcome so far once
             there is a candidate.

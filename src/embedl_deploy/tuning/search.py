@@ -1,9 +1,11 @@
 """The search: measure, order the groups by what they give for their noise, measure again."""
 
+import json
 import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from embedl_deploy.tuning.bounds import Bound
 from embedl_deploy.tuning.candidates import Candidate, Choice
 from embedl_deploy.tuning.costs import Cost, Unit
 from embedl_deploy.tuning.groups import Group, groups_of, quantizers_by_group
+from embedl_deploy.tuning.leaving import leave
 from embedl_deploy.tuning.plan import Tuning
 from embedl_deploy.tuning.store import Store
 
@@ -44,7 +47,7 @@ class Search:
         cost_from: What gives it, in words.
         store: Of what was measured.
         bound: What the best has to keep to.
-        trials: Candidates at most beyond those that each leave one group.
+        trials: Candidates at most beyond those that quantize everything.
         report: Called before each measurement.
     """
 
@@ -76,8 +79,7 @@ class Search:
         self.base = min(bases, key=lambda one: one.cost.value)
         self.base_choice = self.base.choice
         self.bound.holds(self.base, self.score)  # raises where no drop can be told
-        for one in self.groups:
-            self.gains[one.name] = self._gain(one)
+        self._gain()
         self.alone = self.store.of("alone", self._alone)
         self._climb(bases)
         self.complete = True
@@ -103,6 +105,16 @@ class Search:
 
     def _report(self, what: str) -> None:
         self.report(what, self.outcome() if self.candidates else None)
+
+    @property
+    def upward(self) -> bool:
+        """Whether groups are added to float16, since everything quantized costs more."""
+        return self.base.cost.value >= self.half.value
+
+    @cached_property
+    def whole(self) -> fx.GraphModule:
+        """With everything quantized, as the base."""
+        return self._quantized(self.base.choice)
 
     # --- measuring ----------------------------------------------------------------------------
 
@@ -142,8 +154,7 @@ class Search:
 
     def _alone(self) -> dict[str, float]:
         self._report("measuring the noise of each group alone")
-        model = self._quantized(self.base.choice)
-        return self.judge.alone(model, quantizers_by_group(model, self.groups))
+        return self.judge.alone(self.whole, quantizers_by_group(self.whole, self.groups))
 
     # --- choosing -----------------------------------------------------------------------------
 
@@ -160,12 +171,32 @@ class Search:
             self.refused["float8_e4m3"] = str(error)
         return bases
 
-    def _gain(self, group: Group) -> float:
-        """What the base saves by quantizing a group; below 0 where it costs."""
-        without = self.base.choice.leaving([group.name], self.groups)
-        if len(without.left) == len(self.groups):
-            return self.half.value - self.base.cost.value
-        return self._measure(without).cost.value - self.base.cost.value
+    def _gain(self) -> None:
+        """Find what quantizing each group saves; below 0 where it costs.
+
+        The files are those of the base, edited.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            whole = Path(folder) / "whole.onnx"
+            for one in self.groups:
+                names = [other.name for other in self.groups if (other is one) != self.upward]
+                cost = self.half.value
+                if len(names) < len(self.groups):
+                    key = f"without {json.dumps(names)}"
+                    what = f"{one.name} alone" if self.upward else f"all but {one.name}"
+                    cost = self.store.of(key, partial(self._without, names, what, whole))["cost"]
+                saved = self.half.value - cost if self.upward else cost - self.base.cost.value
+                self.gains[one.name] = saved
+
+    def _without(self, names: Sequence[str], what: str, whole: Path) -> dict[str, Any]:
+        """The cost of the base's file without some groups."""
+        self._report(f"costing {what}")
+        if not whole.exists():
+            export_onnx(self.whole, self.examples, whole, precision="float16")
+        left = [path for one in self.groups if one.name in names for path in one.paths]
+        path = whole.with_name("candidate.onnx")
+        leave(self.whole, whole, path, left)
+        return {"cost": self.costing(path).value}
 
     def _ladder(self) -> list[tuple[str, ...]]:
         """Groups to leave: those that do not pay, and one more at a time, the worst first."""
@@ -180,6 +211,9 @@ class Search:
         noise = sum(self.alone.values())
         rest = sum(value for name, value in self.alone.items() if name not in left)
         cost = base.cost.value + sum(self.gains[name] for name in left)
+        if self.upward:
+            kept = sum(gain for name, gain in self.gains.items() if name not in left)
+            cost = self.half.value - kept
         if not rest or not noise:
             return cost, math.inf
         return cost, base.accuracy.sqnr_db + 10 * math.log10(noise / rest)

@@ -56,7 +56,7 @@ class Search(Material):
     limit: LimitOption = 64
     trials: Annotated[
         int,
-        typer.Option(min=0, metavar="N", help="Placements beyond those that each leave a group."),
+        typer.Option(min=0, metavar="N", help="Placements beyond those that quantize everything."),
     ] = 12
 
     def __post_init__(self) -> None:
