@@ -12,6 +12,15 @@ from tests.cli.commands import run, run_json
 TWICE = ("user_nets:twice", "plan.json", "--data", "user_nets:pairs")
 DEPLOY = ("deploy", "user_nets:twice", "out.onnx", "--data", "user_nets:pairs", "--no-verify")
 
+PLAN = {
+    "schema": 2,
+    "config": {"skip": [{"which": "right"}]},
+    "target": "TensorRT",
+    "compiler": "TensorRT for RTX 9",
+    "gpu": "l4",
+    "groups": [{"paths": ["left"]}, {"paths": ["right"]}],
+}
+
 
 @pytest.mark.usefixtures("folder")
 def test_a_plan_is_written_and_followed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,7 +29,7 @@ def test_a_plan_is_written_and_followed(monkeypatch: pytest.MonkeyPatch) -> None
     plan = json.loads(Path("plan.json").read_text())
     more = {"output", "schema_version"}
     assert plan == {key: value for key, value in found.items() if key not in more}
-    assert (plan["schema"], plan["complete"]) == (1, True)
+    assert (plan["schema"], plan["complete"]) == (2, True)
     assert {one["name"] for one in plan["groups"]} == {"left", "right"}
     said = run("tune", *TWICE, "--trials", "0").stdout
     assert plan["verdict"] in " ".join(said.split())
@@ -28,16 +37,22 @@ def test_a_plan_is_written_and_followed(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.usefixtures("folder")
 def test_deploy_follows_a_plan() -> None:
-    config = {"skip": [{"which": "right"}]}
-    Path("plan.json").write_text(json.dumps({"schema": 1, "config": config}))
+    Path("plan.json").write_text(json.dumps(PLAN))
     assert run_json(*DEPLOY, "--plan", "plan.json")["quantized_weights"] == 1
+    shown = " ".join(run(*DEPLOY, "--plan", "plan.json").stdout.split())
+    assert "for TensorRT: measured for l4 with TensorRT for RTX 9" in shown
     said = run(*DEPLOY, "--plan", "plan.json", "--attention", "full", code=2).stderr
     assert "--plan excludes" in said
 
 
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
-    ("text", "said"), [("{}", "is no plan"), ('{"schema": 1, "config": null}', "keeps float16")]
+    ("text", "said"),
+    [
+        ("{}", "is no plan"),
+        (json.dumps(PLAN | {"config": None}), "keeps float16"),
+        (json.dumps(PLAN | {"target": "TensorRT for RTX"}), "is for TensorRT for RTX"),
+    ],
 )
 def test_a_plan_that_cannot_be_followed_is_one_error(text: str, said: str) -> None:
     Path("plan.json").write_text(text)

@@ -17,6 +17,7 @@ from embedl_deploy.errors import ExportError, LoadError, QuantizationError
 from embedl_deploy.modules import FusedModule
 from embedl_deploy.quantize import calibrate, insert_qdq
 from embedl_deploy.quantize.stubs import quantizers_of
+from embedl_deploy.tensorrt import TENSORRT_RTX
 from embedl_deploy.tuning import Candidate, Choice, Cost, Tuning, read_plan, search, tune
 from embedl_deploy.tuning.accuracy import Judge
 
@@ -226,13 +227,35 @@ def test_a_search_that_was_stopped_goes_on(result: Result, tmp_path: Path) -> No
 def test_a_plan_on_disk_quantizes_as_the_best(result: Result, free: Tuning, tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     path.write_text(json.dumps(free.to_dict()))
-    config = read_plan(path)
+    plan = read_plan(path)
+    plan.check(result)
+    config = plan.config
     assert config is not None
     assert free.config is not None
     assert insert_qdq(result, config).code == insert_qdq(result, free.config).code
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"schema": 7, "config": null}', '{"schema": 1}'])
+def test_a_plan_of_another_target_or_model_is_said(free: Tuning, tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(free.to_dict()))
+    other = transform(Net().eval(), (data()[0],), target=TENSORRT_RTX)
+    with pytest.raises(
+        LoadError, match=r"is for TensorRT, and the model was transformed for .*RTX"
+    ):
+        read_plan(path).check(other)
+    small = transform(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval(), (data()[0],))
+    with pytest.raises(LoadError, match="has 'stem', which is no fused module here"):
+        read_plan(path).check(small)
+
+
+@pytest.mark.usefixtures("made_up")
+def test_what_saves_next_to_nothing_is_not_worth_its_noise(result: Result) -> None:
+    found = tune(result, data(), cost=lambda path: 100 - 0.05 * len(path.read_text().split()))
+    assert min(one.cost.value for one in found.candidates) < found.half.value
+    assert found.best is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"schema": 7, "config": null}', '{"schema": 2}'])
 def test_what_is_no_plan_is_said(tmp_path: Path, text: str) -> None:
     path = tmp_path / "plan.json"
     path.write_text(text)
@@ -280,7 +303,9 @@ def test_the_compiler_gives_the_cost() -> None:
     kernels = [one.cost.kernels for one in found.candidates]
     assert found.half.kernels
     assert all(kernels)
-    assert "estimated for sm89; nothing was run" in str(found)
+    said = " ".join(str(found).split())
+    assert "estimated for sm89 from what TensorRT for RTX" in said
+    assert "nothing was run; the files are for TensorRT, whose kernels may be others" in said
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["float16"]["kernels"]
 
 

@@ -115,7 +115,7 @@ when it is started again with the same options.
 l4[/green]
 
 [green]embedl-deploy deploy torchvision:resnet50 r50.onnx --weights r50.pt --data photos --precision
-float16 --plan plan.json[/green]
+float16 --target rtx --plan plan.json[/green]
 """
 
 CHECK = """Check an ONNX file, of any tool, against the rules of TensorRT.

@@ -5,8 +5,9 @@ from embedl_deploy.tuning.bounds import Bound
 from embedl_deploy.tuning.candidates import Candidate, Choice
 from embedl_deploy.tuning.costs import Cost
 from embedl_deploy.tuning.groups import Group
-from embedl_deploy.tuning.plan import Tuning, read_plan
+from embedl_deploy.tuning.plan import Tuning
 from embedl_deploy.tuning.run import tune
+from embedl_deploy.tuning.stored import Plan, read_plan
 
 __all__ = [
     "Accuracy",
@@ -15,6 +16,7 @@ __all__ = [
     "Choice",
     "Cost",
     "Group",
+    "Plan",
     "Tuning",
     "read_plan",
     "tune",

@@ -24,12 +24,14 @@ class Cost:
         kernels: That the compiler made of it; None with a user's function.
         lost: Products that it computes in a wider type than was simulated; likewise.
         layers: A digest of its layers: files of one digest run alike. Empty where not known.
+        compiler: That made them, with its version; likewise.
     """
 
     value: float
     kernels: int | None = None
     lost: int | None = None
     layers: str = ""
+    compiler: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -65,4 +67,4 @@ def cost_of(path: Path, target: Target, gpu: str, unit: Unit, own: CostFunction 
     value = moved / 1e6 if unit == "bytes" else estimate.microseconds
     layers = [(one.kind, one.reads, one.gives, one.bytes, one.macs) for one in made.kernels]
     digest = hashlib.sha256(repr(layers).encode()).hexdigest()[:16]
-    return Cost(value, len(made.kernels), len(made.lost), digest)
+    return Cost(value, len(made.kernels), len(made.lost), digest, made.compiler)

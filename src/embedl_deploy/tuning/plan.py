@@ -1,22 +1,20 @@
 """The outcome of a search, as something to read, keep and edit."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from embedl_deploy.errors import LoadError, QuantizationError
 from embedl_deploy.quantize import QuantConfig
 from embedl_deploy.table import Printed, table
 from embedl_deploy.tuning.bounds import Bound
 from embedl_deploy.tuning.candidates import Candidate, Choice, front_of
 from embedl_deploy.tuning.costs import Cost, Unit
 from embedl_deploy.tuning.groups import Group
+from embedl_deploy.tuning.stored import SCHEMA
 
-SCHEMA = 1
-"""Version of the form of a plan on disk."""
+_SAVES = 0.995
+"""The share of float16's cost that the best costs at most."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -34,7 +32,8 @@ class Tuning(Printed):
         bound: What the best has to keep to.
         base: How to quantize besides.
         unit: Of the costs: `time`, an estimate in microseconds, or `bytes`, in megabytes.
-        cost_from: What gave the costs, in words.
+        gpu: That files were compiled for; empty where a function gave the costs.
+        target: The name of the target that files were written for.
         refused: Formats that were not measured, and why.
         base_choice: With everything quantized, the cheapest: the one that each group is left of.
         complete: Whether the search came to its end.
@@ -49,7 +48,8 @@ class Tuning(Printed):
     bound: Bound
     base: QuantConfig
     unit: Unit
-    cost_from: str
+    gpu: str
+    target: str
     refused: dict[str, str]
     base_choice: Choice
     complete: bool
@@ -61,8 +61,12 @@ class Tuning(Printed):
 
     @property
     def best(self) -> Candidate | None:
-        """The best that keeps to the bound and costs less than float16; None where none does."""
-        cheaper = [one for one in self.candidates if one.cost.value < self.half.value]
+        """The best that keeps to the bound and costs less than float16; None where none does.
+
+        What saves less than half a percent does not count.
+        """
+        enough = self.half.value * _SAVES
+        cheaper = [one for one in self.candidates if one.cost.value < enough]
         return self.bound.best(cheaper, self.score)
 
     @property
@@ -86,6 +90,17 @@ class Tuning(Printed):
             f"{best.cost.value:.1f}{unit}, {best.cost.value / self.half.value:.0%} of float16's, "
             f"at {best.accuracy.sqnr_db:.1f} dB"
         )
+
+    @property
+    def cost_from(self) -> str:
+        """What gave the costs, in words."""
+        compiler = self.half.compiler
+        if not compiler:
+            return "by the given function"
+        said = f"estimated for {self.gpu} from what {compiler} makes; nothing was run"
+        if self.target in {compiler, compiler.rpartition(" ")[0]}:
+            return said
+        return f"{said}; the files are for {self.target}, whose kernels may be others"
 
     @property
     def error_db(self) -> float | None:
@@ -123,6 +138,9 @@ class Tuning(Printed):
             "config": self.config and self.config.to_dict(),
             "verdict": self.verdict,
             "bound": str(self.bound),
+            "target": self.target,
+            "compiler": self.half.compiler,
+            "gpu": self.gpu,
             "cost_from": self.cost_from,
             "unit": self.unit,
             "float16": self.half.to_dict(),
@@ -184,25 +202,6 @@ class Tuning(Printed):
     @property
     def _unit(self) -> str:
         return {"time": " µs", "bytes": " MB"}[self.unit] if self.half.kernels is not None else ""
-
-
-def read_plan(path: Path) -> QuantConfig | None:
-    """How to quantize by a plan that `embedl-deploy tune` wrote; None: not at all.
-
-    Raises:
-        LoadError: The file is no plan, or of another version.
-    """
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        schema, config = stored["schema"], stored["config"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LoadError(f"'{path}' is no plan of embedl-deploy tune: {error}") from None
-    if schema != SCHEMA:
-        raise LoadError(f"'{path}' is a plan of version {schema}; {SCHEMA} is known: tune again")
-    try:
-        return None if config is None else QuantConfig.from_dict(config)
-    except QuantizationError as error:
-        raise LoadError(f"the plan '{path}': {error}") from None
 
 
 def _count(number: int | None) -> str:

@@ -16,6 +16,7 @@ from embedl_deploy.export import export_onnx
 from embedl_deploy.modules import FusedModule
 from embedl_deploy.quantize import QuantConfig, calibrate, insert_qdq
 from embedl_deploy.quantize.config import Attention
+from embedl_deploy.target import Target
 from embedl_deploy.tuning.accuracy import Accuracy, Judge
 from embedl_deploy.tuning.bounds import Bound
 from embedl_deploy.tuning.candidates import Candidate, Choice
@@ -44,7 +45,8 @@ class Search:
         config: How to quantize besides.
         costing: Gives the cost of a file.
         unit: Of it.
-        cost_from: What gives it, in words.
+        gpu: That files are compiled for; empty where they are not.
+        target: That files are written for.
         store: Of what was measured.
         bound: What the best has to keep to.
         trials: Candidates at most beyond those that quantize everything.
@@ -58,7 +60,8 @@ class Search:
     config: QuantConfig
     costing: Callable[[Path], Cost]
     unit: Unit
-    cost_from: str
+    gpu: str
+    target: Target
     store: Store
     bound: Bound
     trials: int
@@ -97,7 +100,8 @@ class Search:
             bound=self.bound,
             base=self.config,
             unit=self.unit,
-            cost_from=self.cost_from,
+            gpu=self.gpu,
+            target=self.target.name,
             refused={**self.refused},
             base_choice=self.base_choice,
             complete=self.complete,

@@ -1,6 +1,7 @@
 """`embedl-deploy deploy`: from a model to a checked INT8 file."""
 
 from collections import Counter
+from pathlib import Path
 
 from rich.filesize import decimal
 
@@ -11,6 +12,7 @@ from embedl_deploy.cli.output import Answer, Steps, answering
 from embedl_deploy.cli.spread import spread
 from embedl_deploy.cli.values import ObserverChoice, PatternChoice, Shape
 from embedl_deploy.report.blocks import figures_table
+from embedl_deploy.tuning import read_plan
 
 _AVOIDED_BY = {"P10": "mixed"}
 """Rules, and the list of patterns without what they warn of."""
@@ -66,6 +68,8 @@ def _figures(deployed: Deployed) -> list[tuple[str, str]]:
         ("Checked", _checked(deployed)),
         ("Expected", f"{deployed.expected.summary}; embedl-deploy explain shows them"),
     ]
+    if job.plan is not None:
+        figures.append(("Plan", _planned(job.plan, deployed)))
     if advice := _advice(deployed):
         figures.append(("Advice", advice))
     if deployed.compiled is not None:
@@ -98,6 +102,20 @@ def _normalized(deployed: Deployed) -> str:
         return ""
     said = "pixels in 0 to 1" if how["mean"] is None else f"mean {how['mean']}, std {how['std']}"
     return f"; images {how['resized']}, {said}"
+
+
+def _planned(path: Path, deployed: Deployed) -> str:
+    """What a plan was measured with, and whether this file was compiled otherwise."""
+    plan = read_plan(path)
+    said = f"{path}, for {plan.target}"
+    if not plan.gpu:
+        return said
+    said = f"{said}: measured for {plan.gpu} with {plan.compiler}"
+    made = None if deployed.compiled is None else deployed.compiled.quantized
+    if made is None or (made.gpu, made.compiler) == (plan.gpu, plan.compiler):
+        return said
+    here = f"for {made.gpu} by {made.compiler}" if made.gpu else f"by {made.compiler}"
+    return f"{said}, and not as this file is compiled, {here}: tune again for that"
 
 
 def _advice(deployed: Deployed) -> str:

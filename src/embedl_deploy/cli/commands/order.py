@@ -181,7 +181,7 @@ class Judged(Order):
 
 
 def _planned(path: Path) -> QuantConfig:
-    config = read_plan(path)
+    config = read_plan(path).config
     if config is None:
         raise LoadError(
             f"the plan '{path}' keeps float16: no placement that it measured was better, so there "

@@ -30,6 +30,7 @@ from embedl_deploy.errors import LoadError
 from embedl_deploy.quantize import (
     quantize,
 )
+from embedl_deploy.tuning import read_plan
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -109,6 +110,8 @@ def prepared(order: Order, steps: Steps, batch: int) -> Prepared:
     """
     config = order.config
     made = transformed(order, steps, batch)
+    if order.plan is not None:
+        read_plan(order.plan).check(made.result)
     recipe = order.recipe
     with steps.step("Calibrating" if recipe is RecipeChoice.FAST else "Quantizing") as progress:
         counted = _Counted(made.data)

@@ -11,9 +11,10 @@ from rich.text import Text
 from embedl_deploy.cli.commands.order import Material
 from embedl_deploy.cli.commands.prepare import Transformed, transformed
 from embedl_deploy.cli.data_options import LimitOption
-from embedl_deploy.cli.options import DebugOption, GpuOption, JsonOption
+from embedl_deploy.cli.options import DebugOption, GpuOption, JsonOption, TargetOption
 from embedl_deploy.cli.output import StepProgress, Steps, answering
 from embedl_deploy.cli.spread import spread
+from embedl_deploy.cli.values import TargetChoice
 from embedl_deploy.export.files import written_beside
 from embedl_deploy.tuning import Tuning, tune
 
@@ -52,6 +53,7 @@ class Search(Material):
     max_bytes: Annotated[
         float | None, typer.Option("--max-bytes", metavar="MEGABYTES", help=f"{_COST} Bytes moved.")
     ] = None
+    target: TargetOption = TargetChoice.RTX
     gpu: GpuOption = "rtx4090"
     limit: LimitOption = 64
     trials: Annotated[
