@@ -35,6 +35,24 @@ class Block(nn.Module):
         return self.head(torch.relu(self.last(self.depthwise(x)) + x))
 
 
+class Excited(nn.Module):
+    """Squeeze-and-excitation after a convolution, and a classifier."""
+
+    def __init__(self, classes: int = 16) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(16, 32, 3), nn.ReLU())
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.squeeze = nn.Sequential(nn.Conv2d(32, 8, 1), nn.ReLU())
+        self.excite = nn.Conv2d(8, 32, 1)
+        self.last = nn.Sequential(nn.Conv2d(32, 32, 1), nn.ReLU())
+        self.head = nn.Linear(32, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = self.last(x * torch.sigmoid(self.excite(self.squeeze(self.pool(x)))))
+        return self.head(self.pool(x).flatten(1))
+
+
 class Attend(nn.Module):
     """Attention of two heads."""
 
@@ -136,6 +154,55 @@ def test_keys_are_transposed_after_their_pair(tmp_path: Path) -> None:
         scores = file.maker[softmax.input[0]]
         before[target.name] = file.maker[scores.input[1]].op_type
     assert before == {"TensorRT": "DequantizeLinear", "TensorRT for RTX": "Transpose"}
+
+
+ROWS = {"squeeze.0", "excite", "head"}
+
+
+def in_half(target: Target, module: nn.Module, example: Tensor | None) -> set[str]:
+    """Paths of products that keep floating point, those of pooling left out."""
+    inputs = None if example is None else (example,)
+    result = transform(module.eval(), inputs, target=target)
+    return {one.path for one in result.matches if one.kept_float}
+
+
+def test_a_product_of_one_row_is_left_in_half_precision() -> None:
+    assert in_half(TENSORRT_RTX, Excited(), EXAMPLE[:1]) == ROWS
+    assert in_half(TENSORRT_RTX, Excited(), EXAMPLE) == set()
+    assert in_half(TENSORRT, Excited(), EXAMPLE[:1]) == set()
+    assert in_half(TENSORRT_RTX, Excited(), None) == set()
+
+
+def test_a_row_of_a_large_weight_is_quantized() -> None:
+    assert in_half(TENSORRT_RTX, Excited(2**16), EXAMPLE[:1]) == ROWS - {"head"}
+
+
+def test_single_rows_do_not_hide_why_groups_stay_in_floating_point() -> None:
+    grouped = nn.Sequential(nn.Conv2d(16, 8, 1, groups=8))
+    (match,) = transform(grouped.eval(), (EXAMPLE,), target=TENSORRT_RTX).matches
+    assert "its groups have 2 input" in match.kept_float
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 32), (1, 5, 32), (32,), (5, 32)])
+def test_rows_of_a_linear_layer_are_all_dimensions_but_the_last(shape: tuple[int, ...]) -> None:
+    layer = nn.Sequential(nn.Linear(32, 16))
+    assert in_half(TENSORRT_RTX, layer, torch.ones(shape)) == (set() if 5 in shape else {"0"})
+
+
+@pytest.mark.skipif(
+    find_spec("tensorrt_rtx_bindings") is None, reason="TensorRT for RTX is not installed"
+)
+def test_the_compiler_makes_fewer_kernels_of_single_rows(tmp_path: Path) -> None:
+    kernels = {}
+    for target in (TENSORRT, TENSORRT_RTX):
+        model = quantized(target, Excited(), EXAMPLE[:1])
+        path = export_onnx(model, (EXAMPLE[:1],), tmp_path / "model.onnx", precision="float16")
+        assert verify_onnx(path, model, [EXAMPLE[:1]]).only_ties
+        made = compile_onnx(path, "rtx4090", compiler="rtx")
+        assert made.built
+        assert not made.lost
+        kernels[target.name] = len(made.kernels)
+    assert kernels["TensorRT for RTX"] + 3 <= kernels["TensorRT"], kernels
 
 
 @pytest.mark.skipif(

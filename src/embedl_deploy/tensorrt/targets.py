@@ -25,6 +25,7 @@ from embedl_deploy.tensorrt.fusions.attention import (
 )
 from embedl_deploy.tensorrt.mixed import MIXED, SMART
 from embedl_deploy.tensorrt.prediction import explain_onnx
+from embedl_deploy.tensorrt.rows import half_at_one_row
 from embedl_deploy.tensorrt.rules import check_onnx
 
 TENSORRT_CONVERSION_PATTERNS: tuple[type[Pattern], ...] = (
@@ -111,19 +112,21 @@ TENSORRT: Target = Target(
     build=compile_onnx,
 )
 
-# A classifier as a convolution, and depthwise convolutions in INT8, cost this compiler more.
+# A classifier as a convolution, and depthwise convolutions and single rows in INT8, cost this
+# compiler more.
 _RTX_CONVERSIONS = tuple(
     one for one in TENSORRT_CONVERSION_PATTERNS if one is not pooling.FlattenLinearToConv1x1Pattern
 )
+_RTX_FUSIONS = tuple(map(half_at_one_row, TENSORRT_FUSION_PATTERNS))
 
 TENSORRT_RTX: Target = replace(
     TENSORRT,
     name="TensorRT for RTX",
-    patterns=_RTX_CONVERSIONS + MIXED + TENSORRT_FUSION_PATTERNS,
+    patterns=_RTX_CONVERSIONS + MIXED + _RTX_FUSIONS,
     lists={
-        "smart": _RTX_CONVERSIONS + SMART + TENSORRT_FUSION_PATTERNS,
-        "mixed": _RTX_CONVERSIONS + MIXED + TENSORRT_FUSION_PATTERNS,
-        "fusions": TENSORRT_FUSION_PATTERNS,
+        "smart": _RTX_CONVERSIONS + SMART + _RTX_FUSIONS,
+        "mixed": _RTX_CONVERSIONS + MIXED + _RTX_FUSIONS,
+        "fusions": _RTX_FUSIONS,
     },
     lowering=replace(TENSORRT.lowering, key_first=False, one_weight_scale=True),
     build=partial(compile_onnx, compiler="rtx"),
