@@ -367,3 +367,12 @@ def test_a_stub_says_where_it_is() -> None:
     assert repr(stub) == (
         "QuantStub(bits=8, scale=not calibrated, at conv INPUT, conv RESIDUAL_INPUT)"
     )
+
+
+def test_a_residual_is_left_where_the_config_says_so() -> None:
+    shared = insert_qdq(transform(Shared().eval()), QuantConfig(residual=False))
+    (stub,) = (module for module in shared.modules() if isinstance(module, QuantStub))
+    assert stub.points == ("conv INPUT",)
+    (call,) = shared.graph.find_nodes(op="call_module", target="conv")
+    quantized, residual = call.args
+    assert (quantized.target, residual.op) == ("x_stub", "placeholder")

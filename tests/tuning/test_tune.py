@@ -15,7 +15,7 @@ from torch import fx, nn
 from embedl_deploy import Result, transform
 from embedl_deploy.errors import ExportError, LoadError, QuantizationError
 from embedl_deploy.modules import FusedModule
-from embedl_deploy.quantize import calibrate, insert_qdq
+from embedl_deploy.quantize import QuantConfig, QuantStub, calibrate, insert_qdq
 from embedl_deploy.quantize.stubs import quantizers_of
 from embedl_deploy.tensorrt import TENSORRT_RTX
 from embedl_deploy.tuning import Candidate, Choice, Cost, Tuning, read_plan, search, tune
@@ -185,6 +185,39 @@ def test_groups_are_added_to_float16_where_everything_quantized_costs_more(resul
     assert {*found.best.choice.left} == {one.name for one in found.groups} - {"wide"}
     assert found.gains["wide"] == pytest.approx(2)
     assert all(gain < 0 for name, gain in found.gains.items() if name != "wide")
+
+
+class Adds(nn.Module):
+    """A residual block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.block = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).relu()
+        added: torch.Tensor = (self.block(x) + x).relu()
+        return added
+
+
+def test_residuals_are_left_where_that_costs_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    def export_points(model: fx.GraphModule, _: object, path: Path, **__: object) -> None:
+        stubs = (one for one in model.modules() if isinstance(one, QuantStub))
+        path.write_text("\n".join(point for one in stubs for point in one.points))
+
+    monkeypatch.setattr(search, "export_onnx", export_points)
+    monkeypatch.setattr(search, "leave", lambda *given: given[2].write_text(""))
+
+    def device(path: Path) -> float:
+        points = path.read_text().splitlines()
+        return 100 - 9 * len(points) + 20 * ("block RESIDUAL_INPUT" in points)
+
+    found = tune(transform(Adds().eval(), (data()[0],)), data(), cost=device, trials=0)
+    assert found.best is not None
+    assert (found.best.cost.value, found.best.choice.residual) == (82, False)
+    assert found.config is not None
+    assert QuantConfig.from_dict(found.config.to_dict()).residual is False
+    assert "residuals too" in str(found)
 
 
 @pytest.mark.usefixtures("made_up")

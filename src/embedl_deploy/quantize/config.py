@@ -115,6 +115,7 @@ class QuantConfig:
             (`"full"`, which fused INT8 kernels need); or nothing (`"none"`).
         probabilities: For the softmax's result in attention, where it is quantized; by default as
             the activations.
+        residual: Whether what a fused module adds is quantized where its pattern declares that.
     """
 
     activations: TensorQuantConfig | None = field(default_factory=TensorQuantConfig)
@@ -122,6 +123,7 @@ class QuantConfig:
     skip: Sequence[Skip | Selector] = ()
     attention: Attention = "none"
     probabilities: TensorQuantConfig | None = None
+    residual: bool = True
 
     def __post_init__(self) -> None:
         _check_choice("attention", self.attention, Attention)
@@ -177,6 +179,7 @@ class QuantConfig:
             "skip": [skip_to_dict(one) for one in self.skips],
             "attention": self.attention,
             "probabilities": _plain(self.probabilities),
+            "residual": self.residual,
         }
 
     @classmethod

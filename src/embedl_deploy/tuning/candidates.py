@@ -21,16 +21,19 @@ class Choice:
         attention: As `QuantConfig.attention`.
         format: Of activations and weights.
         left: Names of the groups in floating point, in the order of the groups.
+        residual: As `QuantConfig.residual`.
     """
 
     attention: Attention = "none"
     format: Format = "int"
     left: tuple[str, ...] = ()
+    residual: bool = True
 
     @property
     def key(self) -> str:
         """The same as text."""
-        return json.dumps([self.attention, self.format, list(self.left)])
+        more = [] if self.residual else ["residual left"]
+        return json.dumps([self.attention, self.format, list(self.left), *more])
 
     def leaving(self, names: Iterable[str], groups: Sequence[Group]) -> "Choice":
         """The same with these groups in floating point."""
@@ -52,6 +55,7 @@ class Choice:
             activations=activations and replace(activations, format=self.format),
             weights=replace(base.weights, format=self.format),
             attention=self.attention,
+            residual=self.residual and base.residual,
             skip=(*base.skip, *left),
         )
 
@@ -77,6 +81,7 @@ class Candidate:
         return {
             "attention": self.choice.attention,
             "format": self.choice.format,
+            "residual": self.choice.residual,
             "left": list(self.choice.left),
             "cost": self.cost.to_dict(),
             "accuracy": self.accuracy.to_dict() | {"sqnr_db": finite(self.accuracy.sqnr_db)},

@@ -192,6 +192,7 @@ class Tuning(Printed):
         left = len(one.choice.left)
         said = f"{left} of {len(self.groups)} groups" if left else "nothing"
         more = [] if one.choice.attention == "none" else [f"attention {one.choice.attention}"]
+        more += [] if one.choice.residual else ["residuals too"]
         more += ["FP8"] if one.choice.format != "int" else []
         return "; ".join([said, *more]) + (" (best)" if one == self.best else "")
 

@@ -48,7 +48,7 @@ def tune(  # noqa: PLR0913 - each is one choice
     compiled: everything quantized without it, or, where everything costs more than float16, it
     alone. Candidates are exported in float16, compiled and simulated as a whole; an additive model
     of cost and noise only says which to measure next. Attention is tried with `none`, `full` and
-    `inputs`, and FP8 where the compiler takes it.
+    `inputs`, residuals in half precision, and FP8 where the compiler takes it.
 
     Args:
         result: What `transform` returned, or its model; left as it is.

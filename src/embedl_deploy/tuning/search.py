@@ -13,7 +13,7 @@ from torch import fx
 
 from embedl_deploy.errors import BuildError, ExportError, QuantizationError
 from embedl_deploy.export import export_onnx
-from embedl_deploy.modules import FusedModule
+from embedl_deploy.modules import FusedModule, QDQPoint
 from embedl_deploy.quantize import QuantConfig, calibrate, insert_qdq
 from embedl_deploy.quantize.config import Attention
 from embedl_deploy.target import Target
@@ -168,12 +168,19 @@ class Search:
         choices = [Choice(), *(Choice(one) for one in _ATTENTIONS if attends)]
         bases = [self._measure(one) for one in choices]
         cheapest = min(bases, key=lambda one: one.cost.value)
+        if QDQPoint.RESIDUAL_INPUT in self._points():
+            bases.append(self._measure(replace(cheapest.choice, residual=False)))
         eighth = replace(cheapest.choice, format="float8_e4m3")
         try:
             bases.append(self._measure(eighth))
         except (BuildError, ExportError, QuantizationError) as error:  # not of 4-bit weights
             self.refused["float8_e4m3"] = str(error)
         return bases
+
+    def _points(self) -> set[QDQPoint]:
+        """That the model declares."""
+        fused = (one for one in self.source.modules() if isinstance(one, FusedModule))
+        return {point for one in fused for point in one.qdq_points}
 
     def _gain(self) -> None:
         """Find what quantizing each group saves; below 0 where it costs.
@@ -264,5 +271,6 @@ class Search:
 
 def _said(choice: Choice) -> str:
     kind = "INT8" if choice.format == "int" else "FP8"
-    said = f"{kind}, attention {choice.attention}"
+    more = "" if choice.residual else ", residuals in half precision"
+    said = f"{kind}, attention {choice.attention}{more}"
     return f"{said}, without {', '.join(choice.left)}" if choice.left else said

@@ -110,7 +110,7 @@ def _check_weights(model: fx.GraphModule, chosen: Mapping[str, Skipped]) -> None
 def _insert(model: fx.GraphModule, config: QuantConfig, chosen: Mapping[str, Skipped]) -> int:
     """Insert everything; returns the number of quantizers."""
     modules = dict(model.named_modules())
-    sites = find_sites(model, config.attention, chosen)
+    sites = find_sites(model, config, chosen)
     if config.attention != "none":
         _warn_of_missed(model, config.attention)
     inner = [_quantize_module(model, site, config, chosen[site.path]) for site in sites]

@@ -7,7 +7,7 @@ from torch import fx, nn
 
 from embedl_deploy.modules import FusedModule, QDQPoint
 from embedl_deploy.modules.base import by_name
-from embedl_deploy.quantize.config import Attention
+from embedl_deploy.quantize.config import Attention, QuantConfig
 from embedl_deploy.quantize.placing.copying import padded, sources
 from embedl_deploy.quantize.skip import Skipped
 
@@ -45,7 +45,7 @@ class Site:
 
 
 def find_sites(
-    model: fx.GraphModule, attention: Attention, skipped: Mapping[str, Skipped]
+    model: fx.GraphModule, config: QuantConfig, skipped: Mapping[str, Skipped]
 ) -> list[Site]:
     """All calls of fused modules that declare points, or say why not, in graph order."""
     modules = dict(model.named_modules())
@@ -54,20 +54,21 @@ def find_sites(
     for node in model.graph.nodes:
         module = modules.get(str(node.target)) if node.op == "call_module" else None
         if isinstance(module, FusedModule) and (module.qdq_points or module.kept_float):
-            points = _points(module, attention)
-            site = Site(node, module, points or module.qdq_points)
-            reason = _why_not(site, attention, skipped[site.path], returned)
+            points = _points(module, config)
+            site = Site(node, module, points)
+            reason = _why_not(site, config.attention, skipped[site.path], returned)
             sites.append(
                 replace(site, points=(), left=site.points, reason=reason) if reason else site
             )
     return sites
 
 
-def _points(module: FusedModule, attention: Attention) -> tuple[QDQPoint, ...]:
-    if attention == "full" and module.attends is not None:
+def _points(module: FusedModule, config: QuantConfig) -> tuple[QDQPoint, ...]:
+    if config.attention == "full" and module.attends is not None:
         more = (*module.inner_points, QDQPoint.OUTPUT)
         return tuple(dict.fromkeys((*module.qdq_points, *more)))
-    return module.qdq_points
+    left = () if config.residual else (QDQPoint.RESIDUAL_INPUT,)
+    return tuple(one for one in module.qdq_points if one not in left)
 
 
 def _why_not(site: Site, attention: Attention, skipped: Skipped, returned: set[fx.Node]) -> str:
