@@ -41,8 +41,9 @@ class Lowering:
         key_first: Whether the key is transposed before its Q/DQ pair.
         separate_projections: Whether a quantized weight that holds the query's, the key's and the
             value's is written as three, each with a product of its own.
-        one_weight_scale: Whether a quantized weight of a convolution or linear layer has one scale
-            in the file, and the product is multiplied by what is left of each channel's own.
+        one_weight_scale: Whether a quantized weight of a convolution, a linear layer or a packed
+            projection of one input, which is not separated then, has one scale in the file, and
+            the product is multiplied by what is left of each channel's own.
         plain_pooling: Whether adaptive average pooling is written as `GlobalAveragePool` or
             `AveragePool`.
         normal_scales: Whether weights whose scale is below the smallest normal number of a

@@ -144,16 +144,62 @@ def test_a_channel_of_zeros_does_not_count(tmp_path: Path) -> None:
 
 
 def test_keys_are_transposed_after_their_pair(tmp_path: Path) -> None:
-    example = torch.randn(1, 16, 32, generator=torch.Generator().manual_seed(0))
     before = {}
     for target in (TENSORRT, TENSORRT_RTX):
-        model = quantized(target, Attend(), example, QuantConfig(attention="full"))
-        file = File(export_onnx(model, (example,), tmp_path / "model.onnx"))
-        assert verify_onnx(file.path, model, [example]).only_ties
+        model = quantized(target, Attend(), WORDS, QuantConfig(attention="full"))
+        file = File(export_onnx(model, (WORDS,), tmp_path / "model.onnx"))
+        assert verify_onnx(file.path, model, [WORDS]).only_ties
         (softmax,) = file.named("Softmax")
         scores = file.maker[softmax.input[0]]
         before[target.name] = file.maker[scores.input[1]].op_type
     assert before == {"TensorRT": "DequantizeLinear", "TensorRT for RTX": "Transpose"}
+
+
+class Cross(nn.Module):
+    """Attention to another input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(32, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.flip(1)
+        return self.attention(x, y, y, need_weights=False)[0]
+
+
+WORDS = torch.randn(1, 16, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("config", [None, TENSORRT_FP8_CONFIG], ids=["int8", "fp8"])
+def test_a_packed_projection_is_one_product(
+    config: QuantConfig | None, precision: str, tmp_path: Path
+) -> None:
+    model = quantized(TENSORRT_RTX, Attend(), WORDS, config)
+    path = export_onnx(model, (WORDS,), tmp_path / "model.onnx", precision=precision)  # type: ignore[arg-type]
+    assert verify_onnx(path, model, [WORDS]).only_ties
+    file = File(path)
+    assert {one.shape for one in scales(file)} == {()}
+    stored = [tuple(one.dims) for one in file.model.graph.initializer if len(one.dims) == 2]
+    assert (96, 32) in stored
+    assert (32, 32) in stored
+    assert len(stored) == 2
+
+
+def test_a_projection_of_two_inputs_stays_separate(tmp_path: Path) -> None:
+    model = quantized(TENSORRT_RTX, Cross(), WORDS)
+    path = export_onnx(model, (WORDS,), tmp_path / "model.onnx")
+    assert verify_onnx(path, model, [WORDS]).only_ties
+    assert sorted(one.shape for one in scales(File(path))) == [(), (32,), (32,), (32,)]
+
+
+def test_a_wrong_factor_of_a_projection_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    model = quantized(TENSORRT_RTX, Attend(), WORDS)
+    export_onnx(model, (WORDS,), path)
+    with torch.no_grad():
+        model.get_parameter("attention.in_projection.projection.in_proj_weight")[40] *= 2
+    assert not verify_onnx(path, model, [WORDS]).only_ties
 
 
 ROWS = {"squeeze.0", "excite", "head"}
@@ -192,17 +238,22 @@ def test_rows_of_a_linear_layer_are_all_dimensions_but_the_last(shape: tuple[int
 @pytest.mark.skipif(
     find_spec("tensorrt_rtx_bindings") is None, reason="TensorRT for RTX is not installed"
 )
-def test_the_compiler_makes_fewer_kernels_of_single_rows(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("module", "example"), [(Excited, EXAMPLE[:1]), (Attend, WORDS)], ids=["rows", "projection"]
+)
+def test_the_compiler_makes_fewer_kernels(
+    module: type[nn.Module], example: Tensor, tmp_path: Path
+) -> None:
     kernels = {}
     for target in (TENSORRT, TENSORRT_RTX):
-        model = quantized(target, Excited(), EXAMPLE[:1])
-        path = export_onnx(model, (EXAMPLE[:1],), tmp_path / "model.onnx", precision="float16")
-        assert verify_onnx(path, model, [EXAMPLE[:1]]).only_ties
+        model = quantized(target, module(), example)
+        path = export_onnx(model, (example,), tmp_path / "model.onnx", precision="float16")
         made = compile_onnx(path, "rtx4090", compiler="rtx")
         assert made.built
         assert not made.lost
+        assert all(one.reads for one in made.attentions)
         kernels[target.name] = len(made.kernels)
-    assert kernels["TensorRT for RTX"] + 3 <= kernels["TensorRT"], kernels
+    assert kernels["TensorRT for RTX"] + 2 <= kernels["TensorRT"], kernels
 
 
 @pytest.mark.skipif(

@@ -1,13 +1,21 @@
 """What follows a product in the file: a factor for each output channel, and the bias."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from embedl_deploy.export.operators import DequantizedWeight
-from embedl_deploy.modules import ConvTransposePart, FusedModule, LinearPart
+from embedl_deploy.modules import (
+    ConvTransposePart,
+    FusedMHAInProjection,
+    FusedModule,
+    LinearPart,
+    Part,
+)
 from embedl_deploy.modules.kernel import Kernel
 
 _STEP = "affine"
@@ -34,6 +42,39 @@ class Affine(nn.Module):
         return scaled if self.bias is None else scaled + self.bias
 
 
+class PackedProjection(FusedMHAInProjection):
+    """Query, key and value of one input by one product, then factors and biases.
+
+    Split before the factors, or with a scale for each channel, the product would lose its type.
+
+    Args:
+        whole: The projection, which is called with the same tensor three times.
+        weight: The packed weight (3E, E).
+        factor: For each of the 3E columns.
+    """
+
+    def __init__(
+        self, whole: FusedMHAInProjection, weight: DequantizedWeight, factor: Tensor
+    ) -> None:
+        super().__init__(whole.projection)
+        bias = whole.projection.added_bias()
+        self.affine = Affine(factor, None if bias is None else bias.detach())
+        self.set_quantizer(self.parts[0].weight, weight)
+        self.train(whole.training)
+
+    def unpacked(self, split: Callable[[nn.Module, Part], nn.Module]) -> FusedModule:
+        """Itself: it stays packed."""
+        del split
+        return self
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Project; see `MHAInProjection.forward`."""
+        del key, value
+        product = F.linear(query, self.weight(self.parts[0].weight))
+        result: tuple[Tensor, Tensor, Tensor] = self.projection.split(self.affine(product))
+        return result
+
+
 def even_scales(folded: fx.GraphModule) -> None:
     """Give weights with a scale per channel one scale, in place, where that changes no number.
 
@@ -41,27 +82,33 @@ def even_scales(folded: fx.GraphModule) -> None:
     too: the products are those that were simulated. A weight whose scales lie further apart than
     half precision has normal numbers for keeps them.
     """
-    for module in list(folded.modules()):
-        if isinstance(module, Kernel) and len(module.products) == 1:
-            _even(module, module.products[0])
+    calls = [node for node in folded.graph.nodes if node.op == "call_module"]
+    mixed = {one.target for one in calls if any(arg is not one.args[0] for arg in one.args)}
+    for path, module in list(folded.named_modules()):
+        match module:
+            case Kernel(products=[part]) if not isinstance(part, ConvTransposePart):
+                if even := _even(module.quantizer(part.weight)):
+                    module.set_quantizer(part.weight, even[0])
+                    _follow(module, part, part.laid_out(module, even[1]))
+            case FusedMHAInProjection(projection=whole) if path not in mixed:
+                packed = None if whole.in_proj_weight is None else module.parts[0].weight
+                if packed and (even := _even(module.quantizer(packed))):
+                    folded.set_submodule(path, PackedProjection(module, *even))
 
 
-def _even(module: FusedModule, part: LinearPart) -> None:
-    weight = module.quantizer(part.weight)
-    if not isinstance(weight, DequantizedWeight) or isinstance(part, ConvTransposePart):
-        return
-    if weight.scale.dim() != 1 or weight.axis != 0:
-        return
+def _even(weight: nn.Module | None) -> tuple[DequantizedWeight, Tensor] | None:
+    """A weight with one scale, and what is left of each channel's own; None to leave it."""
+    if not isinstance(weight, DequantizedWeight) or weight.scale.dim() != 1 or weight.axis != 0:
+        return None
     used = weight.stored.to(torch.float32).flatten(1).abs().amax(1) > 0
     if not used.any():
-        return
+        return None
     largest = weight.scale[used].max().log2().ceil().exp2()
     own = torch.where(used, weight.scale, largest)
     factor = own / largest
     if min(factor.min(), own.min()) < _LEAST:
-        return
-    module.set_quantizer(part.weight, DequantizedWeight(weight.stored, largest, None))
-    _follow(module, part, part.laid_out(module, factor))
+        return None
+    return DequantizedWeight(weight.stored, largest, None), factor
 
 
 def add_biases(folded: fx.GraphModule, *, every: bool) -> None:

@@ -73,10 +73,10 @@ def to_operators(folded: fx.GraphModule, lowering: Lowering) -> fx.GraphModule:
         lowering: How the target wants them.
     """
     lower_attention(folded, lowering)
-    if lowering.separate_projections:
-        _unpack(folded)
     if lowering.one_weight_scale:
         even_scales(folded)
+    if lowering.separate_projections:
+        _unpack(folded)
     float_weights, pooling = lowering.quantized_weights == "float", lowering.plain_pooling
     for path, module in list(folded.named_modules()):
         match module:

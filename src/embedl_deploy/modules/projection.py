@@ -75,11 +75,15 @@ class MHAInProjection(LeafModule):
         """Project with the given weights instead of the module's own."""
         query, key, value = inputs
         if isinstance(weights, Tensor) and query is key and key is value:
-            q, k, v = self._heads(F.linear(query, weights, self.added_bias()), 3).unbind(0)
-            return q, k, v
+            return self.split(F.linear(query, weights, self.added_bias()))
         parts = weights.chunk(3) if isinstance(weights, Tensor) else weights
         triples = zip(inputs, parts, self.biases(), strict=True)
         q, k, v = (self._heads(F.linear(x, w, b)) for x, w, b in triples)
+        return q, k, v
+
+    def split(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values by heads, of what one packed weight (3E, E) made."""
+        q, k, v = self._heads(projected, 3).unbind(0)
         return q, k, v
 
     def added_bias(self) -> Tensor | None:
