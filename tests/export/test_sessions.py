@@ -15,7 +15,7 @@ from embedl_deploy.quantize import QuantConfig, TensorQuantConfig, quantize
 from embedl_deploy.tensorrt import TENSORRT, TENSORRT_FP8_CONFIG, TENSORRT_RTX
 from tests.helpers import warm
 
-X = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 WORDS = torch.randn(2, 6, 16, generator=torch.Generator().manual_seed(0))
 
 INT4 = QuantConfig(activations=None, weights=TensorQuantConfig(bits=4, block_size=8))
