@@ -7,11 +7,16 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
 
+from embedl_deploy import Target, transform
+from embedl_deploy.default import TARGETS
 from embedl_deploy.errors import CalibrationError, VerificationError
-from embedl_deploy.export import compare_files
+from embedl_deploy.export import compare_files, export_onnx
+from embedl_deploy.quantize import quantize
 from tests.cli.commands import run, run_json
 from tests.cli.test_output import fits
 
@@ -98,6 +103,37 @@ def test_layers_of_other_names_are_left_out(pair: tuple[Path, Path], tmp_path: P
         "none has the same name"
         in run("compare", "a.onnx", str(saved(tmp_path / "d.onnx", names=("p", "q", "r")))).stdout
     )
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+def test_layers_of_a_quantized_file_stand_beside_those_of_the_float_one(
+    target: Target, tmp_path: Path
+) -> None:
+    """Whether a bias is inside the product or after it: what is compared has it."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.up = nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 4, 2)
+            self.head = nn.Linear(4, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.up(self.conv(x))
+            return self.head(y.flatten(2).transpose(1, 2))
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net, rows = Net().eval(), torch.randn(2, 3, 6, 6)
+    for layer in (net.conv, net.up, net.head):
+        nn.init.constant_(layer.bias, 10.0)
+    result = transform(net, (rows,), target=target)
+    paths = [tmp_path / "float.onnx", tmp_path / "int8.onnx"]
+    for path, model in zip(paths, (result.model, quantize(result, [rows])), strict=True):
+        export_onnx(model, (rows,), path, precision="float16")
+    found = compare_files(*paths, [rows.half()]).layers
+    products = {name: one.sqnr_db for name, one in found.items() if name[:2] in {"co", "up", "he"}}
+    assert products.keys() == {"conv.conv/Conv", "up.conv/ConvTranspose", "head.linear/MatMul"}
+    assert all(35 < one < 80 for one in products.values()), products
 
 
 def test_external_weights_count(pair: tuple[Path, Path], tmp_path: Path) -> None:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 _MARK = "/compared"
 _NO_LAYERS = frozenset({"QuantizeLinear", "Constant", "Shape", "Cast"})
 """What has no value of its own to compare."""
+_PRODUCTS, _AFFINE = (
+    frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
+    frozenset({"Add", "Mul"}),
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class FileParity:
     Attributes:
         outputs: By their names in the first file.
         layers: By name, operators of the same name and kind in both files, in the order of the
-            first one.
+            first one; a product of a weight after the factor and the bias that follow it.
         samples: How many rows of data were compared.
         drawn: Whether the data were drawn at random, since none were given.
     """
@@ -177,9 +181,31 @@ def _shown(file: "onnx_ir.Model", layers: Sequence[str], copy: Path) -> OnnxMode
 
     nodes = {one.name: one for one in list(file.graph)}
     for name in layers:
-        show(file, nodes[name].outputs[0], name + _MARK)
+        show(file, _result(nodes[name]), name + _MARK)
     onnx_ir.save(file, copy, external_data=f"{copy.name}.data")
     return OnnxModel(copy)
+
+
+def _result(node: "onnx_ir.Node") -> "onnx_ir.Value":
+    """What a layer gives: a product of a weight with the factor and the bias, wherever they are."""
+    value = node.outputs[0]
+    if node.op_type not in _PRODUCTS or not any(map(_is_constant, node.inputs[1:2])):
+        return value
+    while len(uses := value.uses()) == 1 and not value.is_graph_output():
+        user = uses[0].node
+        others = [one for one in user.inputs if one is not value]
+        if user.op_type not in _AFFINE or not all(map(_is_constant, others)):
+            break
+        value = user.outputs[0]
+    return value
+
+
+def _is_constant(value: "onnx_ir.Value | None") -> bool:
+    """Whether a value follows from the constants of the file."""
+    if value is None or value.is_initializer():
+        return True
+    node = value.producer()
+    return node is not None and all(map(_is_constant, node.inputs))
 
 
 def _drawn(file: "onnx_ir.Model") -> list[tuple[str, Any, Any]]:

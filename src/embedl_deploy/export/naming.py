@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 STORED = "stored"
 """Name of the tensor that is stored for a quantized weight; in the file it has the weight's."""
 
+_PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_VIEWS = frozenset({"Transpose", "Reshape"})
+
 
 def input_names(
     model: fx.GraphModule, args: Sequence[Any], graph: "onnx_ir.Graph"
@@ -92,6 +95,7 @@ def name_nodes(model: "onnx_ir.Model", weights: Mapping[str, str]) -> None:
         count = seen.get(name, 0)
         seen[name] = count + 1
         node.name = name if count == 0 else f"{name}_{count}"
+    for node in graph:
         node.metadata_props.clear()
         node.doc_string = None
     for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
@@ -127,8 +131,29 @@ def _name_constants(graph: "onnx_ir.Graph", weights: Mapping[str, str]) -> None:
 
 
 def _node_name(node: "onnx_ir.Node", weights: Mapping[str, str]) -> str:
-    """The path of the innermost module that made a node, and its operator."""
-    paths = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
-    own = paths[-2] if len(paths) > 1 else ""
-    own = weights.get(own, own)
+    """The path of the innermost module that made a node, and its operator.
+
+    A product of a quantized weight is made by the fused module; it is named by the layer whose
+    weight that is, as in a file in floating point.
+    """
+    own = _maker(node)
+    if own in weights:
+        return f"{weights[own]}/{node.op_type}"
+    layers = (_weight_of(value, weights).rpartition(".")[0] for value in node.inputs)
+    own = next(filter(None, layers), own) if node.op_type in _PRODUCTS else own
     return f"{own}/{node.op_type}" if own else node.op_type
+
+
+def _weight_of(value: "onnx_ir.Value | None", weights: Mapping[str, str]) -> str:
+    """The path of the quantized weight that a value is, or is a transpose of."""
+    while value is not None and (node := value.producer()) is not None:
+        if (own := _maker(node)) in weights:
+            return weights[own]
+        value = node.inputs[0] if node.op_type in _VIEWS else None
+    return ""
+
+
+def _maker(node: "onnx_ir.Node") -> str:
+    """The path of the innermost module that made a node."""
+    paths = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
+    return str(paths[-2]) if len(paths) > 1 else ""

@@ -3,9 +3,11 @@
 import copy
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor, fx, nn
 
 from embedl_deploy.errors import CaptureError
@@ -70,11 +72,26 @@ def capture(
     keep_name(own, model)
     given = args is not None or bool(kwargs)
     inputs = Inputs(tuple(args or ()), dict(kwargs or {}), dynamic_shapes) if given else None
-    graph = _captured(own, inputs, method)
+    with _no_fast_path():
+        graph = _captured(own, inputs, method)
     if given:
         propagate(graph, tuple(args or ()), dict(kwargs or {}))
     _logger.debug("captured %s: %d nodes", type(model).__name__, len(graph.graph.nodes))
     return graph
+
+
+@contextmanager
+def _no_fast_path() -> Iterator[None]:
+    """Let encoders of torch.nn compute what they do in training.
+
+    In inference they call one operator for a whole layer, and give zeros for what is padded.
+    """
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 def _captured(model: nn.Module, inputs: Inputs | None, method: Method) -> fx.GraphModule:

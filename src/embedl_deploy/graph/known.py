@@ -21,6 +21,9 @@ NUMBERS: Mapping[str, int] = {
 }
 """Functions that read a tensor of no dimension as a number, and their first such argument."""
 
+_UNSET = frozenset({"empty", "empty_like", "empty_permuted", "empty_strided", "new_empty"})
+"""Functions that give any numbers."""
+
 _LEAVES = "embedl_deploy"
 """The namespace of the operators that stand for modules kept whole: they compute shapes alone."""
 
@@ -103,7 +106,7 @@ class KnownValues(TorchFunctionMode):
         given = {id(one): self._value(one) for one in leaves if isinstance(one, Tensor)}
         if (
             getattr(func, "namespace", "") == _LEAVES
-            or not given
+            or getattr(func, "__name__", "") in _UNSET
             or None in given.values()
             or (written and self._is_own(call[0][0]))
         ):

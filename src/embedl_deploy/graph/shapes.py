@@ -119,7 +119,8 @@ class _ShapePass:
             case "call_method":
                 return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         with torch.device(self.device or "cpu"):
-            return node.target(*args, **kwargs)  # type: ignore[operator]
+            made = node.target(*args, **kwargs)  # type: ignore[operator]
+        return made if node.all_input_nodes else self.moved(made)  # an ATen operator's is here
 
     def _state(self, module: nn.Module) -> dict[str, Any]:
         named = (*module.named_parameters(), *module.named_buffers())

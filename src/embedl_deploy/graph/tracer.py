@@ -17,6 +17,15 @@ from embedl_deploy.modules import LeafModule
 RANDOM_DEPTH = ("StochasticDepth", "DropPath")
 """Classes that drop residual branches in training (torchvision, timm); they stay modules."""
 
+_COMPOSED = (
+    nn.Transformer,
+    nn.TransformerDecoder,
+    nn.TransformerDecoderLayer,
+    nn.TransformerEncoder,
+    nn.TransformerEncoderLayer,
+)
+"""Modules of torch.nn that are made of others, which patterns are to see."""
+
 
 class _Own(dict[str, Any]):
     """Modules and tensors of a model by path, as they were when a node first named them."""
@@ -61,6 +70,8 @@ class Tracer(fx.Tracer):
         """Whether `m` stays one node."""
         if isinstance(m, LeafModule) or type(m).__name__ in RANDOM_DEPTH:
             return True
+        if isinstance(m, _COMPOSED):
+            return False
         return plain_base(m) is not None or super().is_leaf_module(m, module_qualified_name)
 
     def create_args_for_root(
