@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.quality import __main__ as command
 from benchmarks.quality import measure, models, ours, page, peers
+from benchmarks.quality.making import made
 from benchmarks.quality.record import Results, Row, Trained
 
 
@@ -51,10 +51,10 @@ def test_unsigned_and_shifted_integers_of_another_tool_are_seen(folder: Path) ->
 def test_what_fails_is_said(tmp_path: Path) -> None:
     note = tmp_path / "note"
     raising = [sys.executable, "-c", "raise ValueError('no such layer')"]
-    assert command.made(raising, note, 60.0) == "ValueError: no such layer"
+    assert made(raising, note, 60.0) == "ValueError: no such layer"
     assert not note.exists()
     waiting = [sys.executable, "-c", "import time; time.sleep(60)"]
-    assert command.made(waiting, note, 0.1) == "more than 0.1 s"
+    assert made(waiting, note, 0.1) == "more than 0.1 s"
 
 
 def test_the_page_compares_with_symmetric_files_alone(tmp_path: Path) -> None:

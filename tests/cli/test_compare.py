@@ -125,12 +125,12 @@ def test_layers_of_a_quantized_file_stand_beside_those_of_the_float_one(
         torch.manual_seed(0)
         net, rows = Net().eval(), torch.randn(2, 3, 6, 6)
     for layer in (net.conv, net.up, net.head):
-        nn.init.constant_(layer.bias, 10.0)
+        nn.init.constant_(layer.get_parameter("bias"), 10.0)
     result = transform(net, (rows,), target=target)
-    paths = [tmp_path / "float.onnx", tmp_path / "int8.onnx"]
-    for path, model in zip(paths, (result.model, quantize(result, [rows])), strict=True):
+    first, second = tmp_path / "float.onnx", tmp_path / "int8.onnx"
+    for path, model in ((first, result.model), (second, quantize(result, [rows]))):
         export_onnx(model, (rows,), path, precision="float16")
-    found = compare_files(*paths, [rows.half()]).layers
+    found = compare_files(first, second, [rows.half()]).layers
     products = {name: one.sqnr_db for name, one in found.items() if name[:2] in {"co", "up", "he"}}
     assert products.keys() == {"conv.conv/Conv", "up.conv/ConvTranspose", "head.linear/MatMul"}
     assert all(35 < one < 80 for one in products.values()), products

@@ -191,8 +191,8 @@ def _result(node: "onnx_ir.Node") -> "onnx_ir.Value":
     value = node.outputs[0]
     if node.op_type not in _PRODUCTS or not any(map(_is_constant, node.inputs[1:2])):
         return value
-    while len(uses := value.uses()) == 1 and not value.is_graph_output():
-        user = uses[0].node
+    while len(users := value.consumers()) == 1 and not value.is_graph_output():
+        (user,) = users
         others = [one for one in user.inputs if one is not value]
         if user.op_type not in _AFFINE or not all(map(_is_constant, others)):
             break
