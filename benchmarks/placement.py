@@ -9,15 +9,21 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from benchmarks.quality.models import built
 from embedl_deploy import transform
+from embedl_deploy.export import export_onnx
+from embedl_deploy.quantize import calibrate, insert_qdq
 from embedl_deploy.tensorrt import TENSORRT_RTX
 from embedl_deploy.tensorrt.mixed import MIXED
 from embedl_deploy.tuning import Tuning, tune
+from embedl_deploy.tuning.accuracy import Judge
+from embedl_deploy.tuning.costs import cost_of
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".placement"
@@ -36,9 +42,24 @@ random weights it ranks the layers of one model, and says nothing of a trained o
 
 - **front:** the placements that no other one beats in cost and in signal to noise, the cheapest
   first.
-- **left alone:** everything quantized but this group, beside everything quantized. A negative
-  cost is a group that is faster in half precision.
+- **cost** of a group: what quantizing it adds where all others are quantized, or, where that costs
+  more than float16, where no other is. Below zero, INT8 pays.
+
+## The lists of patterns
+
+What [`smart` and `mixed`](tensorrt.md) omit, beside everything quantized: `smart` has no pairs at
+global pooling, `mixed` none at depthwise convolutions either. SQNR as above.
+
+| model | what is quantized | estimate | kernels | SQNR |
+|---|---|---|---|---|
 """
+LISTS = {
+    "nothing: float16": None,
+    "everything": EVERYTHING,
+    "smart": TENSORRT_RTX.named("smart"),
+    "mixed": TENSORRT_RTX.named("mixed"),
+}
+LISTED = ("resnet50", "convnext_tiny", "vit_b_16", "efficientnet_b0", "mobilenet_v2")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,22 +67,67 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.placement", description=__doc__)
     parser.add_argument("--only", default="*", metavar="PATTERN", help="names of models")
     parser.add_argument("--trials", type=int, default=6, metavar="N", help="see tune")
+    parser.add_argument("--lists", action="store_true", help="the lists of patterns alone")
     options = parser.parse_args(arguments)
     FOLDER.mkdir(exist_ok=True)
-    for name in fnmatch.filter(MODELS, options.only):
+    for name in fnmatch.filter(LISTED, options.only):
+        _listed(name)
+    for name in fnmatch.filter([] if options.lists else MODELS, options.only):
         tuning = _tuned(name, options.trials)
         text = "\n".join(_section(name, tuning))
         (FOLDER / f"{name}.md").write_text(text, encoding="utf-8")
         (FOLDER / f"{name}.json").write_text(json.dumps(tuning.to_dict()), encoding="utf-8")
-    known = [FOLDER / f"{name}.md" for name in MODELS if (FOLDER / f"{name}.md").exists()]
-    parts = [HEAD.format(compiler=_compiler(), gpu=GPU), *(one.read_text() for one in known)]
-    (ROOT / "docs" / "placement.md").write_text("\n".join(parts), encoding="utf-8")
+    (ROOT / "docs" / "placement.md").write_text(_page(), encoding="utf-8")
     return 0
 
 
-def _tuned(name: str, trials: int) -> Tuning:
+def _page() -> str:
+    """All that is known."""
+    head = HEAD.format(compiler=_compiler(), gpu=GPU)
+    lists = [_row(name, what) for name in LISTED for what in LISTS]
+    known = [FOLDER / f"{name}.md" for name in MODELS if (FOLDER / f"{name}.md").exists()]
+    return head + "".join(lists) + "\n" + "\n".join(one.read_text() for one in known)
+
+
+def _row(name: str, what: str) -> str:
+    path = FOLDER / f"{name}.lists.json"
+    one = json.loads(path.read_text()).get(what) if path.exists() else None
+    if one is None:
+        return ""
+    sqnr = "" if one["sqnr_db"] is None else f"{one['sqnr_db']:.1f} dB"
+    return f"| {name} | {what} | {one['microseconds']:.0f} µs | {one['kernels']} | {sqnr} |\n"
+
+
+def _listed(name: str) -> None:
+    """Measure the lists of patterns on a model."""
+    path = FOLDER / f"{name}.lists.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
+    model, batches = _built(name)
+    for what, patterns in LISTS.items():
+        if what in found:
+            continue
+        print(f"{name}: {what}", file=sys.stderr, flush=True)
+        result = transform(model, (batches[0],), patterns=patterns or (), target=TENSORRT_RTX)
+        made, sqnr = result.model, None
+        if patterns is not None:
+            made = calibrate(insert_qdq(result), [(one,) for one in batches[:9]])
+            judge = Judge(result.model, [(one,) for one in batches[9:]], None)
+            sqnr = judge.accuracy(made).sqnr_db
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / "model.onnx"
+            export_onnx(made, (batches[0][:1],), file, precision="float16")
+            cost = cost_of(file, TENSORRT_RTX, GPU, "time", None)
+        found[what] = {"microseconds": cost.value, "kernels": cost.kernels, "sqnr_db": sqnr}
+        path.write_text(json.dumps(found), encoding="utf-8")
+
+
+def _built(name: str) -> tuple[nn.Module, Sequence[Tensor]]:
     model, calibration, others = built(name)
-    batches = torch.cat([calibration, others[:8]]).split(2)
+    return model, torch.cat([calibration, others[:8]]).split(2)
+
+
+def _tuned(name: str, trials: int) -> Tuning:
+    model, batches = _built(name)
     result = transform(model, (batches[0],), patterns=EVERYTHING, target=TENSORRT_RTX)
 
     def report(what: str, _: Any) -> None:
@@ -77,7 +143,7 @@ def _section(name: str, tuning: Tuning) -> Iterator[str]:
     yield "| front: cost | SQNR | kernels | attention | in half precision |"
     yield "|---|---|---|---|---|"
     for one in tuning.front:
-        left = ", ".join(f"`{group}`" for group in one.choice.left) or "nothing"
+        left = _left(tuning, one.choice.left)
         kind = "" if one.choice.format == "int" else "FP8, "
         cost = f"{one.cost.value:.0f} µs | {one.accuracy.sqnr_db:.1f} dB | {one.cost.kernels}"
         yield f"| {cost} | {kind}{one.choice.attention} | {left} |"
@@ -88,6 +154,12 @@ def _section(name: str, tuning: Tuning) -> Iterator[str]:
         cost = f"{-tuning.gains[group.name]:+.1f} µs"
         yield f"| `{group.name}` {group.kind} | {len(group.paths)} | {cost} | {share:.0%} |"
     yield ""
+
+
+def _left(tuning: Tuning, left: Sequence[str]) -> str:
+    kept = [group.name for group in tuning.groups if group.name not in left]
+    said, names = ("all but ", kept) if len(kept) < len(left) else ("", left)
+    return said + ", ".join(f"`{one}`" for one in names) or "nothing"
 
 
 def _compiler() -> str:

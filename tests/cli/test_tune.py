@@ -9,7 +9,7 @@ from embedl_deploy.tuning import Cost
 from embedl_deploy.tuning import run as tuning
 from tests.cli.commands import run, run_json
 
-TWICE = ("user_nets:twice", "plan.json", "--data", "user_nets:pairs")
+TWICE = ("user_nets:twice", "plan.json", "--data", "user_nets:pairs", "--target", "tensorrt")
 DEPLOY = ("deploy", "user_nets:twice", "out.onnx", "--data", "user_nets:pairs", "--no-verify")
 
 PLAN = {
@@ -22,17 +22,28 @@ PLAN = {
 }
 
 
-@pytest.mark.usefixtures("folder")
-def test_a_plan_is_written_and_followed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "cost_of", lambda path, **_: Cost(float(path.stat().st_size)))
+@pytest.fixture
+def pairs_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each pair in the file makes it cheaper, in place of a compiler."""
+
+    def cost(path: Path, **_: object) -> Cost:
+        return Cost(100.0 - path.read_bytes().count(b"DequantizeLinear"))
+
+    monkeypatch.setattr(tuning, "cost_of", cost)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("folder", "pairs_pay")
+def test_a_plan_is_written_and_followed() -> None:
     found = run_json("tune", *TWICE, "--trials", "0")
     plan = json.loads(Path("plan.json").read_text())
     more = {"output", "schema_version"}
     assert plan == {key: value for key, value in found.items() if key not in more}
     assert (plan["schema"], plan["complete"]) == (2, True)
     assert {one["name"] for one in plan["groups"]} == {"left", "right"}
-    said = run("tune", *TWICE, "--trials", "0").stdout
-    assert plan["verdict"] in " ".join(said.split())
+    said = run("tune", *TWICE, "--trials", "0", "--report", "page.html").stdout
+    assert plan["verdict"].rpartition(" at ")[0] in " ".join(said.split())
+    assert 'class="chart front"' in Path("page.html").read_text()
 
 
 @pytest.mark.usefixtures("folder")
@@ -66,3 +77,33 @@ def test_two_bounds_are_a_usage_error() -> None:
         "one of --min-sqnr"
         in run("tune", *TWICE, "--min-sqnr", "30", "--max-time", "9", code=2).stderr
     )
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("folder", "pairs_pay")
+def test_deploy_searches_first_and_keeps_the_plan() -> None:
+    tuned = (*DEPLOY, "--tune", "--precision", "float16", "--min-sqnr", "5")
+    found = run_json(*tuned, "--report", "page.html", "--save-run", "run.yaml")
+    assert (found["plan"], found["precision"]) == ("out.plan.json", "float16")
+    plan = json.loads(Path("out.plan.json").read_text())
+    assert plan == found["tuning"]
+    assert (plan["bound"], plan["complete"]) == ("at least 5 dB", True)
+    assert 'class="chart front"' in Path("page.html").read_text()
+    again = run_json("run", "run.yaml")
+    assert again["plan"] == "out.plan.json"
+    assert "tuning" not in again
+    assert again["quantized_weights"] == found["quantized_weights"] > 0
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--min-sqnr", "30"], "need --tune"),
+        (["--tune"], "--precision float16"),
+        (["--tune", "--plan", "plan.json"], "leave these out"),
+        (["--tune", "--attention", "full", "--precision", "float16"], "leave these out"),
+    ],
+)
+def test_options_that_contradict_a_search_are_usage_errors(options: list[str], said: str) -> None:
+    assert said in " ".join(run(*DEPLOY, *options, code=2).stderr.replace("│", " ").split())

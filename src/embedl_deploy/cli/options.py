@@ -23,6 +23,7 @@ from embedl_deploy.cli.values import (
 
 DATA, QUANTIZATION, FILE, JUDGING = "Model and data", "Quantization", "The file", "Judging it"
 OUTPUT = "What is said"
+TUNING = "Placement by evidence"
 """Panels of `--help`."""
 
 

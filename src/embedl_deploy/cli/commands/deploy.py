@@ -4,9 +4,11 @@ from collections import Counter
 from pathlib import Path
 
 from rich.filesize import decimal
+from rich.text import Text
 
 from embedl_deploy.cli.commands.answer import random_said
 from embedl_deploy.cli.commands.journey import Deployed, Job, PrecisionChoice, travel
+from embedl_deploy.cli.commands.tune import planned
 from embedl_deploy.cli.options import DebugOption, JsonOption, SaveRunOption, origin
 from embedl_deploy.cli.output import Answer, Steps, answering
 from embedl_deploy.cli.spread import spread
@@ -28,26 +30,31 @@ def deploy(
 ) -> None:
     """Transform, quantize, export and verify a model."""
     with answering(as_json=as_json, debug=debug) as answer:
-        say(job, answer)
+        done = say(job, answer)
         if save_run is not None:
             from embedl_deploy.cli.commands.runs import write_run
 
-            write_run(job, save_run)
+            write_run(done, save_run)
             answer.values["run"] = str(save_run)
             answer.tables.append(f"wrote {save_run}")
 
 
-def say(job: Job, answer: Answer) -> None:
-    """Do a job, and fill in the answer.
+def say(job: Job, answer: Answer) -> Job:
+    """Do a job, and fill in the answer; gives the job with the plan that was found.
 
     Raises:
         DeployError: A step failed. Files are as they were.
     """
     with Steps() as steps:
+        job, found = planned(job, steps)
         deployed = travel(job, steps)
     answer.values = deployed.as_dict()
     answer.tables = [figures_table(_figures(deployed))]
-    answer.write_page(job.page, **deployed.parts, figures=_figures(deployed))
+    if found is not None:
+        answer.values["tuning"] = found.to_dict()
+        answer.tables.insert(0, Text(str(found)))
+    answer.write_page(job.page, **deployed.parts, figures=_figures(deployed), tuning=found)
+    return job
 
 
 def _figures(deployed: Deployed) -> list[tuple[str, str]]:

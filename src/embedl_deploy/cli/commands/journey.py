@@ -11,10 +11,11 @@ from torch.utils import _pytree as pytree
 
 from embedl_deploy.cli.commands.answer import Answers, answers, data_dict
 from embedl_deploy.cli.commands.beside import Beside, compile_beside
+from embedl_deploy.cli.commands.bounds import Bounds
 from embedl_deploy.cli.commands.order import Judged
 from embedl_deploy.cli.commands.prepare import Prepared, prepared
 from embedl_deploy.cli.data import first_batches
-from embedl_deploy.cli.options import FILE, JUDGING, ReportOption
+from embedl_deploy.cli.options import FILE, JUDGING, TUNING, ReportOption
 from embedl_deploy.cli.output import Steps
 from embedl_deploy.cli.values import RecipeChoice
 from embedl_deploy.errors import VerificationError
@@ -39,7 +40,7 @@ class PrecisionChoice(enum.StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job(Judged):
+class Job(Judged, Bounds):
     """What `deploy` is asked for; its fields are options."""
 
     output: Annotated[
@@ -111,10 +112,24 @@ class Job(Judged):
             help="What --compile compiles for, as in build.",
         ),
     ] = None
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune",
+            rich_help_panel=TUNING,
+            help="Find first what to quantize, as tune does; the plan is beside the file.",
+        ),
+    ] = False
     page: ReportOption = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.tune:
+            self._check_tuned()
+        elif self.bounded:
+            raise typer.BadParameter(
+                "--min-sqnr, --max-drop, --max-time and --max-bytes need --tune"
+            )
         if self.output.suffix.lower() != ".onnx":
             raise typer.BadParameter(f"'{self.output}' is no name of an ONNX file: end it in .onnx")
         half = self.precision is not PrecisionChoice.FLOAT32
@@ -122,8 +137,17 @@ class Job(Judged):
             raise typer.BadParameter(
                 "--keep-float32 and --float32-io are for --precision float16 or bfloat16"
             )
-        if self.gpu is not None and not self.compile:
-            raise typer.BadParameter("--gpu needs --compile")
+        if self.gpu is not None and not (self.compile or self.tune):
+            raise typer.BadParameter("--gpu needs --compile or --tune")
+
+    def _check_tuned(self) -> None:
+        _ = self.bounded
+        if self.plan is not None or not self.takes_plan:
+            raise typer.BadParameter(
+                "--tune finds what --plan, --attention and --observer say: leave these out"
+            )
+        if self.precision is not PrecisionChoice.FLOAT16:
+            raise typer.BadParameter("--tune measures files in half precision: --precision float16")
 
     @property
     def export_options(self) -> dict[str, Any]:

@@ -118,9 +118,13 @@ class Order(Material):
         super().__post_init__()
         if self.percentile is not None and self.observer is not ObserverChoice.PERCENTILE:
             raise typer.BadParameter("--percentile needs --observer percentile")
-        asked = (self.attention, self.observer)
-        if self.plan is not None and asked != (_ATTENTION, ObserverChoice.MINMAX):
+        if self.plan is not None and not self.takes_plan:
             raise typer.BadParameter("--plan excludes --attention and --observer: it has its own")
+
+    @property
+    def takes_plan(self) -> bool:
+        """Whether nothing is asked for that a plan says."""
+        return (self.attention, self.observer) == (_ATTENTION, ObserverChoice.MINMAX)
 
     @property
     def share(self) -> float:

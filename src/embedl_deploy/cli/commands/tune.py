@@ -1,28 +1,37 @@
 """`embedl-deploy tune`: where to quantize, as a plan that `deploy` follows."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
+from embedl_deploy.cli.commands.bounds import Bounds
+from embedl_deploy.cli.commands.journey import Job
 from embedl_deploy.cli.commands.order import Material
 from embedl_deploy.cli.commands.prepare import Transformed, transformed
 from embedl_deploy.cli.data_options import LimitOption
-from embedl_deploy.cli.options import DebugOption, GpuOption, JsonOption, TargetOption
+from embedl_deploy.cli.options import (
+    DebugOption,
+    GpuOption,
+    JsonOption,
+    ReportOption,
+    TargetOption,
+)
 from embedl_deploy.cli.output import StepProgress, Steps, answering
 from embedl_deploy.cli.spread import spread
 from embedl_deploy.cli.values import TargetChoice
 from embedl_deploy.export.files import written_beside
 from embedl_deploy.tuning import Tuning, tune
 
-_COST = "Of the file at most; the most accurate placement is sought."
+_GPU = "rtx4090"
+_SAMPLES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search(Material):
+class Search(Material, Bounds):
     """What `tune` is asked for; its fields are options.
 
     Raises:
@@ -37,37 +46,18 @@ class Search(Material):
             show_default=False,
         ),
     ]
-    min_sqnr: Annotated[
-        float | None,
-        typer.Option("--min-sqnr", metavar="DB", help="Signal to noise at the outputs at least."),
-    ] = None
-    max_drop: Annotated[
-        float | None,
-        typer.Option(
-            "--max-drop", metavar="PERCENT", help="Share of samples whose class may change."
-        ),
-    ] = None
-    max_time: Annotated[
-        float | None, typer.Option("--max-time", metavar="MICROSECONDS", help=_COST)
-    ] = None
-    max_bytes: Annotated[
-        float | None, typer.Option("--max-bytes", metavar="MEGABYTES", help=f"{_COST} Bytes moved.")
-    ] = None
     target: TargetOption = TargetChoice.RTX
-    gpu: GpuOption = "rtx4090"
-    limit: LimitOption = 64
+    gpu: GpuOption = _GPU
+    limit: LimitOption = _SAMPLES
     trials: Annotated[
         int,
         typer.Option(min=0, metavar="N", help="Placements beyond those that quantize everything."),
     ] = 12
+    page: ReportOption = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        bounds = (self.min_sqnr, self.max_drop, self.max_time, self.max_bytes)
-        if sum(one is not None for one in bounds) > 1:
-            raise typer.BadParameter(
-                "give one of --min-sqnr, --max-drop, --max-time and --max-bytes"
-            )
+        _ = self.bounded
 
     @property
     def measurements(self) -> Path:
@@ -82,17 +72,51 @@ def find_placement(
     """Find what to quantize."""
     with answering(as_json=as_json, debug=debug) as answer:
         with Steps() as steps:
-            made = transformed(search, steps, batch=1)
-            with steps.step("Tuning") as progress:
-                found = _found(search, made, progress)
-        _write(found, search.output)
+            found = _found(search, transformed(search, steps, batch=1), steps)
         answer.values = found.to_dict() | {"output": str(search.output)}
         answer.tables = [Text(str(found))]
+        answer.write_page(search.page, title=search.output.name, tuning=found)
 
 
-def _found(search: Search, made: Transformed, progress: StepProgress) -> Tuning:
+def planned(job: Job, steps: Steps) -> tuple[Job, Tuning | None]:
+    """The job with a plan, where it asks for one; what was found is beside its file.
+
+    The samples that judge the file take no part.
+
+    Raises:
+        DeployError: A step failed.
+    """
+    if not job.tune:
+        return job, None
+    shared = (*fields(Material), *fields(Bounds))
+    search = Search(
+        **{one.name: getattr(job, one.name) for one in shared},
+        output=job.output.with_suffix(".plan.json"),
+        gpu=job.gpu or _GPU,
+    )
+    found = _found(replace(search, limit=_SAMPLES), transformed(job, steps, batch=1), steps)
+    planned_job = replace(
+        job,
+        plan=search.output,
+        tune=False,
+        gpu=job.gpu if job.compile else None,
+        min_sqnr=None,
+        max_drop=None,
+        max_time=None,
+        max_bytes=None,
+    )
+    return planned_job, found
+
+
+def _found(search: Search, made: Transformed, steps: Steps) -> Tuning:
     """Search; after each measurement the best so far is on disk."""
+    with steps.step("Tuning") as progress:
+        found = _tuned(search, made, progress)
+    _write(found, search.output)
+    return found
 
+
+def _tuned(search: Search, made: Transformed, progress: StepProgress) -> Tuning:
     def report(_: str, so_far: Tuning | None) -> None:
         if so_far is not None:
             _write(so_far, search.output)
@@ -101,10 +125,7 @@ def _found(search: Search, made: Transformed, progress: StepProgress) -> Tuning:
     return tune(
         made.result,
         made.data,
-        min_sqnr=search.min_sqnr,
-        max_drop=search.max_drop,
-        max_cost=search.max_time if search.max_bytes is None else search.max_bytes,
-        unit="time" if search.max_bytes is None else "bytes",
+        **search.bound,
         gpu=search.gpu,
         samples=search.limit,
         trials=search.trials,

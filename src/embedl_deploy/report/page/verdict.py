@@ -16,6 +16,8 @@ def verdict(page: Entry) -> list[dict[str, str]]:
     lines: list[Line] = []
     if page["answers"]:
         lines.append(_answered(page["answers"]))
+    if page["tuning"]:
+        lines.append(("info", f"Placement: {page['tuning']['verdict']}"))
     if page["analysis"]:
         lines.append(_analyzed(page["analysis"]))
     if page["parity"]:

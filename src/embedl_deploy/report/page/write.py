@@ -15,6 +15,7 @@ from embedl_deploy.export import Parity
 from embedl_deploy.export.files import written_beside
 from embedl_deploy.onnx_model import OnnxFile
 from embedl_deploy.report.page.environment import environment
+from embedl_deploy.report.page.front import front_chart
 from embedl_deploy.report.page.graph import file_graph
 from embedl_deploy.report.page.groups import grouped_findings, grouped_kernels, grouped_reasons
 from embedl_deploy.report.page.histogram import bars
@@ -54,6 +55,7 @@ def report(  # noqa: PLR0913 - one for each part
     answers: Parity | None = None,
     parity: Parity | None = None,
     summary: Summary | None = None,
+    tuning: Part | None = None,
     figures: Sequence[tuple[str, str]] = (),
 ) -> Path:
     """Write results as a page: one HTML file that needs no network, with those parts that it has.
@@ -71,6 +73,7 @@ def report(  # noqa: PLR0913 - one for each part
         answers: From `compare_onnx`: what quantization did to the answers.
         parity: From `verify_onnx`.
         summary: From `summarize`: what became of a model.
+        tuning: From `tune`: what each placement costs, and how accurate it is.
         figures: Names, and what there is to say of each, after the verdict.
 
     Returns:
@@ -97,6 +100,7 @@ def report(  # noqa: PLR0913 - one for each part
         "answers": answers and answers_dict(answers),
         "parity": parity and {**parity_dict(parity), "layers": stub_dicts(parity)},
         "summary": summary and summary.as_dict(),
+        "tuning": tuning and tuning.to_dict(),
         "environment": environment(),
     }
     for part in (page["check"], page["explanation"]):
@@ -136,6 +140,7 @@ def render(page: Mapping[str, Any]) -> str:
         "findings": grouped_findings(page),
         "kernels": grouped_kernels(kernels),
         "reasons": grouped_reasons(kernels),
+        "front": page["tuning"] and front_chart(page["tuning"]),
         "total": sum(one["macs"] or 0 for one in kernels),
         "css": Markup(_read("page.css")),  # noqa: S704 - of this package, as are the scripts
         "script": Markup(_read("page.js")),  # noqa: S704
@@ -162,6 +167,7 @@ def _json(page: Mapping[str, Any]) -> str:
 
 def _sections(page: Mapping[str, Any]) -> list[tuple[str, str]]:
     entries = [
+        ("placements", "Placements", page["tuning"]),
         ("graph-title", "Graph", page["graph"]),
         ("errors", "Error per layer", page["analysis"]),
         ("answers", "Quantized against float", page["answers"]),
