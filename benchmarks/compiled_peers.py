@@ -40,6 +40,7 @@ from benchmarks.zoo.entry import Built, Inputs
 OURS = {
     "float16": "nothing quantized",
     "rtx": "this library, target `rtx`",
+    "rtx-full": 'the same with `QuantConfig(attention="full")`, which costs accuracy',
     "tensorrt": "this library, target `tensorrt`, the default",
 }
 PEERS = {
@@ -93,7 +94,7 @@ def settings(name: str) -> list[str]:
     attends = any(one in name for one in ("bert", "segformer", "deit", "swin", "vit"))
     of_cnns = {"onnxruntime-float-bias", "nncf-symmetric"}
     of_others = {"onnxruntime-products", "nncf-transformer"}
-    left_out = of_cnns if attends else of_others
+    left_out = of_cnns if attends else of_others | {"rtx-full"}
     return [one for one in (*OURS, *PEERS) if one not in left_out]
 
 
@@ -115,12 +116,14 @@ def _ours(
 ) -> Iterator[Row]:
     from embedl_deploy import transform
     from embedl_deploy.default import DEFAULT, TARGETS
-    from embedl_deploy.quantize import quantize
+    from embedl_deploy.quantize import QuantConfig, quantize
 
     for kind in wanted:
-        result = transform(built.model, *samples[0], target=TARGETS.get(kind, DEFAULT))
+        target = TARGETS.get(kind.partition("-")[0], DEFAULT)
+        result = transform(built.model, *samples[0], target=target)
         batches = [batch(result.model, *one) for one in samples]
-        make = partial(quantize, result, batches)
+        config = QuantConfig(attention="full") if kind == "rtx-full" else None
+        make = partial(quantize, result, batches, config)
         half = partial(getattr, result, "model")
         yield compiled(name, kind, half if kind == "float16" else make, batches[0])
 
@@ -164,7 +167,7 @@ def _other(name: str, setting: str, folder: Path, interpreter: str, seconds: flo
 def shortfalls(name: str, rows: Sequence[Row]) -> list[str]:
     """What a model's INT8 files lack, in words; what has not run lacks all."""
     known = {row.kind: row for row in rows if row.model == name and row.built}
-    missing = [one for one in OURS if one not in known]
+    missing = [one for one in settings(name) if one in OURS and one not in known]
     best = best_of(list(known.values()))
     if missing or best is None:
         return [f"{name}: no file of {', '.join(missing) or 'another tool'}"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
+from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 _FROM, _TO = TensorProto.FLOAT, TensorProto.FLOAT16
 _FLOAT32 = {"Resize": {1, 2}, "Upsample": {1}}
@@ -47,6 +47,9 @@ def _halve_type(value: ValueInfoProto) -> None:
 
 
 def _halve_node(node: NodeProto) -> None:
+    if node.op_type == "ConstantOfShape" and not node.attribute:  # zeros of float32
+        zero = numpy_helper.from_array(np.zeros(1, np.float16))
+        node.attribute.append(helper.make_attribute("value", zero))
     as_type = {"Cast": "to", "RandomNormalLike": "dtype", "DequantizeLinear": "output_dtype"}
     for attribute in node.attribute:
         if attribute.name == as_type.get(node.op_type) and attribute.i == _FROM:
