@@ -10,10 +10,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from embedl_deploy.cli.commands.answer import Answers
 from embedl_deploy.cli.data import Normalization, Reading, split_data
-from embedl_deploy.cli.data.split import rows_of
+from embedl_deploy.cli.data.split import Split, rows_of
 from embedl_deploy.cli.models import load_model, random_share
 from embedl_deploy.errors import LoadError
+from embedl_deploy.export import Parity
+from embedl_deploy.report.page import verdict
+from embedl_deploy.report.parity import answers_dict
 from tests.cli.commands import run, run_json
 
 CODE = """
@@ -158,6 +162,27 @@ def test_accuracy_and_preprocessing_are_said_and_kept() -> None:
     assert said.startswith("INT8 against float")
     assert "Accuracy top-1" in said
     assert "Evaluated sum" in said
+
+
+def test_the_output_with_the_most_noise_is_the_first_that_is_said() -> None:
+    """Large exact outputs, such as coordinates, would hide it in a figure of all."""
+    parity = Parity(samples=5)
+    exact, noise = torch.full((5, 9, 3), 1e4), torch.ones(5, 9, 3)
+    for place in range(6):
+        parity.add_output(f"out_{place}", exact / 10**place, exact / 10**place + noise)
+    assert parity.sqnr_db > 70
+    rows = Answers(parity, None, Split([], [], seen=False, labels="")).rows
+    assert rows[0] == (
+        "INT8 against float",
+        "-20.0 dB at out_5, the worst of 6 outputs; 5 samples held out from calibration",
+    )
+    assert [text.split()[0] for _, text in rows[1:5]] == ["out_5", "out_4", "out_3", "out_2"]
+    assert rows[5] == ("", "and 2 more with less noise; --json has all")
+    kind, line = verdict._answered(answers_dict(parity, None))
+    assert (kind, line.split(";")[0]) == (
+        "info",
+        "Quantized against float: -20.0 dB at out_5, the worst output",
+    )
 
 
 @pytest.mark.usefixtures("project")

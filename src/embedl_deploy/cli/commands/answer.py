@@ -48,11 +48,14 @@ class Answers:
     def rows(self) -> list[tuple[str, str]]:
         """For the table."""
         parity = self.parity
-        figures = [
-            ("INT8 against float", f"{parity.sqnr_db:.1f} dB at the outputs; {self.samples}")
-        ]
-        outputs = list(parity.outputs.items())
-        figures += [("", _at(name, one, alone=len(outputs) == 1)) for name, one in outputs[:_SHOWN]]
+        outputs = sorted(parity.outputs.items(), key=lambda one: one[1].sqnr_db)
+        alone = len(outputs) < 2
+        least = parity.sqnr_db if alone else outputs[0][1].sqnr_db
+        where = "the outputs" if alone else f"{outputs[0][0]}, the worst of {len(outputs)} outputs"
+        figures = [("INT8 against float", f"{least:.1f} dB at {where}; {self.samples}")]
+        figures += [("", _at(name, one, alone=alone)) for name, one in outputs[:_SHOWN]]
+        if more := len(outputs[_SHOWN:]):
+            figures.append(("", f"and {more} more with less noise; --json has all"))
         if hidden := self._hidden():
             said = ", ".join(f"{path} {one.sqnr_db:.1f} dB" for path, one in hidden[:_SHOWN])
             figures.append(("Before decoding", f"{said}: the last layers before the outputs"))

@@ -80,11 +80,15 @@ def _compared(comparison: Entry) -> Line:
 
 
 def _answered(answers: Entry) -> Line:
-    parts = [f"Quantized against float: {_decibels(answers['sqnr_db'])} at the outputs"]
+    found = [one for one in answers["outputs"] if one["sqnr_db"] is not None]
+    worst = min(found, key=lambda one: one["sqnr_db"], default=answers)
+    several = len(answers["outputs"]) > 1 and worst is not answers
+    where = f"{worst['name']}, the worst output" if several else "the outputs"
+    parts = [f"Quantized against float: {_decibels(worst['sqnr_db'])} at {where}"]
     judged = [one for one in answers["outputs"] if one["agreement"] is not None]
     parts += [f"the same class for {percent(one['agreement'])} of {one['rows']}" for one in judged]
-    if found := answers["accuracy"]:
-        parts.append(f"top-1 {percent(found['file_top1'])}, float {percent(found['float_top1'])}")
+    if right := answers["accuracy"]:
+        parts.append(f"top-1 {percent(right['file_top1'])}, float {percent(right['float_top1'])}")
     return "info", "; ".join((*parts, counted(answers["samples"], "sample")))
 
 
