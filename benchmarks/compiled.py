@@ -230,8 +230,8 @@ three kinds of numbers, the rest float16, and compiled by {compiler} for {gpu}, 
 simulates, of all. **kernels** and **MB**: what the engine launches, and what its kernels read and
 write. **estimate**: a roofline of the kernels at published peaks, 2 µs for each launch; nothing was
 run. **attention**: those that are one kernel, of all; `transformers:bert` has 24 positions, and in
-FP8 [fewer than 32](tensorrt.md#numbers) have no such kernel. **s**: that the compiler took on two busy
-cores. **warnings** are the compiler's own.
+FP8 [fewer than 32](tensorrt.md#numbers) have no such kernel. **s**: that the compiler took on two
+busy cores. **warnings** are the compiler's own.
 [compiled.json](compiled.json) has the same as data.
 
 """
