@@ -228,7 +228,8 @@ after (`benchmarks/halved.py` changes types and no operator), their integers unc
 _BARS = """\
 No product of our INT8 files is lost, each attention that is one kernel in float16 is one in INT8,
 and the file of target `rtx` has no more kernels and moves no more bytes than the best other file,
-which is the one with the least estimate.
+which is the one with the least estimate. Where that one has attention in INT8, `rtx-full` is its
+like; our default keeps attention in half precision, since INT8 costs it [accuracy](accuracy.md).
 """
 
 
