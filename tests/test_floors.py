@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import embedl_deploy.errors
+from embedl_deploy import modules
 
 LIBRARY = "embedl_deploy"
 ROOT = Path(embedl_deploy.errors.__file__).parent
@@ -243,6 +244,16 @@ def test_a_circle_is_found(
     assert circles(tmp_path) == []
     write(tmp_path, *other)
     assert set(circles(tmp_path)[0].split(" -> ")) == set(found)
+
+
+@pytest.mark.parametrize("part", ["quantize", "export"])
+def test_passes_ask_the_contract_and_name_no_fused_module(part: str) -> None:
+    fused = {one for one in modules.__all__ if one.startswith("Fused")} - {"FusedModule"}
+    assert len(fused) > 12
+    for path in (ROOT / part).rglob("*.py"):
+        tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        named = {one.id for one in tree if isinstance(one, ast.Name)}
+        assert not named & fused, path
 
 
 def write(root: Path, file: str, source: str) -> None:

@@ -1,21 +1,14 @@
 """What follows a product in the file: a factor for each output channel, and the bias."""
 
 import copy
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from embedl_deploy.export.operators import DequantizedWeight
-from embedl_deploy.modules import (
-    ConvTransposePart,
-    FusedMHAInProjection,
-    FusedModule,
-    LinearPart,
-    Part,
-)
+from embedl_deploy.modules import ConvTransposePart, FusedModule, LinearPart
 from embedl_deploy.modules.kernel import Kernel
 
 _STEP = "affine"
@@ -42,39 +35,6 @@ class Affine(nn.Module):
         return scaled if self.bias is None else scaled + self.bias
 
 
-class PackedProjection(FusedMHAInProjection):
-    """Query, key and value of one input by one product, then factors and biases.
-
-    Split before the factors, or with a scale for each channel, the product would lose its type.
-
-    Args:
-        whole: The projection, which is called with the same tensor three times.
-        weight: The packed weight (3E, E).
-        factor: For each of the 3E columns.
-    """
-
-    def __init__(
-        self, whole: FusedMHAInProjection, weight: DequantizedWeight, factor: Tensor
-    ) -> None:
-        super().__init__(whole.projection)
-        bias = whole.projection.added_bias()
-        self.affine = Affine(factor, None if bias is None else bias.detach())
-        self.set_quantizer(self.parts[0].weight, weight)
-        self.train(whole.training)
-
-    def unpacked(self, split: Callable[[nn.Module, Part], nn.Module]) -> FusedModule:
-        """Itself: it stays packed."""
-        del split
-        return self
-
-    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Project; see `MHAInProjection.forward`."""
-        del key, value
-        product = F.linear(query, self.weight(self.parts[0].weight))
-        result: tuple[Tensor, Tensor, Tensor] = self.projection.split(self.affine(product))
-        return result
-
-
 def even_scales(folded: fx.GraphModule) -> None:
     """Give weights with a scale per channel one scale, in place, where that changes no number.
 
@@ -90,10 +50,11 @@ def even_scales(folded: fx.GraphModule) -> None:
                 if even := _even(module.quantizer(part.weight)):
                     module.set_quantizer(part.weight, even[0])
                     _follow(module, part, part.laid_out(module, even[1]))
-            case FusedMHAInProjection(projection=whole) if path not in mixed:
-                packed = None if whole.in_proj_weight is None else module.parts[0].weight
-                if packed and (even := _even(module.quantizer(packed))):
-                    folded.set_submodule(path, PackedProjection(module, *even))
+            case FusedModule(parts=[part, _, *_]) if (
+                path not in mixed and len(module.weights()) == 1
+            ):
+                if even := _even(module.quantizer(part.weight)):
+                    folded.set_submodule(path, module.packed(even[0], partial(Affine, even[1])))
 
 
 def _even(weight: nn.Module | None) -> tuple[DequantizedWeight, Tensor] | None:

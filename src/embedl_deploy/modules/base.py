@@ -113,6 +113,18 @@ class FusedModule(LeafModule):
         del split
         return self
 
+    def packed(
+        self, weight: nn.Module, after: Callable[[Tensor | None], nn.Module]
+    ) -> "FusedModule":
+        """The same of one input by one product: itself, where no two parts share a weight.
+
+        Args:
+            weight: The quantizer of the shared weight.
+            after: Gives what is applied to the product, from the bias of all parts.
+        """
+        del weight, after
+        return self
+
     # --- Q/DQ points and weights --------------------------------------------------------------
 
     @classmethod

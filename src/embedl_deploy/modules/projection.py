@@ -149,6 +149,15 @@ class FusedMHAInProjection(FusedModule):
                 result.set_quantizer(own.weight, split(quantizer, part))
         return result
 
+    def packed(self, weight: nn.Module, after: Callable[[Tensor | None], nn.Module]) -> FusedModule:
+        """One product of the packed weight, split into heads after what follows it."""
+        if self.projection.in_proj_weight is None:
+            return self
+        bias = self.projection.added_bias()
+        result = PackedProjection(self.projection, after(None if bias is None else bias.detach()))
+        result.set_quantizer(self.parts[0].weight, weight)
+        return result.train(self.training)
+
     @classmethod
     def quantized_arguments(cls, point: QDQPoint) -> tuple[str, ...]:
         """`INPUT` is whatever enters a projection; for self-attention that is one tensor."""
@@ -162,6 +171,30 @@ class FusedMHAInProjection(FusedModule):
         weights = tuple(self.weight(path) for path in self.weights())
         packed = weights[0] if len(weights) == 1 else weights
         return self.projection.project((query, key, value), packed)  # type: ignore[arg-type]
+
+
+class PackedProjection(FusedMHAInProjection):
+    """Query, key and value of one input by one product: a compiler keeps its type as one kernel.
+
+    Args:
+        projection: With a packed weight; called with the same tensor three times.
+        affine: What follows the product (…, L, 3E): factors and biases of its columns.
+    """
+
+    def __init__(self, projection: MHAInProjection, affine: nn.Module) -> None:
+        super().__init__(projection)
+        self.affine = affine
+
+    def unpacked(self, split: Callable[[nn.Module, Part], nn.Module]) -> FusedModule:
+        """Itself: it stays packed."""
+        del split
+        return self
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Project; see `MHAInProjection.forward`."""
+        del key, value
+        product = F.linear(query, self.weight(self.parts[0].weight))
+        return self.projection.split(self.affine(product))
 
 
 def _constants(tensors: Sequence[Tensor | None]) -> tuple[nn.Parameter | None, ...]:
