@@ -7,7 +7,7 @@ import argparse
 import fnmatch
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -42,8 +42,14 @@ random weights it ranks the layers of one model, and says nothing of a trained o
 
 - **front:** the placements that no other one beats in cost and in signal to noise, the cheapest
   first.
+- **other tools:** what the same compiler makes of their INT8 files
+  ([compiled beside other tools](compiled-peers.md)); their SQNR is that of the
+  [quality page](quality.md), from the same weights and other images.
 - **cost** of a group: what quantizing it adds where all others are quantized, or, where that costs
   more than float16, where no other is. Below zero, INT8 pays.
+
+By this compiler most convolutions cost more in INT8: each gets a second kernel, which
+scales its result, adds, activates and rounds, where float16 has one.
 
 ## The lists of patterns
 
@@ -59,6 +65,12 @@ LISTS = {
     "smart": TENSORRT_RTX.named("smart"),
     "mixed": TENSORRT_RTX.named("mixed"),
 }
+PEERS = {
+    "onnxruntime-float-bias": "onnxruntime-symmetric",
+    "nncf-symmetric": "nncf-symmetric",
+    "modelopt-half": "modelopt-symmetric",
+}
+"""Files of `make bench-compiled`, and the settings of the quality page that they have."""
 LISTED = ("resnet50", "convnext_tiny", "vit_b_16", "efficientnet_b0", "mobilenet_v2")
 
 
@@ -74,8 +86,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _listed(name)
     for name in fnmatch.filter([] if options.lists else MODELS, options.only):
         tuning = _tuned(name, options.trials)
-        text = "\n".join(_section(name, tuning))
-        (FOLDER / f"{name}.md").write_text(text, encoding="utf-8")
         (FOLDER / f"{name}.json").write_text(json.dumps(tuning.to_dict()), encoding="utf-8")
     (ROOT / "docs" / "placement.md").write_text(_page(), encoding="utf-8")
     return 0
@@ -85,8 +95,10 @@ def _page() -> str:
     """All that is known."""
     head = HEAD.format(compiler=_compiler(), gpu=GPU)
     lists = [_row(name, what) for name in LISTED for what in LISTS]
-    known = [FOLDER / f"{name}.md" for name in MODELS if (FOLDER / f"{name}.md").exists()]
-    return head + "".join(lists) + "\n" + "\n".join(one.read_text() for one in known)
+    known = {name: FOLDER / f"{name}.json" for name in MODELS}
+    stored = {name: json.loads(one.read_text()) for name, one in known.items() if one.exists()}
+    sections = (line for name, one in stored.items() for line in _section(name, one))
+    return head + "".join(lists) + "\n".join(sections) + "\n"
 
 
 def _row(name: str, what: str) -> str:
@@ -107,7 +119,9 @@ def _listed(name: str) -> None:
         if what in found:
             continue
         print(f"{name}: {what}", file=sys.stderr, flush=True)
-        result = transform(model, (batches[0],), patterns=patterns or (), target=TENSORRT_RTX)
+        result = transform(
+            model, (batches[0],), patterns=patterns or EVERYTHING, target=TENSORRT_RTX
+        )
         made, sqnr = result.model, None
         if patterns is not None:
             made = calibrate(insert_qdq(result), [(one,) for one in batches[:9]])
@@ -137,29 +151,55 @@ def _tuned(name: str, trials: int) -> Tuning:
     return tune(result, batches, gpu=GPU, trials=trials, store=store, report=report)
 
 
-def _section(name: str, tuning: Tuning) -> Iterator[str]:
-    yield f"\n## {name}\n"
-    yield f"float16: {tuning.half.value:.0f} µs, {tuning.half.kernels} kernels. {tuning.verdict}.\n"
+def _section(name: str, tuning: Mapping[str, Any]) -> Iterator[str]:
+    """The lines of a model.
+
+    Args:
+        name: Of the model.
+        tuning: From `Tuning.to_dict`.
+    """
+    half, groups = tuning["float16"], tuning["groups"]
+    least = tuning["front"][0]["cost"]["value"]
+    said = f"float16: {half['value']:.1f} µs, {half['kernels']} kernels; the cheapest placement: "
+    said += f"{least:.1f} µs, {least / half['value']:.1%} of that. What saves less than 0.5 % is "
+    said += "not chosen."
+    yield from (f"\n## {name}\n", f"{said}\n")
     yield "| front: cost | SQNR | kernels | attention | in half precision |"
     yield "|---|---|---|---|---|"
-    for one in tuning.front:
-        left = _left(tuning, one.choice.left)
-        kind = "" if one.choice.format == "int" else "FP8, "
-        cost = f"{one.cost.value:.0f} µs | {one.accuracy.sqnr_db:.1f} dB | {one.cost.kernels}"
-        yield f"| {cost} | {kind}{one.choice.attention} | {left} |"
+    for one in tuning["front"]:
+        kind = "" if one["format"] == "int" else "FP8, "
+        cost, sqnr = one["cost"], one["accuracy"]["sqnr_db"]
+        figures = f"{cost['value']:.1f} µs | {sqnr:.1f} dB | {cost['kernels']}"
+        left = _left([group["name"] for group in groups], one["left"])
+        yield f"| {figures} | {kind}{one['attention']} | {left} |"
+    yield from _peers(name)
     yield "\n| group | layers | cost | share of the noise |\n|---|---|---|---|"
-    noise = sum(tuning.alone.values()) or 1.0
-    for group in tuning.groups:
-        share = tuning.alone.get(group.name, 0.0) / noise
-        cost = f"{-tuning.gains[group.name]:+.1f} µs"
-        yield f"| `{group.name}` {group.kind} | {len(group.paths)} | {cost} | {share:.0%} |"
-    yield ""
+    noise = sum(one["noise_over_signal"] or 0.0 for one in groups) or 1.0
+    for one in groups:
+        share = (one["noise_over_signal"] or 0.0) / noise
+        title = f"`{one['name']}` {one['kind']}"
+        yield f"| {title} | {len(one['paths'])} | {-one['saves']:+.1f} µs | {share:.0%} |"
 
 
-def _left(tuning: Tuning, left: Sequence[str]) -> str:
-    kept = [group.name for group in tuning.groups if group.name not in left]
-    said, names = ("all but ", kept) if len(kept) < len(left) else ("", left)
-    return said + ", ".join(f"`{one}`" for one in names) or "nothing"
+def _peers(name: str) -> Iterator[str]:
+    """What INT8 files of other tools cost by the same compiler, and how accurate they are."""
+    costs = json.loads((ROOT / "docs" / "compiled-peers.json").read_text(encoding="utf-8"))
+    known = json.loads((ROOT / "docs" / "quality.json").read_text(encoding="utf-8"))["files"]
+    sqnrs = {one["setting"]: one["held_out"] for one in known if one["model"] == name}
+    rows = [one for one in costs if one["model"] == f"torchvision:{name}" and one["kind"] in PEERS]
+    if not rows:
+        return
+    yield "\n| other tools | estimate | kernels | SQNR |\n|---|---|---|---|"
+    for row in rows:
+        found = sqnrs.get(PEERS[row["kind"]])
+        sqnr = "" if found is None else f"{found:.1f} dB"
+        yield f"| {row['kind']} | {row['estimate']:.0f} µs | {row['kernels']} | {sqnr} |"
+
+
+def _left(names: Sequence[str], left: Sequence[str]) -> str:
+    kept = [name for name in names if name not in left]
+    said, chosen = ("all but ", kept) if len(kept) < len(left) else ("", left)
+    return said + ", ".join(f"`{one}`" for one in chosen) or "nothing"
 
 
 def _compiler() -> str:
