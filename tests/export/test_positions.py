@@ -92,7 +92,25 @@ def _summed(m: Any, x: Tensor) -> Tensor:
     return (rows / (rows[:, -1:] + 1e-6) * 188.5)[..., None] * m.frequencies
 
 
+def _typed(m: Any, x: Tensor) -> Tensor:
+    """As RT-DETR's, whose encoder makes its positions of the type of an input."""
+    positions = torch.arange(x.shape[1]).type_as(x.new_zeros(2))
+    return positions[:, None] * m.frequencies[None]
+
+
+def _cast(m: Any, x: Tensor) -> Tensor:
+    return torch.arange(x.shape[1]).to(x)[:, None] * m.frequencies[None]
+
+
+def _filled(m: Any, x: Tensor) -> Tensor:
+    """A running sum of ones that an input makes."""
+    return x.new_full((x.shape[1],), 1.0).cumsum(0)[:, None] * m.frequencies[None]
+
+
 SPELLINGS = {
+    "typed": _typed,
+    "cast": _cast,
+    "filled": _filled,
     "product": _product,
     "einsum": _einsum,
     "outer": lambda m, _: torch.outer(m.positions, m.frequencies),
@@ -121,7 +139,7 @@ def test_angles_are_rounded_once(spelling: str, *, dynamic_batch: bool, tmp_path
     assert verify_onnx(path, quantized, [data]).only_ties
 
 
-@pytest.mark.parametrize("spelling", ["product", "einsum"])
+@pytest.mark.parametrize("spelling", ["product", "einsum", "typed", "filled"])
 def test_sizes_that_vary_are_not_stored(spelling: str, tmp_path: Path) -> None:
     """The file computes its angles for inputs of another length."""
     model, data = Turned(SPELLINGS[spelling]).eval(), torch.randn(2, 64, 32)

@@ -17,6 +17,8 @@ from embedl_deploy.graph.interpreter import Interpreter
 from embedl_deploy.graph.writes import called
 
 _MAKERS = {"arange", "linspace", "logspace", "zeros", "ones", "full", "eye"}
+_MADE_BY_INPUTS = {"new_full", "new_ones", "new_zeros"}
+"""Makers of which an input gives the type alone."""
 _CHANCE = {
     *("bernoulli", "multinomial", "normal", "rand", "rand_like", "randint", "randint_like"),
     *("randn", "randn_like", "randperm"),
@@ -96,7 +98,7 @@ def _follow(model: fx.GraphModule) -> tuple[dict[fx.Node, None], dict[fx.Node, N
     made: dict[fx.Node, None] = {}
     for node in model.graph.nodes:
         known = [sizes, stored, made]
-        name, inputs = called(node), node.all_input_nodes
+        name, inputs = called(node), _read(node)
         if _is_size(node):
             sizes.add(node)
         elif node.op == "get_attr":
@@ -105,13 +107,23 @@ def _follow(model: fx.GraphModule) -> tuple[dict[fx.Node, None], dict[fx.Node, N
             continue
         elif any(all(one not in some for some in known) for one in inputs):
             pass  # an input of the model is in it
-        elif name in _MAKERS or any(one in made for one in inputs):
+        elif name in _MAKERS | _MADE_BY_INPUTS or any(one in made for one in inputs):
             made[node] = None
         elif any(one in stored for one in inputs):
             (stored if name in _LAYOUT else made)[node] = None
         elif inputs:
             sizes.add(node)
     return made, stored
+
+
+def _read(node: fx.Node) -> list[fx.Node]:
+    """What a node reads the values of, and not the type alone."""
+    name = called(node)
+    if name in {"to", "type_as"}:
+        return node.all_input_nodes[:1]
+    if name not in _MADE_BY_INPUTS:
+        return node.all_input_nodes
+    return [one for one in node.all_input_nodes if one is not node.args[0]]
 
 
 class _Recorder(Interpreter):
