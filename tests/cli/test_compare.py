@@ -1,6 +1,7 @@
 """Two files of any tools are run on the same data, and stand side by side."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,18 @@ def test_layers_of_a_quantized_file_stand_beside_those_of_the_float_one(
     products = {name: one.sqnr_db for name, one in found.items() if name[:2] in {"co", "up", "he"}}
     assert products.keys() == {"conv.conv/Conv", "up.conv/ConvTranspose", "head.linear/MatMul"}
     assert all(35 < one < 80 for one in products.values()), products
+
+
+def test_a_deep_file_needs_no_deep_stack(tmp_path: Path) -> None:
+    """A product of what 1,500 operators make is none of a weight."""
+    names = ["x", *(f"r{i}" for i in range(1500))]
+    nodes = [helper.make_node("Relu", [a], [b], name=b) for a, b in pairwise(names)]
+    nodes.append(helper.make_node("MatMul", ["x", names[-1]], ["y"], name="last"))
+    ends = [helper.make_tensor_value_info(one, TensorProto.FLOAT, [4, 4]) for one in "xy"]
+    graph = helper.make_graph(nodes, "deep", ends[:1], ends[1:])
+    path = tmp_path / "deep.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]), path)
+    assert len(compare_files(path, path).layers) == len(nodes)
 
 
 def test_external_weights_count(pair: tuple[Path, Path], tmp_path: Path) -> None:

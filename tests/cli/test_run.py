@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from embedl_deploy.cli.commands.journey import Job, PrecisionChoice
+from embedl_deploy.cli.commands.job import Job, PrecisionChoice
 from embedl_deploy.cli.commands.runs import read_run, schema, write_run
 from embedl_deploy.cli.options import origin
 from embedl_deploy.cli.values import Numbers, ObserverChoice, Shape, TargetChoice

@@ -1,7 +1,7 @@
 """Two ONNX files of any tools, on the same data."""
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from embedl_deploy.export.probe import load
 from embedl_deploy.export.products import show
 from embedl_deploy.export.runtime import OnnxModel
 from embedl_deploy.onnx_model.loading import path_of
+from embedl_deploy.onnx_model.view import WEIGHTED
 from embedl_deploy.quantize.calibrating.calibrate import Progress
 
 if TYPE_CHECKING:
@@ -25,10 +26,7 @@ if TYPE_CHECKING:
 _MARK = "/compared"
 _NO_LAYERS = frozenset({"QuantizeLinear", "Constant", "Shape", "Cast"})
 """What has no value of its own to compare."""
-_PRODUCTS, _AFFINE = (
-    frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
-    frozenset({"Add", "Mul"}),
-)
+_AFFINE = frozenset({"Add", "Mul"})
 
 
 @dataclass(frozen=True)
@@ -179,33 +177,34 @@ def _shown(file: "onnx_ir.Model", layers: Sequence[str], copy: Path) -> OnnxMode
     """The file with the results of layers as outputs too."""
     import onnx_ir
 
-    nodes = {one.name: one for one in list(file.graph)}
+    nodes, constants = {one.name: one for one in list(file.graph)}, _constants(file.graph)
     for name in layers:
-        show(file, _result(nodes[name]), name + _MARK)
+        show(file, _result(nodes[name], constants), name + _MARK)
     onnx_ir.save(file, copy, external_data=f"{copy.name}.data")
     return OnnxModel(copy)
 
 
-def _result(node: "onnx_ir.Node") -> "onnx_ir.Value":
+def _result(node: "onnx_ir.Node", constants: Collection["onnx_ir.Value"]) -> "onnx_ir.Value":
     """What a layer gives: a product of a weight with the factor and the bias, wherever they are."""
     value = node.outputs[0]
-    if node.op_type not in _PRODUCTS or not any(map(_is_constant, node.inputs[1:2])):
+    if node.op_type not in WEIGHTED or node.inputs[1] not in constants:
         return value
     while len(users := value.consumers()) == 1 and not value.is_graph_output():
         (user,) = users
-        others = [one for one in user.inputs if one is not value]
-        if user.op_type not in _AFFINE or not all(map(_is_constant, others)):
+        others = (one for one in user.inputs if one is not value)
+        if user.op_type not in _AFFINE or any(one not in constants for one in others):
             break
         value = user.outputs[0]
     return value
 
 
-def _is_constant(value: "onnx_ir.Value | None") -> bool:
-    """Whether a value follows from the constants of the file."""
-    if value is None or value.is_initializer():
-        return True
-    node = value.producer()
-    return node is not None and all(map(_is_constant, node.inputs))
+def _constants(graph: "onnx_ir.Graph") -> set["onnx_ir.Value"]:
+    """The values that follow from what is stored in the file."""
+    found = {*graph.initializers.values()}
+    for node in graph:
+        if all(one is None or one in found for one in node.inputs):
+            found.update(node.outputs)
+    return found
 
 
 def _drawn(file: "onnx_ir.Model") -> list[tuple[str, Any, Any]]:

@@ -10,6 +10,7 @@ from torch import Tensor, fx
 from embedl_deploy.errors import ExportError
 from embedl_deploy.modules import FusedModule
 from embedl_deploy.modules.base import quantizer_key
+from embedl_deploy.onnx_model.view import WEIGHTED
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 STORED = "stored"
 """Name of the tensor that is stored for a quantized weight; in the file it has the weight's."""
 
-_PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _VIEWS = frozenset({"Transpose", "Reshape"})
 
 
@@ -140,7 +140,7 @@ def _node_name(node: "onnx_ir.Node", weights: Mapping[str, str]) -> str:
     if own in weights:
         return f"{weights[own]}/{node.op_type}"
     layers = (_weight_of(value, weights).rpartition(".")[0] for value in node.inputs)
-    own = next(filter(None, layers), own) if node.op_type in _PRODUCTS else own
+    own = next(filter(None, layers), own) if node.op_type in WEIGHTED else own
     return f"{own}/{node.op_type}" if own else node.op_type
 
 

@@ -72,8 +72,7 @@ def capture(
     keep_name(own, model)
     given = args is not None or bool(kwargs)
     inputs = Inputs(tuple(args or ()), dict(kwargs or {}), dynamic_shapes) if given else None
-    with _no_fast_path():
-        graph = _captured(own, inputs, method)
+    graph = _captured(own, inputs, method)
     if given:
         propagate(graph, tuple(args or ()), dict(kwargs or {}))
     _logger.debug("captured %s: %d nodes", type(model).__name__, len(graph.graph.nodes))
@@ -94,6 +93,7 @@ def _no_fast_path() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(enabled)
 
 
+@_no_fast_path()
 def _captured(model: nn.Module, inputs: Inputs | None, method: Method) -> fx.GraphModule:
     """The canonical graph of `model`, whose modules it takes over."""
     if method == "export" or (method == "auto" and inputs and inputs.dynamic_shapes is not None):

@@ -47,19 +47,21 @@ class Bounds:
     ] = None
 
     @property
-    def bounded(self) -> bool:
-        """Whether there is a bound.
+    def bounds(self) -> int:
+        """How many there are."""
+        each = (self.min_sqnr, self.max_drop, self.max_time, self.max_bytes)
+        return sum(one is not None for one in each)
+
+    def check_bounds(self) -> None:
+        """Check that there is one at most.
 
         Raises:
-            BadParameter: There is more than one.
+            BadParameter: There are more.
         """
-        bounds = (self.min_sqnr, self.max_drop, self.max_time, self.max_bytes)
-        count = sum(one is not None for one in bounds)
-        if count > 1:
+        if self.bounds > 1:
             raise typer.BadParameter(
                 "give one of --min-sqnr, --max-drop, --max-time and --max-bytes"
             )
-        return count == 1
 
     @property
     def bound(self) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from rich.filesize import decimal
 from rich.text import Text
 
 from embedl_deploy.cli.commands.answer import random_said
-from embedl_deploy.cli.commands.journey import Deployed, Job, PrecisionChoice, travel
+from embedl_deploy.cli.commands.job import Job, PrecisionChoice
+from embedl_deploy.cli.commands.journey import Deployed, travel
 from embedl_deploy.cli.commands.tune import planned
 from embedl_deploy.cli.options import DebugOption, JsonOption, SaveRunOption, origin
 from embedl_deploy.cli.output import Answer, Steps, answering

@@ -6,7 +6,7 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from embedl_deploy.cli.commands.journey import Job
+from embedl_deploy.cli.commands.job import Job
 from embedl_deploy.cli.commands.order import plain
 from embedl_deploy.cli.values import Numbers, Shape, parse_page
 from embedl_deploy.errors import LoadError, MissingExtraError

@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from embedl_deploy.cli.commands.bounds import Bounds
-from embedl_deploy.cli.commands.journey import Job
+from embedl_deploy.cli.commands.job import Job
 from embedl_deploy.cli.commands.order import Material
 from embedl_deploy.cli.commands.prepare import Transformed, transformed
 from embedl_deploy.cli.data_options import LimitOption
@@ -57,7 +57,7 @@ class Search(Material, Bounds):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _ = self.bounded
+        self.check_bounds()
 
     @property
     def measurements(self) -> Path:
