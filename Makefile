@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml constraints.txt
 test: $(STAMP)  ## Run the tests, on two cores
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
-quick: $(STAMP)  ## Run a fast part of the tests, under a minute on two cores
+quick: $(STAMP)  ## Run a fast part of the tests, about a minute on two cores
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -q -m "not slow"
 
 fuzz: $(STAMP)  ## Draw 2,000 random networks of all operations, and as many of the patterns

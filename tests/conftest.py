@@ -1,6 +1,7 @@
 """What all tests share: one torch thread, a fixed seed, torchvision that imports, marks."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,8 +16,18 @@ settings.register_profile("shared-machine", deadline=None, print_blob=True)
 settings.load_profile("shared-machine")
 
 torch.set_num_threads(1)
-import_torchvision()
-read_operators_once()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.getoption("numprocesses", None):  # a process that starts workers runs no test
+        import_torchvision()
+        read_operators_once()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """The fast subset does not import the files that it leaves out, which takes as long as it."""
+    left = collection_path.match("test_*.py") and not is_quick(collection_path)
+    return True if left and config.option.markexpr == "not slow" else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,4 +1,4 @@
-"""Which files `make quick` runs: all folders of tests, under a minute on two cores.
+"""Which files `make quick` runs: all folders of tests, about a minute on two cores.
 
 What is in no list here is marked `slow`. In these files `@pytest.mark.slow` leaves single tests
 out.
@@ -23,12 +23,10 @@ QUICK = (
     "export/test_parity.py",
     "graph/test_capture.py",
     "graph/test_constants.py",
-    "graph/test_inplace.py",
     "modules/test_modules.py",
     "patterns/test_language.py",
     "patterns/test_values.py",
     "quantize/test_observers.py",
-    "quantize/test_placement.py",
     "quantize/test_rounding.py",
     "report/test_summary.py",
     "rewrite/test_plan.py",
