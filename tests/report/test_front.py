@@ -49,7 +49,9 @@ def test_points_are_the_front_in_order_and_float16_is_a_line() -> None:
     assert steps[0] / steps[1] == pytest.approx(1 / 3, abs=0.01)
 
 
-@pytest.mark.parametrize("one", [candidate(100, 20), candidate(130, float("inf"))])
+@pytest.mark.parametrize(
+    "one", [candidate(90, 20), candidate(90, float("inf")), candidate(130, 20)]
+)
 def test_a_single_point_or_none_is_drawn(one: Candidate) -> None:
     chart = front_chart(tuning(one).to_dict())
     places: list[Any] = [*chart["points"], *chart["up"]]

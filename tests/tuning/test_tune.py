@@ -170,7 +170,7 @@ def test_no_candidate_of_the_front_is_beaten(free: Tuning) -> None:
 @pytest.mark.usefixtures("made_up")
 def test_float16_is_kept_where_nothing_pays(result: Result) -> None:
     found = tune(result, data(), cost=lambda path: 100.0 + len(path.read_text()))
-    assert (found.best, found.config) == (None, None)
+    assert (found.best, found.config, found.front) == (None, None, ())
     assert "keep float16" in str(found)
 
 

@@ -56,8 +56,8 @@ class Tuning(Printed):
 
     @property
     def front(self) -> tuple[Candidate, ...]:
-        """The candidates that no other beats, the cheapest first."""
-        return front_of(self.candidates)
+        """The candidates that neither another nor float16 beats, the cheapest first."""
+        return front_of(one for one in self.candidates if one.cost.value < self.half.value)
 
     @property
     def best(self) -> Candidate | None:
