@@ -175,17 +175,17 @@ def test_the_output_with_the_most_noise_is_the_first_that_is_said() -> None:
     for place in range(6):
         parity.add_output(f"out_{place}", exact / 10**place, exact / 10**place + noise)
     assert parity.sqnr_db > 70
-    rows = Answers(parity, None, SPLIT).rows
+    rows = Answers("FP8", parity, None, SPLIT).rows
     assert rows[0] == (
-        "INT8 against float",
+        "FP8 against float",
         "-20.0 dB at out_5, the worst of 6 outputs; 5 samples held out from calibration",
     )
     assert [text.split()[0] for _, text in rows[1:5]] == ["out_5", "out_4", "out_3", "out_2"]
     assert rows[5] == ("", "and 2 more with less noise; --json has all")
-    kind, line = verdict._answered(answers_dict(parity, None))
+    kind, line = verdict._answered({"word": "FP8", **answers_dict(parity, None)})
     assert (kind, line.split(";")[0]) == (
         "info",
-        "Quantized against float: -20.0 dB at out_5, the worst output",
+        "FP8 against float: -20.0 dB at out_5, the worst output",
     )
 
 

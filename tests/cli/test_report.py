@@ -43,7 +43,7 @@ def test_deploy_and_verify_draw_the_file(folder: Path) -> None:
     assert found["parity"]["only_ties"] is True
     figure = said["quantized_against_float"]["sqnr_db"]
     assert found["answers"]["sqnr_db"] == figure
-    assert f"Quantized against float: {figure:.1f} dB" in found["verdict"][0]["text"]
+    assert f"INT8 against float: {figure:.1f} dB" in found["verdict"][0]["text"]
     assert found["summary"]["fused"] == said["fused"]
     run("verify", "small.onnx", "user_nets:small", *DATA, *page)
     found = parts(folder / "page.html")

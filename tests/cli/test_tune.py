@@ -56,6 +56,32 @@ def test_deploy_follows_a_plan() -> None:
     assert "--plan excludes" in said
 
 
+FP8 = {"format": "float8_e4m3"}
+BLOCKS = {"activations": None, "weights": {"bits": 4, "block_size": 4}}
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("config", "kind", "counts"),
+    [
+        ({"activations": FP8, "weights": FP8}, "FP8", "2 tensors and 2 weights"),
+        (BLOCKS, "INT4", "1 weight"),
+    ],
+)
+def test_the_numbers_of_a_plan_are_those_that_are_said(
+    config: dict[str, object], kind: str, counts: str
+) -> None:
+    Path("plan.json").write_text(json.dumps(PLAN | {"config": config}))
+    command = (*DEPLOY[:-1], "--plan", "plan.json", "--precision", "float16")
+    words = " ".join(run(*command, "--report", "page.html").stdout.split())
+    assert words.startswith(f"{kind} against float ")
+    assert f"{counts} to {kind} " in words
+    assert f"float16 and {kind}, inputs and outputs too" in words
+    assert "INT8" not in words.partition("Expected")[0]
+    assert f"{kind} against float</h2>" in Path("page.html").read_text()
+    assert run_json(*DEPLOY, "--plan", "plan.json")["numbers"] == [kind]
+
+
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
     ("text", "said"),

@@ -66,7 +66,7 @@ def test_the_bar_can_be_chosen() -> None:
 
 def test_layers_of_our_file_are_compared_with_the_simulation(ours: Path) -> None:
     found = run_json(*OURS, "--layers", "--observer", "mse")
-    assert (found["ok"], found["only_ties"]) == (True, True)
+    assert (found["ok"], found["only_ties"], found["numbers"]) == (True, True, ["INT8"])
     assert {one["diverges"] for one in found["layers"]} == {False}
     said = " ".join(run(*OURS, "--layers", "--observer", "mse").stdout.split())
     assert "the file computes what was simulated" in said
@@ -104,10 +104,20 @@ def test_a_file_of_another_tool_is_compared_by_its_outputs(foreign: Path) -> Non
     command = ("verify", str(foreign), "user_nets:small", *DATA)
     found = run_json(*command)
     assert 10 < found["sqnr_db"] < 80
+    assert found["numbers"] == ["INT8"]
     assert "give a model" in run_json("verify", str(foreign), code=1)["error"]["message"]
     error = run_json(*command, "--layers", code=1)["error"]
     assert "another tool wrote" in error["message"]
     assert "leave --layers out" in error["message"]
+
+
+def test_a_file_without_pairs_is_called_by_its_type(folder: Path) -> None:
+    model = load_model("user_nets:small").half()
+    image = torch.zeros(1, 3, 8, 8, dtype=torch.float16)
+    torch.onnx.export(model, (image,), folder / "half.onnx", dynamo=True)
+    command = ("verify", "half.onnx", "user_nets:small", *DATA)
+    assert run_json(*command)["numbers"] == []
+    assert run(*command).stdout.startswith("float16 against float ")
 
 
 @pytest.mark.usefixtures("ours")

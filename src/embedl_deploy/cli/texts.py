@@ -51,8 +51,8 @@ models and data are named.
 
 The scales come from representative data: a few hundred samples of the training set are enough.
 ONNX Runtime then runs the file beside the simulation, and it is written only if the two agree.
-The first figures are those of INT8 against the model in floating point, of samples that did not
-calibrate; with labels, top-1 and top-5 of both.
+The first figures are those of the file against the model in floating point, of samples that did
+not calibrate; with labels, top-1 and top-5 of both.
 
 [bold]Examples[/bold]
 

@@ -1,4 +1,4 @@
-"""INT8 against float: what quantization did to the answers, which is the first that one asks."""
+"""The file against float: what became of the answers, which is the first that one asks."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,9 @@ from embedl_deploy.cli.data import Normalization, Split
 from embedl_deploy.cli.output import Steps
 from embedl_deploy.errors import LoadError
 from embedl_deploy.export import Evaluation, Parity, compare_onnx, evaluate_onnx
+from embedl_deploy.onnx_model import OnnxFile
 from embedl_deploy.report.parity import answers_dict
+from embedl_deploy.report.words import word_for
 
 _SHOWN = 4
 """Outputs and layers that get a figure of their own on the terminal."""
@@ -26,11 +28,13 @@ class Answers:
     """How a file answers, beside the model in floating point.
 
     Attributes:
+        word: What the file is, such as INT8.
         parity: From `compare_onnx`.
         evaluation: By the user's function; None without one.
         split: Which samples these were.
     """
 
+    word: str
     parity: Parity
     evaluation: Evaluation | None
     split: Split
@@ -52,7 +56,8 @@ class Answers:
         alone = len(outputs) < 2
         least = parity.sqnr_db if alone else outputs[0][1].sqnr_db
         where = "the outputs" if alone else f"{outputs[0][0]}, the worst of {len(outputs)} outputs"
-        figures = [("INT8 against float", f"{least:.1f} dB at {where}; {self.samples}")]
+        title = f"{self.word} against float"
+        figures = [(title, f"{least:.1f} dB at {where}; {self.samples}")]
         figures += [("", _at(name, one, alone=alone)) for name, one in outputs[:_SHOWN]]
         if more := len(outputs[_SHOWN:]):
             figures.append(("", f"and {more} more with less noise; --json has all"))
@@ -82,12 +87,13 @@ class Answers:
 
 
 def answers(
-    file: Path, model: nn.Module, order: Judged, split: Split, steps: Steps
+    file: OnnxFile, model: nn.Module, order: Judged, split: Split, steps: Steps
 ) -> Answers | None:
     """Compare a file with a model in floating point; None where no sample is to judge it.
 
     Raises:
         VerificationError: The file cannot be run, or does not go with the model.
+        CheckError: It has no sound graph.
         LoadError: The function that evaluates is not there.
     """
     if not order.held:
@@ -96,9 +102,9 @@ def answers(
     if judge is not None and not callable(judge):
         raise LoadError(f"'{order.evaluate}' cannot be called: name a function")
     with steps.step("Judging") as progress:
-        parity = compare_onnx(file, model, split.held_out, labelled=True, progress=progress)
-        evaluation = None if judge is None else evaluate_onnx(file, model, judge)
-    return Answers(parity, evaluation, split)
+        parity = compare_onnx(file.path, model, split.held_out, labelled=True, progress=progress)
+        evaluation = None if judge is None else evaluate_onnx(file.path, model, judge)
+    return Answers(word_for(file), parity, evaluation, split)
 
 
 def data_dict(source: str, split: Split, samples: int, how: Normalization | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The INT8 file of `deploy`, and the float16 file of the same model, through the compiler."""
+"""The file of `deploy`, and the float16 file of the same model, through the compiler."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from embedl_deploy.export import export_onnx
 from embedl_deploy.onnx_model import OnnxFile
 from embedl_deploy.onnx_model.inputs import open_inputs
 from embedl_deploy.report.compilation import compilation_figures
+from embedl_deploy.report.words import word_for
 from embedl_deploy.tensorrt import Compilation, ShapeRange
 
 
@@ -20,26 +21,29 @@ class Beside:
     """Two files of one model, compiled for one GPU.
 
     Attributes:
-        quantized: The file that is written.
+        word: What the file that is written is, such as INT8.
+        quantized: It.
         half: The float16 file of the same model, not quantized.
     """
 
+    word: str
     quantized: Compilation
     half: Compilation
 
     @property
     def verdict(self) -> str:
-        """Whether INT8 pays, in words."""
+        """Whether quantization pays, in words."""
         times = [one.estimate() if one.gpu else None for one in (self.quantized, self.half)]
         quantized, half = (one.microseconds if one else None for one in times)
         if quantized is None or half is None:
             return "which one is faster is not estimated"
         gpu = self.quantized.gpu
         if quantized < half:
-            return f"INT8 takes {quantized / half:.0%} of the time on {gpu}, by this estimate"
+            share = f"{quantized / half:.0%} of the time on {gpu}"
+            return f"the {self.word} file takes {share}, by this estimate"
         return (
-            f"INT8 does not pay on {gpu}: {quantized:.0f} µs against {half:.0f} µs in float16, by "
-            "this estimate"
+            f"{self.word} does not pay on {gpu}: {quantized:.0f} µs against {half:.0f} µs in "
+            "float16, by this estimate"
         )
 
     @property
@@ -47,7 +51,7 @@ class Beside:
         """For the table: both files, and the verdict."""
         made = self.quantized
         lost = f"; {made.lost[0].node}: {made.lost[0].reason}" if made.lost else ""
-        files = (("INT8", self.quantized), ("float16", self.half))
+        files = ((self.word, self.quantized), ("float16", self.half))
         figures = [f"{name}: {_figures(one)}" for name, one in files]
         return [
             ("Compiled", f"{made.summary}{lost}"),
@@ -64,12 +68,12 @@ class Beside:
 
 
 def compile_beside(
-    draft: Path, made: Prepared, gpu: str | None, options: dict[str, Any], batch: int
+    file: OnnxFile, made: Prepared, gpu: str | None, options: dict[str, Any], batch: int
 ) -> Beside:
     """Compile a file, and the float16 file of the model that it was made of.
 
     Args:
-        draft: The file.
+        file: The file.
         made: The model.
         gpu: As `compile_onnx` takes it.
         options: That the file was exported with.
@@ -80,20 +84,19 @@ def compile_beside(
         VerificationError: The compiler does not take the file.
     """
     build = made.result.target.build
-    quantized = _compiled(build, draft, gpu, batch)
+    quantized = _compiled(build, file, gpu, batch)
     if not quantized.built:
         raise VerificationError(f"the file was not written: {quantized.summary}")
     with TemporaryDirectory() as folder:
         half = Path(folder) / "float16.onnx"
         wanted = {**options, "precision": "float16"}
         export_onnx(made.result.model, made.examples, half, **wanted)
-        return Beside(quantized, _compiled(build, half, gpu, batch))
+        return Beside(word_for(file), quantized, _compiled(build, OnnxFile.open(half), gpu, batch))
 
 
 def _compiled(
-    build: Callable[..., Compilation], path: Path, gpu: str | None, batch: int
+    build: Callable[..., Compilation], file: OnnxFile, gpu: str | None, batch: int
 ) -> Compilation:
-    file = OnnxFile.open(path)
     ranges = {
         name: ShapeRange.exactly([batch if size is None else size for size in shape])
         for name, shape in open_inputs(file.model.graph).items()

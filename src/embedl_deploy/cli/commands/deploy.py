@@ -1,4 +1,4 @@
-"""`embedl-deploy deploy`: from a model to a checked INT8 file."""
+"""`embedl-deploy deploy`: from a model to a checked file."""
 
 from collections import Counter
 from pathlib import Path
@@ -15,6 +15,7 @@ from embedl_deploy.cli.output import Answer, Steps, answering
 from embedl_deploy.cli.spread import spread
 from embedl_deploy.cli.values import ObserverChoice, PatternChoice, Shape
 from embedl_deploy.report.blocks import figures_table
+from embedl_deploy.tensorrt.rules.report import counted
 from embedl_deploy.tuning import read_plan
 
 _AVOIDED_BY = {"P10": "mixed"}
@@ -70,7 +71,7 @@ def _figures(deployed: Deployed) -> list[tuple[str, str]]:
         ("Quantized", _quantized(deployed)),
         ("Calibrated", _calibrated(deployed)),
         ("Written", f"{job.output}, {_sizes(deployed)}"),
-        ("Precision", _precision(job)),
+        ("Precision", _precision(deployed)),
         ("Takes", f"{shapes}, any batch" if job.dynamic_batch else shapes),
         ("Parity", _verified(deployed)),
         ("Checked", _checked(deployed)),
@@ -90,7 +91,9 @@ def _figures(deployed: Deployed) -> list[tuple[str, str]]:
 
 
 def _quantized(deployed: Deployed) -> str:
-    return f"{deployed.quantized_tensors} tensors and {deployed.quantized_weights} weights to INT8"
+    counts = (("tensor", deployed.quantized_tensors), ("weight", deployed.quantized_weights))
+    said = " and ".join(counted(count, what) for what, count in counts if count)
+    return f"{said} to {deployed.word}"
 
 
 def _calibrated(deployed: Deployed) -> str:
@@ -137,11 +140,12 @@ def _advice(deployed: Deployed) -> str:
     return "; ".join(said)
 
 
-def _precision(job: Job) -> str:
+def _precision(deployed: Deployed) -> str:
+    job = deployed.job
     if job.precision is PrecisionChoice.FLOAT32:
-        return "float32 and INT8; for TensorRT 11 --precision float16 is faster"
+        return f"float32 and {deployed.word}; for TensorRT 11 --precision float16 is faster"
     ends = "inputs and outputs float32" if job.float32_io else "inputs and outputs too"
-    return f"{job.precision} and INT8, {ends}"
+    return f"{job.precision} and {deployed.word}, {ends}"
 
 
 def _observed(job: Job) -> str:

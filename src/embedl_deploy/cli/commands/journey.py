@@ -21,6 +21,7 @@ from embedl_deploy.onnx_model import OnnxFile
 from embedl_deploy.quantize import recipe_report
 from embedl_deploy.report.parity import parity_dict
 from embedl_deploy.report.summary import Summary, quantizers, summarize
+from embedl_deploy.report.words import numbers_of, word_for
 from embedl_deploy.tensorrt import Explanation, Report
 
 _VERIFIED_BATCHES = 2
@@ -36,7 +37,9 @@ class Deployed:
         summary: What became of the model.
         input_shapes: Of the example inputs that are tensors.
         quantized_tensors: How many tensors have a stub.
-        quantized_weights: How many weights are INT8.
+        quantized_weights: How many weights are quantized.
+        numbers: The kinds of numbers that they are quantized to, such as INT8.
+        word: The same in words.
         batches: How many batches calibrated it.
         steps_kept: What the accurate recipe kept; none with the fast one.
         model_bytes: Of the parameters and buffers of the source model.
@@ -55,6 +58,8 @@ class Deployed:
     input_shapes: tuple[tuple[int, ...], ...]
     quantized_tensors: int
     quantized_weights: int
+    numbers: list[str]
+    word: str
     batches: int
     steps_kept: tuple[str, ...]
     model_bytes: int
@@ -103,6 +108,7 @@ class Deployed:
             "calibration_batches": self.batches,
             "quantized_tensors": self.quantized_tensors,
             "quantized_weights": self.quantized_weights,
+            "numbers": self.numbers,
             "model_bytes": self.model_bytes,
             "file_bytes": self.file_bytes,
             "parity": None if self.parity is None else parity_dict(self.parity),
@@ -131,12 +137,12 @@ def travel(job: Job, steps: Steps) -> Deployed:
             options = {**job.export_options, "deployment": deployment}
             export_onnx(made.model, made.examples, draft, **options)
         parity = None if job.no_verify else _verify(job, made, draft, steps)
-        judged = answers(draft, made.result.model, job, made.split, steps)
+        file, target = OnnxFile.open(draft), made.result.target
+        judged = answers(file, made.result.model, job, made.split, steps)
         with steps.step("Checking"):
-            file, target = OnnxFile.open(draft), made.result.target
             report = target.check(file, keep_float32=job.kept)
             expected = target.explain(file)
-        compiled = _compile(job, made, draft, steps) if job.compile else None
+        compiled = _compile(job, made, file, steps) if job.compile else None
         file_bytes = sum(file.stat().st_size for file in draft.parent.iterdir())
     tensors, weights = quantizers(made.model)
     shaped = (one for one in pytree.tree_leaves(made.examples) if isinstance(one, Tensor))
@@ -146,6 +152,8 @@ def travel(job: Job, steps: Steps) -> Deployed:
         input_shapes=tuple(tuple(one.shape) for one in shaped),
         quantized_tensors=tensors,
         quantized_weights=weights,
+        numbers=numbers_of(file),
+        word=word_for(file),
         batches=made.batches,
         steps_kept=_kept(job, made.model),
         model_bytes=made.source_bytes,
@@ -166,9 +174,9 @@ def _kept(job: Job, model: fx.GraphModule) -> tuple[str, ...]:
     return tuple(step.name for step in recipe_report(model).steps if step.kept)
 
 
-def _compile(job: Job, made: Prepared, draft: Path, steps: Steps) -> Beside:
+def _compile(job: Job, made: Prepared, file: OnnxFile, steps: Steps) -> Beside:
     with steps.step("Compiling"):
-        return compile_beside(draft, made, job.gpu, job.export_options, job.batch)
+        return compile_beside(file, made, job.gpu, job.export_options, job.batch)
 
 
 def _verify(job: Job, made: Prepared, draft: Path, steps: Steps) -> Parity:

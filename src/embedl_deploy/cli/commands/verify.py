@@ -20,8 +20,10 @@ from embedl_deploy.errors import LoadError, VerificationError
 from embedl_deploy.export import Parity, verify_onnx
 from embedl_deploy.export.manifest import Manifest
 from embedl_deploy.export.probe import load
+from embedl_deploy.onnx_model import OnnxFile
 from embedl_deploy.report.blocks import figures_table
 from embedl_deploy.report.parity import parity_dict, stub_dicts, stub_table
+from embedl_deploy.report.words import numbers_of
 
 _SHOWN = 20
 """Rows of the table without --all."""
@@ -79,13 +81,14 @@ def verify(
     """Compare an ONNX file, run by ONNX Runtime, with a model."""
     with answering(as_json=as_json, debug=debug) as answer:
         order = _whole(file, order, given_options(context))
+        opened = OnnxFile.open(file)
         with Steps() as steps:
-            found = _layers(file, order, steps) if order.layers else _outputs(file, order, steps)
+            found = _layers(file, order, steps) if order.layers else _outputs(opened, order, steps)
         parity = found.parity if isinstance(found, Answers) else found
         ok = parity.only_ties if order.layers else parity.sqnr_db >= order.least
         said = found.as_dict() if isinstance(found, Answers) else parity_dict(parity)
         known = {"file": str(file), "model": order.model, "data": order.data}
-        answer.values = {**known, "ok": ok, **said}
+        answer.values = {**known, "numbers": numbers_of(opened), "ok": ok, **said}
         answer.tables = [figures_table(_figures(file, order, found, ok=ok))]
         if order.layers:
             answer.values["layers"] = stub_dicts(parity)
@@ -94,7 +97,7 @@ def verify(
             answer.tables = [stub_table(shown), Text(), *answer.tables]
         part = {"parity" if order.layers else "answers": parity}
         figures = _figures(file, order, found, ok=ok)
-        answer.write_page(order.page, file=file, figures=figures, **part)
+        answer.write_page(order.page, file=opened, figures=figures, **part)
     if not ok:
         raise typer.Exit(1)
 
@@ -114,7 +117,7 @@ def _whole(file: Path, order: Comparison, given: Collection[str]) -> Comparison:
     return order
 
 
-def _outputs(file: Path, order: Comparison, steps: Steps) -> Answers:
+def _outputs(file: OnnxFile, order: Comparison, steps: Steps) -> Answers:
     """The file against the model in floating point."""
     with steps.step("Loading"):
         model = load_model(order.model, weights=order.weights)

@@ -84,7 +84,7 @@ def _answered(answers: Entry) -> Line:
     worst = min(found, key=lambda one: one["sqnr_db"], default=answers)
     several = len(answers["outputs"]) > 1 and worst is not answers
     where = f"{worst['name']}, the worst output" if several else "the outputs"
-    parts = [f"Quantized against float: {_decibels(worst['sqnr_db'])} at {where}"]
+    parts = [f"{answers['word']} against float: {_decibels(worst['sqnr_db'])} at {where}"]
     judged = [one for one in answers["outputs"] if one["agreement"] is not None]
     parts += [f"the same class for {percent(one['agreement'])} of {one['rows']}" for one in judged]
     if right := answers["accuracy"]:

@@ -23,6 +23,7 @@ from embedl_deploy.report.page.model import model_graph
 from embedl_deploy.report.page.verdict import verdict
 from embedl_deploy.report.parity import answers_dict, parity_dict, stub_dicts
 from embedl_deploy.report.summary import Summary
+from embedl_deploy.report.words import word_for
 from embedl_deploy.table import amount, percent
 
 TYPES = ("INT8", "INT4", "FP8", "FP16", "BF16", "FP32")
@@ -70,7 +71,7 @@ def report(  # noqa: PLR0913 - one for each part
         compilations: From `compile_onnx`, one for each GPU.
         comparison: From `compare_layers`.
         analysis: From `analyze`.
-        answers: From `compare_onnx`: what quantization did to the answers.
+        answers: From `compare_onnx`: what became of the answers.
         parity: From `verify_onnx`.
         summary: From `summarize`: what became of a model.
         tuning: From `tune`: what each placement costs, and how accurate it is.
@@ -97,7 +98,8 @@ def report(  # noqa: PLR0913 - one for each part
         "compilations": [one.to_dict() for one in compilations],
         "comparison": comparison and comparison.to_dict(),
         "analysis": analysis and analysis.to_dict(),
-        "answers": answers and answers_dict(answers),
+        "answers": answers
+        and {"word": word_for(opened) if opened else "File", **answers_dict(answers)},
         "parity": parity and {**parity_dict(parity), "layers": stub_dicts(parity)},
         "summary": summary and summary.as_dict(),
         "tuning": tuning and tuning.to_dict(),
@@ -170,7 +172,7 @@ def _sections(page: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("placements", "Placements", page["tuning"]),
         ("graph-title", "Graph", page["graph"]),
         ("errors", "Error per layer", page["analysis"]),
-        ("answers", "Quantized against float", page["answers"]),
+        ("answers", f"{(page['answers'] or {}).get('word')} against float", page["answers"]),
         ("outputs", "File against model", page["parity"]),
         ("fused", "What was fused", page["summary"]),
         ("findings", "Findings", grouped_findings(page)),
