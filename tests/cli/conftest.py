@@ -47,6 +47,8 @@ class Twice(nn.Module):
         return self.left(x) + self.right(y)
 
 def twice(): return Twice()
+def single(): return nn.Linear(4, 8)
+def rows(): return [torch.randn(4, 4)]
 def pairs(): return [(torch.randn(4, 4), torch.randn(4, 6))]
 def small():
     print("a user's module may print")

@@ -175,7 +175,7 @@ def test_the_output_with_the_most_noise_is_the_first_that_is_said() -> None:
     for place in range(6):
         parity.add_output(f"out_{place}", exact / 10**place, exact / 10**place + noise)
     assert parity.sqnr_db > 70
-    rows = Answers("FP8", parity, None, SPLIT).rows
+    rows = Answers("FP8", True, parity, None, SPLIT).rows
     assert rows[0] == (
         "FP8 against float",
         "-20.0 dB at out_5, the worst of 6 outputs; 5 samples held out from calibration",

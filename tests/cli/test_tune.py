@@ -1,14 +1,24 @@
 """`embedl-deploy tune` writes a plan that `deploy` follows."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import onnx
 import pytest
+import torch
 
+from embedl_deploy.cli.commands import journey
+from embedl_deploy.export import Parity
 from embedl_deploy.tuning import Cost
 from embedl_deploy.tuning import run as tuning
 from tests.cli.commands import run, run_json
 
+needs_rtx = pytest.mark.skipif(
+    find_spec("tensorrt_rtx_bindings") is None,
+    reason="TensorRT for RTX is not installed: pip install 'embedl_deploy[rtx]'",
+)
 TWICE = ("user_nets:twice", "plan.json", "--data", "user_nets:pairs", "--target", "tensorrt")
 DEPLOY = ("deploy", "user_nets:twice", "out.onnx", "--data", "user_nets:pairs", "--no-verify")
 
@@ -87,7 +97,7 @@ def test_the_numbers_of_a_plan_are_those_that_are_said(
     ("text", "said"),
     [
         ("{}", "is no plan"),
-        (json.dumps(PLAN | {"config": None}), "keeps float16"),
+        (json.dumps(PLAN | {"config": None}), "--precision float16"),
         (json.dumps(PLAN | {"target": "TensorRT for RTX"}), "is for TensorRT for RTX"),
     ],
 )
@@ -95,6 +105,99 @@ def test_a_plan_that_cannot_be_followed_is_one_error(text: str, said: str) -> No
     Path("plan.json").write_text(text)
     assert said in run_json(*DEPLOY, "--plan", "plan.json", code=1)["error"]["message"]
     assert not Path("out.onnx").exists()
+
+
+@pytest.fixture
+def float_plan(folder: Path) -> Path:
+    (folder / "plan.json").write_text(json.dumps(PLAN | {"config": None}))
+    return folder / "plan.json"
+
+
+def _holds_the_float_file(found: dict[str, Any]) -> None:
+    nothing = ("calibration_batches", "observer", "recipe", "attention")
+    assert [found[name] for name in nothing] == [None] * len(nothing)
+    assert found["data"]["calibration_samples"] is None
+    assert (found["numbers"], found["quantized_tensors"], found["quantized_weights"]) == ([], 0, 0)
+    parity = found["parity"]
+    assert (parity["only_ties"], parity["differing_share"]) == (True, None)
+    assert found["quantized_against_float"]["sqnr_db"] > 40
+    file = onnx.load(found["output"])
+    assert not {"QuantizeLinear", "DequantizeLinear"} & {one.op_type for one in file.graph.node}
+    kinds = {one.data_type for one in file.graph.initializer if len(one.dims) > 1}
+    assert kinds == {onnx.TensorProto.FLOAT16}
+
+
+FLOAT = (*DEPLOY[:-1], "--plan", "plan.json", "--precision", "float16")
+
+
+@pytest.mark.usefixtures("float_plan")
+def test_a_plan_that_keeps_float16_gives_that_file() -> None:
+    _holds_the_float_file(run_json(*FLOAT, "--recipe", "accurate"))
+    words = " ".join(run(*FLOAT).stdout.split())
+    assert words.startswith(
+        "Placement float16: the plan 'plan.json' quantizes nothing float16 against"
+    )
+    assert "Quantized nothing: the plan keeps float16" in words
+    assert "Data user_nets:pairs" in words
+    assert "Precision float16, inputs and outputs too" in words
+    assert "calibrated" not in words.lower()
+    assert "INT8" not in words
+    assert run_json("verify", "out.onnx")["numbers"] == []
+
+
+@pytest.mark.usefixtures("float_plan")
+def test_without_quantizers_there_is_nothing_to_look_at() -> None:
+    run(*FLOAT)
+    analyzed = ("analyze", DEPLOY[1], *DEPLOY[3:5], "--plan", "plan.json")
+    for command in (analyzed, ("verify", "out.onnx", "--layers")):
+        error = run_json(*command, code=1)["error"]
+        assert "keeps float16, so there is no quantizer" in error["message"]
+
+
+@pytest.mark.usefixtures("float_plan")
+def test_a_float16_file_that_loses_the_values_is_not_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lost = Parity()
+    for add in (lost.add, lost.add_rounding):
+        add(torch.ones(3), torch.full((3,), 0.5) if add == lost.add else torch.ones(3))
+    assert lost.only_ties
+    monkeypatch.setattr(journey, "verify_onnx", lambda *_, **__: lost)
+    message = run_json(*FLOAT, code=1)["error"]["message"]
+    assert "float16 does not hold the values" in message
+    assert "--keep-float32" in message
+    assert not Path("out.onnx").exists()
+
+
+@needs_rtx
+@pytest.mark.usefixtures("float_plan")
+def test_a_float16_file_is_compiled_once() -> None:
+    command = (*FLOAT, "--no-verify", "--compile", "--gpu", "l4", "--target", "tensorrt")
+    found = run_json(*command)["compiled"]
+    assert (found["quantized"], found["verdict"]) == (None, None)
+    assert {one["simulated"] for one in found["float16"]["products"]} == {"FP16"}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("folder")
+def test_where_no_placement_pays_the_file_is_float16(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cost(path: Path, **_: object) -> Cost:
+        return Cost(100.0 + path.read_bytes().count(b"DequantizeLinear"))
+
+    monkeypatch.setattr(tuning, "cost_of", cost)
+    tuned = ("deploy", "user_nets:single", "out.onnx", "--data", "user_nets:rows", "--tune")
+    tuned = (*tuned, "--report", "page.html")
+    said = run(*tuned, "--precision", "float16", "--save-run", "run.yaml").stdout
+    words = " ".join(said.split())
+    verdict = json.loads(Path("out.plan.json").read_text())["verdict"]
+    assert verdict.startswith("keep float16 (100.0): no placement costs less")
+    assert f"Placement {verdict} float16 against float " in words
+    page = Path("page.html").read_text()
+    assert f"Placement: {verdict}" in page
+    assert 'class="chart front"' in page
+    again = run_json("run", "run.yaml")
+    assert again["plan"] == "out.plan.json"
+    _holds_the_float_file(again)
 
 
 @pytest.mark.usefixtures("folder")

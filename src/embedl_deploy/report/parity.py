@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 def parity_dict(parity: Parity) -> dict[str, Any]:
     """The figures for JSON; `None` for what was not measured."""
-    measured = parity.rounding_difference is not None
+    measured, stubs = parity.rounding_difference is not None, bool(parity.stubs)
     return {
         "sqnr_db": _finite(parity.sqnr_db),
         "largest_difference": _finite(parity.largest_difference),
         "largest_step_difference": _finite(parity.largest_step_difference),
-        "largest_stub_difference": parity.largest_stub_difference if measured else None,
-        "differing_share": parity.tie_share if measured else None,
+        "largest_stub_difference": parity.largest_stub_difference if stubs else None,
+        "differing_share": parity.tie_share if stubs else None,
         "only_ties": parity.only_ties if measured else None,
         "outputs": [difference_dict(name, one) for name, one in parity.outputs.items()],
         "orders": [order_dict(name, one) for name, one in parity.orders.items()],

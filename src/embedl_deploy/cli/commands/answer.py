@@ -14,7 +14,10 @@ from embedl_deploy.errors import LoadError
 from embedl_deploy.export import Evaluation, Parity, compare_onnx, evaluate_onnx
 from embedl_deploy.onnx_model import OnnxFile
 from embedl_deploy.report.parity import answers_dict
-from embedl_deploy.report.words import word_for
+from embedl_deploy.report.words import numbers_of, word_for
+
+LEAST_DB = 10.0
+"""Signal to noise at the outputs below which a file is of no use, where nothing else is said."""
 
 _SHOWN = 4
 """Outputs and layers that get a figure of their own on the terminal."""
@@ -29,12 +32,14 @@ class Answers:
 
     Attributes:
         word: What the file is, such as INT8.
+        quantized: Whether it is.
         parity: From `compare_onnx`.
         evaluation: By the user's function; None without one.
         split: Which samples these were.
     """
 
     word: str
+    quantized: bool
     parity: Parity
     evaluation: Evaluation | None
     split: Split
@@ -44,6 +49,8 @@ class Answers:
         """Which samples, in words."""
         count = self.parity.samples
         plural = "" if count == 1 else "s"
+        if not self.quantized:
+            return f"{count} sample{plural}"
         if self.split.seen:
             return f"{count} sample{plural} that calibrated too (too few to hold some out)"
         return f"{count} sample{plural} held out from calibration"
@@ -104,10 +111,12 @@ def answers(
     with steps.step("Judging") as progress:
         parity = compare_onnx(file.path, model, split.held_out, labelled=True, progress=progress)
         evaluation = None if judge is None else evaluate_onnx(file.path, model, judge)
-    return Answers(word_for(file), parity, evaluation, split)
+    return Answers(word_for(file), bool(numbers_of(file)), parity, evaluation, split)
 
 
-def data_dict(source: str, split: Split, samples: int, how: Normalization | None) -> dict[str, Any]:
+def data_dict(
+    source: str, split: Split, samples: int | None, how: Normalization | None
+) -> dict[str, Any]:
     """How data were read, for JSON and the file's manifest."""
     resized = "scaled to cover the shape, cut at the centre" if Path(source).is_dir() else None
     return {

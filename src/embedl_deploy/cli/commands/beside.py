@@ -1,4 +1,4 @@
-"""The file of `deploy`, and the float16 file of the same model, through the compiler."""
+"""The file of `deploy` through the compiler, beside the float16 file of the same model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,32 +12,34 @@ from embedl_deploy.export import export_onnx
 from embedl_deploy.onnx_model import OnnxFile
 from embedl_deploy.onnx_model.inputs import open_inputs
 from embedl_deploy.report.compilation import compilation_figures
-from embedl_deploy.report.words import word_for
+from embedl_deploy.report.words import numbers_of, word_for
 from embedl_deploy.tensorrt import Compilation, ShapeRange
 
 
 @dataclass(frozen=True)
 class Beside:
-    """Two files of one model, compiled for one GPU.
+    """A file, and the float16 file of its model where that is another, compiled for one GPU.
 
     Attributes:
-        word: What the file that is written is, such as INT8.
-        quantized: It.
-        half: The float16 file of the same model, not quantized.
+        word: What the file is, such as INT8.
+        written: The file.
+        half: The float16 file; None where nothing is quantized.
     """
 
     word: str
-    quantized: Compilation
-    half: Compilation
+    written: Compilation
+    half: Compilation | None
 
     @property
-    def verdict(self) -> str:
-        """Whether quantization pays, in words."""
-        times = [one.estimate() if one.gpu else None for one in (self.quantized, self.half)]
+    def verdict(self) -> str | None:
+        """Whether quantization pays, in words; None where nothing is quantized."""
+        if self.half is None:
+            return None
+        times = [one.estimate() if one.gpu else None for one in (self.written, self.half)]
         quantized, half = (one.microseconds if one else None for one in times)
         if quantized is None or half is None:
             return "which one is faster is not estimated"
-        gpu = self.quantized.gpu
+        gpu = self.written.gpu
         if quantized < half:
             share = f"{quantized / half:.0%} of the time on {gpu}"
             return f"the {self.word} file takes {share}, by this estimate"
@@ -48,21 +50,21 @@ class Beside:
 
     @property
     def rows(self) -> list[tuple[str, str]]:
-        """For the table: both files, and the verdict."""
-        made = self.quantized
+        """For the table: the files, and the verdict."""
+        made = self.written
         lost = f"; {made.lost[0].node}: {made.lost[0].reason}" if made.lost else ""
-        files = ((self.word, self.quantized), ("float16", self.half))
+        said = f"{made.summary}{lost}"
+        if self.half is None:
+            return [("Compiled", f"{said}; {_figures(made)}")]
+        files = ((self.word, made), ("float16", self.half))
         figures = [f"{name}: {_figures(one)}" for name, one in files]
-        return [
-            ("Compiled", f"{made.summary}{lost}"),
-            ("Beside", "; ".join((*figures, self.verdict))),
-        ]
+        return [("Compiled", said), ("Beside", f"{'; '.join(figures)}; {self.verdict}")]
 
     def as_dict(self) -> dict[str, Any]:
         """All of it for JSON."""
         return {
-            "quantized": self.quantized.to_dict(),
-            "float16": self.half.to_dict(),
+            "quantized": None if self.half is None else self.written.to_dict(),
+            "float16": (self.half or self.written).to_dict(),
             "verdict": self.verdict,
         }
 
@@ -70,7 +72,7 @@ class Beside:
 def compile_beside(
     file: OnnxFile, made: Prepared, gpu: str | None, options: dict[str, Any], batch: int
 ) -> Beside:
-    """Compile a file, and the float16 file of the model that it was made of.
+    """Compile a file and, where it is quantized, the float16 file of its model.
 
     Args:
         file: The file.
@@ -84,14 +86,17 @@ def compile_beside(
         VerificationError: The compiler does not take the file.
     """
     build = made.result.target.build
-    quantized = _compiled(build, file, gpu, batch)
-    if not quantized.built:
-        raise VerificationError(f"the file was not written: {quantized.summary}")
+    written = _compiled(build, file, gpu, batch)
+    if not written.built:
+        raise VerificationError(f"the file was not written: {written.summary}")
+    word = word_for(file)
+    if not numbers_of(file):
+        return Beside(word, written, None)
     with TemporaryDirectory() as folder:
         half = Path(folder) / "float16.onnx"
         wanted = {**options, "precision": "float16"}
         export_onnx(made.result.model, made.examples, half, **wanted)
-        return Beside(word_for(file), quantized, _compiled(build, OnnxFile.open(half), gpu, batch))
+        return Beside(word, written, _compiled(build, OnnxFile.open(half), gpu, batch))
 
 
 def _compiled(

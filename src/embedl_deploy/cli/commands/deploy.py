@@ -16,7 +16,7 @@ from embedl_deploy.cli.spread import spread
 from embedl_deploy.cli.values import ObserverChoice, PatternChoice, Shape
 from embedl_deploy.report.blocks import figures_table
 from embedl_deploy.tensorrt.rules.report import counted
-from embedl_deploy.tuning import read_plan
+from embedl_deploy.tuning import Tuning, read_plan
 
 _AVOIDED_BY = {"P10": "mixed"}
 """Rules, and the list of patterns without what they warn of."""
@@ -51,12 +51,21 @@ def say(job: Job, answer: Answer) -> Job:
         job, found = planned(job, steps)
         deployed = travel(job, steps)
     answer.values = deployed.as_dict()
-    answer.tables = [figures_table(_figures(deployed))]
+    figures = [*_placed(deployed, found), *_figures(deployed)]
+    answer.tables = [figures_table(figures)]
     if found is not None:
         answer.values["tuning"] = found.to_dict()
         answer.tables.insert(0, Text(str(found)))
-    answer.write_page(job.page, **deployed.parts, figures=_figures(deployed), tuning=found)
+    answer.write_page(job.page, **deployed.parts, figures=figures, tuning=found)
     return job
+
+
+def _placed(deployed: Deployed, found: Tuning | None) -> list[tuple[str, str]]:
+    """Why nothing is quantized, where that is so."""
+    if deployed.numbers:
+        return []
+    said = f"float16: the plan '{deployed.job.plan}' quantizes nothing"
+    return [("Placement", said if found is None else found.verdict)]
 
 
 def _figures(deployed: Deployed) -> list[tuple[str, str]]:
@@ -69,7 +78,7 @@ def _figures(deployed: Deployed) -> list[tuple[str, str]]:
         ("Model", origin(job.model, job.weights)),
         ("Fused", f"{len(summary.fusions)} modules: {kinds}"),
         ("Quantized", _quantized(deployed)),
-        ("Calibrated", _calibrated(deployed)),
+        _read(deployed),
         ("Written", f"{job.output}, {_sizes(deployed)}"),
         ("Precision", _precision(deployed)),
         ("Takes", f"{shapes}, any batch" if job.dynamic_batch else shapes),
@@ -91,16 +100,21 @@ def _figures(deployed: Deployed) -> list[tuple[str, str]]:
 
 
 def _quantized(deployed: Deployed) -> str:
+    if not deployed.numbers:
+        return "nothing: the plan keeps float16"
     counts = (("tensor", deployed.quantized_tensors), ("weight", deployed.quantized_weights))
     said = " and ".join(counted(count, what) for what, count in counts if count)
     return f"{said} to {deployed.word}"
 
 
-def _calibrated(deployed: Deployed) -> str:
+def _read(deployed: Deployed) -> tuple[str, str]:
+    """What calibrated, or else what judges alone."""
     job, count = deployed.job, deployed.batches
+    if count is None:
+        return "Data", f"{job.data}{_normalized(deployed)}"
     kept = "".join(f", {name}" for name in deployed.steps_kept)
     samples = f"{deployed.data['calibration_samples']} samples"
-    return (
+    return "Calibrated", (
         f"{samples} in {count} batch{'' if count == 1 else 'es'} of {job.data}, {_observed(job)}"
         f"{kept}{_normalized(deployed)}"
     )
@@ -122,7 +136,7 @@ def _planned(path: Path, deployed: Deployed) -> str:
     if not plan.gpu:
         return said
     said = f"{said}: measured for {plan.gpu} with {plan.compiler}"
-    made = None if deployed.compiled is None else deployed.compiled.quantized
+    made = None if deployed.compiled is None else deployed.compiled.written
     if made is None or (made.gpu, made.compiler) == (plan.gpu, plan.compiler):
         return said
     here = f"for {made.gpu} by {made.compiler}" if made.gpu else f"by {made.compiler}"
@@ -145,7 +159,8 @@ def _precision(deployed: Deployed) -> str:
     if job.precision is PrecisionChoice.FLOAT32:
         return f"float32 and {deployed.word}; for TensorRT 11 --precision float16 is faster"
     ends = "inputs and outputs float32" if job.float32_io else "inputs and outputs too"
-    return f"{job.precision} and {deployed.word}, {ends}"
+    more = f" and {deployed.word}" if deployed.numbers else ""
+    return f"{job.precision}{more}, {ends}"
 
 
 def _observed(job: Job) -> str:
@@ -165,10 +180,11 @@ def _sizes(deployed: Deployed) -> str:
 def _verified(deployed: Deployed) -> str:
     if deployed.parity is None:
         return "not measured; --no-verify leaves it out"
-    said = f"file against simulation: {deployed.parity}"
+    other = "simulation" if deployed.numbers else "the model with its values"
+    said = f"file against {other}: {deployed.parity}"
     if deployed.compiled is None:
         return said
-    lost = len(deployed.compiled.quantized.lost)
+    lost = len(deployed.compiled.written.lost)
     kept = "keeps the type of every product" if not lost else f"loses the type of {lost} products"
     return f"{said}; the compiler builds it and {kept}"
 

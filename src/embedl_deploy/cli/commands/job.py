@@ -10,6 +10,7 @@ import typer
 from embedl_deploy.cli.commands.bounds import Bounds
 from embedl_deploy.cli.commands.order import Judged
 from embedl_deploy.cli.options import FILE, JUDGING, TUNING, ReportOption
+from embedl_deploy.errors import LoadError
 
 
 class PrecisionChoice(enum.StrEnum):
@@ -129,6 +130,18 @@ class Job(Judged, Bounds):
             )
         if self.precision is not PrecisionChoice.FLOAT16:
             raise typer.BadParameter("--tune measures files in half precision: --precision float16")
+
+    def check_float(self) -> None:
+        """Raise unless the file is to be float16, as the plan is measured.
+
+        Raises:
+            LoadError: It is not.
+        """
+        if self.precision is not PrecisionChoice.FLOAT16:
+            raise LoadError(
+                f"the plan '{self.plan}' keeps float16 and quantizes nothing: --precision float16 "
+                "writes that file"
+            )
 
     @property
     def export_options(self) -> dict[str, Any]:

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, fx
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from embedl_deploy.cli.commands.answer import Answers, answers, data_dict
+from embedl_deploy.cli.commands.answer import LEAST_DB, Answers, answers, data_dict
 from embedl_deploy.cli.commands.beside import Beside, compile_beside
 from embedl_deploy.cli.commands.job import Job
 from embedl_deploy.cli.commands.prepare import Prepared, prepared
@@ -39,8 +39,8 @@ class Deployed:
         quantized_tensors: How many tensors have a stub.
         quantized_weights: How many weights are quantized.
         numbers: The kinds of numbers that they are quantized to, such as INT8.
-        word: The same in words.
-        batches: How many batches calibrated it.
+        word: What the file is, in words.
+        batches: How many batches calibrated it; None where nothing is quantized.
         steps_kept: What the accurate recipe kept; none with the fast one.
         model_bytes: Of the parameters and buffers of the source model.
         file_bytes: Of the file, with its external data.
@@ -60,7 +60,7 @@ class Deployed:
     quantized_weights: int
     numbers: list[str]
     word: str
-    batches: int
+    batches: int | None
     steps_kept: tuple[str, ...]
     model_bytes: int
     file_bytes: int
@@ -79,7 +79,7 @@ class Deployed:
             "file": self.job.output,
             "check": self.report,
             "explanation": self.expected,
-            "compilations": [] if self.compiled is None else [self.compiled.quantized],
+            "compilations": [] if self.compiled is None else [self.compiled.written],
             "answers": None if self.answers is None else self.answers.parity,
             "parity": self.parity,
             "summary": self.summary,
@@ -100,8 +100,8 @@ class Deployed:
             "plan": None if job.plan is None else str(job.plan),
             "target": job.target.value,
             "patterns": job.patterns.value,
-            "observer": job.observer.value,
-            "recipe": job.recipe.value,
+            "observer": job.observer.value if self.numbers else None,
+            "recipe": job.recipe.value if self.numbers else None,
             "steps_kept": list(self.steps_kept),
             "random_weights": self.random,
             "data": self.data,
@@ -155,7 +155,7 @@ def travel(job: Job, steps: Steps) -> Deployed:
         numbers=numbers_of(file),
         word=word_for(file),
         batches=made.batches,
-        steps_kept=_kept(job, made.model),
+        steps_kept=_kept(job, made),
         model_bytes=made.source_bytes,
         file_bytes=file_bytes,
         answers=judged,
@@ -168,10 +168,10 @@ def travel(job: Job, steps: Steps) -> Deployed:
     )
 
 
-def _kept(job: Job, model: fx.GraphModule) -> tuple[str, ...]:
-    if job.recipe is RecipeChoice.FAST:
+def _kept(job: Job, made: Prepared) -> tuple[str, ...]:
+    if job.recipe is RecipeChoice.FAST or made.batches is None:
         return ()
-    return tuple(step.name for step in recipe_report(model).steps if step.kept)
+    return tuple(step.name for step in recipe_report(made.model).steps if step.kept)
 
 
 def _compile(job: Job, made: Prepared, file: OnnxFile, steps: Steps) -> Beside:
@@ -183,9 +183,16 @@ def _verify(job: Job, made: Prepared, draft: Path, steps: Steps) -> Parity:
     some = first_batches(made.data, _VERIFIED_BATCHES)
     with steps.step("Verifying") as progress:
         parity = verify_onnx(draft, made.model, some, progress=progress)
-        if parity.only_ties:
-            return parity
-        raise VerificationError(
-            f"'{job.output}' was not written: it does not compute what was simulated ({parity}); "
-            "--no-verify writes it all the same"
-        )
+        if not parity.only_ties:
+            wanted = "the model computes" if made.batches is None else "was simulated"
+            raise _refused(job, f"it does not compute what {wanted} ({parity})")
+        if made.batches is None and parity.sqnr_db < LEAST_DB:
+            said = f"float16 does not hold the values of this model ({parity})"
+            raise _refused(job, f"{said}: --keep-float32 leaves modules in float32")
+        return parity
+
+
+def _refused(job: Job, why: str) -> VerificationError:
+    return VerificationError(
+        f"'{job.output}' was not written: {why}; --no-verify writes it all the same"
+    )

@@ -132,11 +132,17 @@ class Order(Material):
         return 99.99 if self.percentile is None else self.percentile
 
     @property
-    def config(self) -> QuantConfig:
-        """How to quantize: by the plan, or as the target asks, except for what is an option."""
+    def config(self) -> QuantConfig | None:
+        """How to quantize: by the plan, or as the target asks, except for what is an option.
+
+        None: not at all, the plan keeps float16.
+        """
         skip = self.skip or ()
         if self.plan is not None:
-            planned = _planned(self.plan)
+            planned = read_plan(self.plan).config
+            if planned is None:
+                self.check_float()
+                return None
             return replace(planned, skip=(*planned.skip, *skip))
         observer = _OBSERVERS.get(self.observer) or partial(PercentileObserver, self.share)
         observer()  # so that a percentile out of range is said before any work
@@ -147,6 +153,17 @@ class Order(Material):
             activations=activations,
             attention=self.attention.value,
             skip=(*asked.skip, *skip),
+        )
+
+    def check_float(self) -> None:
+        """Raise unless a model that is not quantized is of use.
+
+        Raises:
+            LoadError: It is not.
+        """
+        raise LoadError(
+            f"the plan '{self.plan}' keeps float16, so there is no quantizer to look at; "
+            "embedl-deploy verify without --layers compares the outputs of such a file"
         )
 
 
@@ -182,16 +199,6 @@ class Judged(Order):
         """
         known = {one.name for one in fields(Judged)} & noted.keys() - set(given)
         return replace(self, **{name: _read(name, noted[name]) for name in known})
-
-
-def _planned(path: Path) -> QuantConfig:
-    config = read_plan(path).config
-    if config is None:
-        raise LoadError(
-            f"the plan '{path}' keeps float16: no placement that it measured was better, so there "
-            "is nothing to quantize"
-        )
-    return config
 
 
 _READ: Mapping[str, Callable[[Any], Any]] = {

@@ -63,17 +63,17 @@ class Transformed:
 
 @dataclass(frozen=True)
 class Prepared(Transformed):
-    """A quantized model and what it was made of.
+    """A model to export and what it was made of.
 
     Attributes:
-        model: Quantized.
-        batches: How many batches calibrated it.
-        samples: How many samples that were.
+        model: Quantized; where a plan keeps float16, as it was transformed.
+        batches: How many batches calibrated it; None where it is not quantized.
+        samples: How many samples that were; likewise.
     """
 
     model: fx.GraphModule
-    batches: int
-    samples: int
+    batches: int | None
+    samples: int | None
 
 
 def transformed(material: Material, steps: Steps, batch: int) -> Transformed:
@@ -103,7 +103,7 @@ def transformed(material: Material, steps: Steps, batch: int) -> Transformed:
 
 
 def prepared(order: Order, steps: Steps, batch: int) -> Prepared:
-    """Load, transform and quantize, with examples of a batch size.
+    """Load, transform and quantize as the order asks, with examples of a batch size.
 
     Raises:
         DeployError: A step failed.
@@ -112,6 +112,8 @@ def prepared(order: Order, steps: Steps, batch: int) -> Prepared:
     made = transformed(order, steps, batch)
     if order.plan is not None:
         read_plan(order.plan).check(made.result)
+    if config is None:
+        return Prepared(**vars(made), model=made.result.model, batches=None, samples=None)
     recipe = order.recipe
     with steps.step("Calibrating" if recipe is RecipeChoice.FAST else "Quantizing") as progress:
         counted = _Counted(made.data)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from embedl_deploy.cli.commands.answer import Answers, answers
+from embedl_deploy.cli.commands.answer import LEAST_DB, Answers, answers
 from embedl_deploy.cli.commands.order import Judged
 from embedl_deploy.cli.commands.prepare import data_of, prepared
 from embedl_deploy.cli.data import first_batches
@@ -64,7 +64,7 @@ class Comparison(Judged):
         typer.Option(
             "--min-sqnr", metavar="DB", help="Signal to noise of the outputs below which it fails."
         ),
-    ] = 10.0
+    ] = LEAST_DB
     every: Annotated[bool, typer.Option("--all", help="List every layer, not the worst.")] = False
     page: ReportOption = None
 
