@@ -230,9 +230,6 @@ No product of our INT8 files is lost, each attention that is one kernel in float
 and the file of target `rtx` has no more kernels and moves no more bytes than the best other file,
 which is the one with the least estimate. Where that one has attention in INT8, `rtx-full` is its
 like; our default keeps attention in half precision, since INT8 costs it [accuracy](accuracy.md).
-The three max poolings in a row of YOLOv8 are six kernels in our file, which has one quantizer after
-the concatenation of their results: the compiler moves it before each pooling. Other tools quantize
-between them.
 """
 
 

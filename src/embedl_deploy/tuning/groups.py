@@ -72,7 +72,7 @@ def quantizers_by_group(
     for node in model.graph.nodes:
         if node.op == "call_module":
             path = str(node.target)
-            read[path] |= {*stubs_before(node, modules), *quantizers_of(modules[path])}
+            read[path] |= {*stubs_before(node, modules).values(), *quantizers_of(modules[path])}
     return {group.name: set().union(*(read[path] for path in group.paths)) for group in groups}
 
 

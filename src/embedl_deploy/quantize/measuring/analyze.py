@@ -218,9 +218,8 @@ def _places(
             places[path] = ([node], [modules[path]])
         if path in fused:
             read = stubs_before(node, modules)
-            before = [one for one in node.all_input_nodes if modules.get(str(one.target)) in read]
             nodes = places[path][0] if path in places else []
-            places[path] = ([*nodes, *before, node], {*read, *quantizers_of(modules[path])})
+            places[path] = ([*nodes, *read, node], {*read.values(), *quantizers_of(modules[path])})
             for name, one in modules[path].named_modules(prefix=path):
                 if isinstance(one, QuantStub):
                     places[name] = ([node], [one])

@@ -1,14 +1,16 @@
 """One pass in floating point in which every quantizer is tried beside it."""
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
-from embedl_deploy.graph.interpreter import Interpreter
+from embedl_deploy.graph.interpreter import Interpreter, plain
 from embedl_deploy.modules import FusedModule
 from embedl_deploy.quantize.measuring.noise import Noise
+from embedl_deploy.quantize.placing.copying import copied_inputs, sources
 from embedl_deploy.quantize.stubs import QuantStub, enabled_only, quantizers_of
 
 
@@ -33,6 +35,9 @@ class OnePass(Interpreter):
         self.rounded: dict[fx.Node, Tensor] = {}
 
     def run_node(self, n: fx.Node) -> Any:
+        if not self.rounded.keys().isdisjoint(copied_inputs(n, self.objects)):
+            args, kwargs = self._rounded_inputs(n)
+            self.rounded[n] = getattr(self, n.op)(n.target, args, kwargs)
         if n.op != "call_module":
             return super().run_node(n)
         path = str(n.target)
@@ -57,13 +62,13 @@ class OnePass(Interpreter):
         finally:
             for hook in hooks:
                 hook.remove()
-        args, kwargs = map_arg((n.args, n.kwargs), self._rounded_or_not)
+        args, kwargs = self._rounded_inputs(n)
         with enabled_only(module, quantizers_of(module)):
             self.fused[path].add(value, module(*args, **kwargs))
         return value
 
-    def _rounded_or_not(self, node: fx.Node) -> Any:
-        return self.rounded.get(node, self.env[node])
+    def _rounded_inputs(self, n: fx.Node) -> Any:
+        return plain(map_arg((n.args, n.kwargs), lambda one: self.rounded.get(one, self.env[one])))
 
     def _measure(self, path: str) -> Any:
         def measure(stub: QuantStub, inputs: tuple[Tensor], _: Tensor) -> None:
@@ -102,10 +107,21 @@ def outer_layers(model: fx.GraphModule, *, last: bool) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def stubs_before(node: fx.Node, modules: Mapping[str, nn.Module]) -> list[QuantStub]:
-    """The stubs that a call reads."""
-    inputs = [modules.get(str(one.target)) for one in node.all_input_nodes]
-    return [one for one in inputs if isinstance(one, QuantStub)]
+def stubs_before(node: fx.Node, modules: Mapping[str, nn.Module]) -> dict[fx.Node, QuantStub]:
+    """The stubs of what a call reads, by their nodes; between may be what only copies."""
+    found = {}
+    inputs = node.all_input_nodes
+    for one in dict.fromkeys(
+        (*inputs, *chain.from_iterable(sources(its, modules) for its in inputs))
+    ):
+        stub = modules.get(str(one.target))
+        if isinstance(stub, QuantStub) and str(node.target) in _calls(stub):
+            found[one] = stub
+    return found
+
+
+def _calls(stub: QuantStub) -> list[str]:
+    return [point.rpartition(" ")[0] for point in stub.points]
 
 
 def _measured(stub: QuantStub, value: Tensor, noise: Noise) -> Tensor:

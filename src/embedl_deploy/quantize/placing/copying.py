@@ -88,6 +88,39 @@ def padded(node: fx.Node, modules: Mapping[str, nn.Module]) -> fx.Node | None:
     return inner if pads else None
 
 
+def joined_poolings(
+    node: fx.Node, modules: Mapping[str, nn.Module]
+) -> tuple[fx.Node, tuple[fx.Node, ...]] | None:
+    """The tensor that a node concatenates with max poolings of it alone, and those who read it.
+
+    `None` where anything else is joined, or somebody else reads a pooling.
+    """
+    if operation_name(node) not in {"cat", "concat", "concatenate"}:
+        return None
+    chains = [tuple(_poolings(part, modules)) for part in copied_inputs(node, modules)]
+    first = next((one[0] for one in chains if all(one[0] in other for other in chains)), None)
+    if first is None:
+        return None
+    between = {one for chain in chains for one in chain[: chain.index(first)]} | {node}
+    if any(set(one.users) - between for one in between - {node}):
+        return None
+    return first, tuple(one for one in first.users if one in between)
+
+
+def _poolings(node: fx.Node, modules: Mapping[str, nn.Module]) -> Iterator[fx.Node]:
+    """A node and, where it is a max pooling, what that is of, and so on."""
+    yield node
+    while _pools(node, modules):
+        (node,) = copied_inputs(node, modules)
+        yield node
+
+
+def _pools(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        return isinstance(modules[str(node.target)], _SELECTING)
+    return "max_pool" in operation_name(node)
+
+
 def _copies(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     if node.op == "call_module":
         return _module_copies(modules[str(node.target)])

@@ -15,11 +15,12 @@ from embedl_deploy.graph.paths import Paths, join, node_path, parent
 from embedl_deploy.modules import FusedModule, QDQPoint
 from embedl_deploy.modules.base import forward_arguments
 from embedl_deploy.quantize.config import QuantConfig, TensorQuantConfig, config_of
+from embedl_deploy.quantize.observing.observers import MinMaxObserver, MovingAverageObserver
 from embedl_deploy.quantize.placing.placement import LEFT, Left
 from embedl_deploy.quantize.placing.uses import (
     Site,
     Use,
-    before_padding,
+    before_copies,
     find_sites,
     groups_of,
     uses_of,
@@ -115,7 +116,7 @@ def _insert(model: fx.GraphModule, config: QuantConfig, chosen: Mapping[str, Ski
         _warn_of_missed(model, config.attention)
     inner = [_quantize_module(model, site, config, chosen[site.path]) for site in sites]
     uses = without_repeats([use for site in sites for use in uses_of(site)], modules)
-    uses = before_padding(uses, modules)
+    uses = before_copies(uses, modules, pooled=_before_poolings(config))
     stubs = _make_stubs(model, config, uses)
     for use in uses:
         _rewire(use, stubs[use.tensor], forward_arguments(type(modules[str(use.call.target)])))
@@ -124,6 +125,17 @@ def _insert(model: fx.GraphModule, config: QuantConfig, chosen: Mapping[str, Ski
     model.graph.lint()
     model.recompile()
     return len(stubs) + sum(inner)
+
+
+def _before_poolings(config: QuantConfig) -> bool:
+    """Whether a stub may stand before max poolings instead of after them.
+
+    A range that is a largest magnitude is the same there; one that clips is not. Compilers run
+    poolings on integers, and not on FP8 numbers.
+    """
+    given = config.activations
+    extremes = (MinMaxObserver, MovingAverageObserver)
+    return given is not None and given.format == "int" and isinstance(given.observer(), extremes)
 
 
 def _warn_of_missed(model: fx.GraphModule, attention: str) -> None:
@@ -220,8 +232,9 @@ def _new_stub(
 
 def _rewire(use: Use, stub: fx.Node, names: Sequence[str]) -> None:
     """Read the stub in place of the tensor: at one argument, or everywhere after the call."""
-    if use.padding is not None:
-        use.padding.replace_input_with(use.tensor, stub)
+    if use.readers:
+        for reader in use.readers:
+            reader.replace_input_with(use.tensor, stub)
     elif use.argument is None:
         for user in [one for one in use.tensor.users if one is not stub]:
             user.replace_input_with(use.tensor, stub)

@@ -8,7 +8,7 @@ from torch import fx, nn
 from embedl_deploy.modules import FusedModule, QDQPoint
 from embedl_deploy.modules.base import by_name
 from embedl_deploy.quantize.config import Attention, QuantConfig
-from embedl_deploy.quantize.placing.copying import padded, sources
+from embedl_deploy.quantize.placing.copying import joined_poolings, padded, sources
 from embedl_deploy.quantize.skip import Skipped
 
 _DROPOUT = nn.modules.dropout._DropoutNd  # noqa: SLF001 - the base of all dropouts
@@ -18,14 +18,15 @@ _DROPOUT = nn.modules.dropout._DropoutNd  # noqa: SLF001 - the base of all dropo
 class Use:
     """A tensor at a Q/DQ point: an argument of a call by name, or the call's own result.
 
-    Where only padding lies between tensor and call, `padding` is what reads the stub.
+    Where padding, or poolings and their concatenation, lie between tensor and call, `readers` are
+    those of them that read the stub.
     """
 
     tensor: fx.Node
     call: fx.Node
     point: QDQPoint
     argument: str | None
-    padding: fx.Node | None = None
+    readers: tuple[fx.Node, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,20 +122,43 @@ def without_repeats(uses: Sequence[Use], modules: Mapping[str, nn.Module]) -> li
     return kept
 
 
-def before_padding(uses: Sequence[Use], modules: Mapping[str, nn.Module]) -> list[Use]:
-    """Round what is padded in place of the padded, where nobody reads that in floating point.
+def before_copies(
+    uses: Sequence[Use], modules: Mapping[str, nn.Module], *, pooled: bool
+) -> list[Use]:
+    """Round what is copied in place of the copy, where nobody reads that in floating point.
 
-    It has the same values, and a pair in between keeps a compiler from padding in the kernel.
+    It has the same values. A pair between padding and a convolution keeps a compiler from padding
+    in the kernel; with one after a concatenation of poolings it pools once more for each of them.
+
+    Args:
+        uses: All there are.
+        modules: By path.
+        pooled: Whether to do so before poolings, not at padding alone.
     """
     calls: dict[fx.Node, set[fx.Node]] = {}
     for use in uses:
         calls.setdefault(use.tensor, set()).add(use.call)
+    places = {
+        tensor: _before_copying(tensor, modules, pooled=pooled)
+        for tensor, its in calls.items()
+        if set(tensor.users) == its
+    }
     return [
-        replace(use, tensor=inner, padding=use.tensor)
-        if (inner := padded(use.tensor, modules)) and set(use.tensor.users) == calls[use.tensor]
+        replace(use, tensor=place[0], readers=place[1])
+        if (place := places.get(use.tensor))
         else use
         for use in uses
     ]
+
+
+def _before_copying(
+    tensor: fx.Node, modules: Mapping[str, nn.Module], *, pooled: bool
+) -> tuple[fx.Node, tuple[fx.Node, ...]] | None:
+    """What a tensor is copied from, and who reads that; `None` where it stays."""
+    inner = padded(tensor, modules)
+    if inner is not None:
+        return inner, (tensor,)
+    return joined_poolings(tensor, modules) if pooled else None
 
 
 def _before_dropout(tensor: fx.Node, modules: Mapping[str, nn.Module]) -> fx.Node:

@@ -9,6 +9,7 @@ from embedl_deploy.graph.paths import node_path
 from embedl_deploy.graph.shapes import shape, value
 from embedl_deploy.modules import FusedModule
 from embedl_deploy.quantize import QuantStub
+from embedl_deploy.quantize.measuring.onepass import stubs_before
 from embedl_deploy.quantize.stubs import quantizers_of
 from embedl_deploy.report.page.graph import entry
 
@@ -47,7 +48,7 @@ def _row(
         row["note"] = f"scale {module.step.item():.4g}" if module.calibrated else ""
         row["computes"] = _numbers(module)
     elif isinstance(module, FusedModule):
-        before = [objects.get(str(one.target)) for one in node.all_input_nodes]
+        before = stubs_before(node, objects).values()
         stubs = [one for one in (*before, *quantizers_of(module)) if isinstance(one, QuantStub)]
         row["computes"] = _numbers(stubs[0]) if stubs else ""
     return row
