@@ -57,6 +57,12 @@ def test_a_plan_is_written_and_followed() -> None:
 
 
 @pytest.mark.usefixtures("folder")
+def test_a_search_skips_what_is_there() -> None:
+    error = run_json("tune", *TWICE, "--skip", "gone", code=1)["error"]
+    assert "'gone'" in error["message"]
+
+
+@pytest.mark.usefixtures("folder")
 def test_deploy_follows_a_plan() -> None:
     Path("plan.json").write_text(json.dumps(PLAN))
     assert run_json(*DEPLOY, "--plan", "plan.json")["quantized_weights"] == 1
@@ -186,8 +192,8 @@ def test_where_no_placement_pays_the_file_is_float16(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(tuning, "cost_of", cost)
     tuned = ("deploy", "user_nets:single", "out.onnx", "--data", "user_nets:rows", "--tune")
-    tuned = (*tuned, "--report", "page.html")
-    said = run(*tuned, "--precision", "float16", "--save-run", "run.yaml").stdout
+    files = ("--save-run", "run.yaml", "--report", "page.html")
+    said = run(*tuned, "--precision", "float16", *files).stdout
     words = " ".join(said.split())
     verdict = json.loads(Path("out.plan.json").read_text())["verdict"]
     assert verdict.startswith("keep float16 (100.0): no placement costs less")
@@ -211,17 +217,19 @@ def test_two_bounds_are_a_usage_error() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("folder", "pairs_pay")
 def test_deploy_searches_first_and_keeps_the_plan() -> None:
-    tuned = (*DEPLOY, "--tune", "--precision", "float16", "--min-sqnr", "5")
+    tuned = (*DEPLOY, "--tune", "--precision", "float16", "--min-sqnr", "5", "--skip", "right")
     found = run_json(*tuned, "--report", "page.html", "--save-run", "run.yaml")
     assert (found["plan"], found["precision"]) == ("out.plan.json", "float16")
     plan = json.loads(Path("out.plan.json").read_text())
     assert plan == found["tuning"]
     assert (plan["bound"], plan["complete"]) == ("at least 5 dB", True)
+    assert [one["name"] for one in plan["groups"]] == ["left"]
+    assert {"which": "right"}.items() <= plan["config"]["skip"][0].items()
     assert 'class="chart front"' in Path("page.html").read_text()
     again = run_json("run", "run.yaml")
     assert again["plan"] == "out.plan.json"
     assert "tuning" not in again
-    assert again["quantized_weights"] == found["quantized_weights"] > 0
+    assert again["quantized_weights"] == found["quantized_weights"] == 1
 
 
 @pytest.mark.usefixtures("folder")

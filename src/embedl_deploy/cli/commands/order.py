@@ -70,7 +70,7 @@ _OBSERVERS: dict[ObserverChoice, type[Observer]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """Which model is meant, and with which data; its fields are options.
+    """Which model is meant, with which data, and what is not to be quantized; fields are options.
 
     Raises:
         BadParameter: Options contradict each other.
@@ -87,10 +87,19 @@ class Material:
     mean: MeanOption = None
     std: StdOption = None
     no_normalization: NoNormalizationOption = False
+    skip: SkipOption = None
 
     def __post_init__(self) -> None:
         if self.no_normalization and (self.mean is not None or self.std is not None):
             raise typer.BadParameter("--no-normalization contradicts --mean and --std")
+
+    @property
+    def base(self) -> QuantConfig:
+        """As the target asks, without what is skipped."""
+        return self._skipping(self.target.target.config)
+
+    def _skipping(self, config: QuantConfig) -> QuantConfig:
+        return replace(config, skip=(*config.skip, *(self.skip or ())))
 
     @property
     def held(self) -> int:
@@ -111,7 +120,6 @@ class Order(Material):
     recipe: RecipeOption = RecipeChoice.FAST
     observer: ObserverOption = ObserverChoice.MINMAX
     percentile: PercentileOption = None
-    skip: SkipOption = None
     plan: PlanOption = None
 
     def __post_init__(self) -> None:
@@ -137,23 +145,17 @@ class Order(Material):
 
         None: not at all, the plan keeps float16.
         """
-        skip = self.skip or ()
         if self.plan is not None:
             planned = read_plan(self.plan).config
             if planned is None:
                 self.check_float()
                 return None
-            return replace(planned, skip=(*planned.skip, *skip))
+            return self._skipping(planned)
         observer = _OBSERVERS.get(self.observer) or partial(PercentileObserver, self.share)
         observer()  # so that a percentile out of range is said before any work
-        asked = self.target.target.config
+        asked = self.base
         activations = replace(asked.activations or TensorQuantConfig(), observer=observer)
-        return replace(
-            asked,
-            activations=activations,
-            attention=self.attention.value,
-            skip=(*asked.skip, *skip),
-        )
+        return replace(asked, activations=activations, attention=self.attention.value)
 
     def check_float(self) -> None:
         """Raise unless a model that is not quantized is of use.

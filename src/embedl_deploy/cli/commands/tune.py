@@ -125,6 +125,7 @@ def _tuned(search: Search, made: Transformed, progress: StepProgress) -> Tuning:
     return tune(
         made.result,
         made.data,
+        search.base,
         **search.bound,
         gpu=search.gpu,
         samples=search.limit,
