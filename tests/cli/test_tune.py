@@ -178,10 +178,13 @@ def test_a_float16_file_that_loses_the_values_is_not_written(
 @needs_rtx
 @pytest.mark.usefixtures("float_plan")
 def test_a_float16_file_is_compiled_once() -> None:
-    command = (*FLOAT, "--no-verify", "--compile", "--gpu", "l4", "--target", "tensorrt")
+    command = (*FLOAT, "--no-verify", "--compile", "--gpu", "l4", "--report", "page.html")
     found = run_json(*command)["compiled"]
     assert (found["quantized"], found["verdict"]) == (None, None)
     assert {one["simulated"] for one in found["float16"]["products"]} == {"FP16"}
+    page = Path("page.html").read_text()
+    assert "; estimate: " in page
+    assert "<dt>Beside</dt>" not in page
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from embedl_deploy.errors import VerificationError
 from embedl_deploy.export import export_onnx
 from embedl_deploy.onnx_model import OnnxFile
 from embedl_deploy.onnx_model.inputs import open_inputs
-from embedl_deploy.report.compilation import compilation_figures
+from embedl_deploy.report.compilation import compilation_figures, estimate_line
 from embedl_deploy.report.words import numbers_of, word_for
 from embedl_deploy.tensorrt import Compilation, ShapeRange
 
@@ -55,7 +55,7 @@ class Beside:
         lost = f"; {made.lost[0].node}: {made.lost[0].reason}" if made.lost else ""
         said = f"{made.summary}{lost}"
         if self.half is None:
-            return [("Compiled", f"{said}; {_figures(made)}")]
+            return [("Compiled", "; ".join(filter(None, (said, estimate_line(made)))))]
         files = ((self.word, made), ("float16", self.half))
         figures = [f"{name}: {_figures(one)}" for name, one in files]
         return [("Compiled", said), ("Beside", f"{'; '.join(figures)}; {self.verdict}")]
