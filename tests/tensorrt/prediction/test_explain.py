@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 import ml_dtypes
@@ -23,12 +24,14 @@ from embedl_deploy.tensorrt import (
     Explanation,
     Kernel,
     check_onnx,
+    compile_onnx,
     explain_onnx,
 )
 from tests.tensorrt.rules.format_cases import CONV
+from tests.tensorrt.rules.found_cases import FOUND
 from tests.tensorrt.rules.models import Text
 from tests.tensorrt.rules.nets import NETS, exported
-from tests.tensorrt.rules.placement_cases import LAST, attention
+from tests.tensorrt.rules.placement_cases import LAST, attention, fp8_attention
 
 LAYERS = {"convolution", "convolution + addition", "matrix product", "norm", "attention", "pooling"}
 
@@ -176,6 +179,32 @@ def test_a_prediction_says_why(lines: str, rule: str, reason: str, tmp_path: Pat
 )
 def test_attention_that_is_not_fused_says_why(model: Text, reason: str, tmp_path: Path) -> None:
     assert only(explained(model, tmp_path), "K02").reason == f"no fused attention: {reason}"
+
+
+def test_fp8_attention_of_few_keys_is_not_fused_as_compiled(tmp_path: Path) -> None:
+    softmax = only(explained(fp8_attention(key=31), tmp_path), "K02")
+    why = "FP8 attention has 31 positions of the key, and none is fused below 32"
+    assert (softmax.reason, softmax.basis) == (f"no fused attention: {why}", Basis.COMPILED)
+    products = [one for one in explained(fp8_attention(key=31), tmp_path).kernels if one.macs]
+    assert [one.dtype for one in products] == ["FP8", "FP8", "FP16"]
+    for model in (fp8_attention(query=1), fp8_attention(key=32), attention(positions=4)):
+        assert only(explained(model, tmp_path), "K01").basis is Basis.DOCUMENTED
+
+
+@pytest.mark.skipif(
+    find_spec("tensorrt_rtx_bindings") is None, reason="TensorRT for RTX is not installed"
+)
+@pytest.mark.parametrize("name", FOUND)
+def test_what_was_found_is_what_the_compiler_does(name: str, tmp_path: Path) -> None:
+    path = FOUND[name].text.save(tmp_path)
+    made, kernels = compile_onnx(path, "rtx4090", compiler="rtx"), explain_onnx(path).kernels
+    types = {node: one.dtype for one in kernels for node in one.nodes}
+    assert bool(FOUND[name].errors) == (not made.built)
+    assert {one.node: one.computed for one in made.products} == {
+        one.node: types[one.node] for one in made.products
+    }
+    fused = [one for one in kernels if one.rules[0] == "K01"]
+    assert len(fused) == sum(bool(one.reads) for one in made.attentions)
 
 
 def test_what_depends_on_the_gpu_is_unknown(tmp_path: Path) -> None:

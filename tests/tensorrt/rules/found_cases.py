@@ -6,6 +6,7 @@ import ml_dtypes
 import numpy as np
 
 from tests.tensorrt.rules.models import Text
+from tests.tensorrt.rules.placement_cases import attention, fp8_attention
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,12 @@ class Case:
     types: tuple[tuple[str, str], ...] = ()
 
 
-_POOL = "a = QDQ(x, s)\nb = MaxPool<kernel_shape=[3,3],pads=[1,1,1,1]>(a)\n"
+_PLAIN = "b = MaxPool<kernel_shape=[3,3],pads=[1,1,1,1]>(a)\n"
+_POOL = f"a = QDQ(x, s)\n{_PLAIN}"
 _CONV = "v = DQ(W_16x16x3x3)\nc = Conv<pads=[1,1,1,1]>(b, v)\n"
 _FP8 = ("f", np.array(0, ml_dtypes.float8_e4m3fn))
+_WEIGHT = ("w8", np.ones((16, 16, 3, 3), ml_dtypes.float8_e4m3fn))
+_CONV8 = "v = DequantizeLinear(w8, s, f)\nc = Conv<pads=[1,1,1,1]>(b, v)\n"
 _INT4 = ("f", np.array(0, ml_dtypes.int4))
 _PAIR = "a_q = QuantizeLinear(x, s, f)\na = DequantizeLinear(a_q, s, f)\n"
 
@@ -37,6 +41,45 @@ FOUND = {
         Text(f"{_POOL}{_CONV}q = QDQ(b, s2)\nr = Relu(q)", outputs=("c", "r")),
         types=(("Conv_c", "FP32"),),
     ),
+    "pooled and joined, and quantized again": Case(
+        Text(
+            f"{_POOL.replace('b =', 'p =')}b = Concat<axis=2>(a, p)\n{_CONV}"
+            "q = QDQ(p, s2)\nr = Relu(q)",
+            outputs=("c", "r"),
+        ),
+        types=(("Conv_c", "FP32"),),
+    ),
+    "pooled and joined": Case(
+        Text(f"{_POOL.replace('b =', 'p =')}b = Concat<axis=2>(a, p)\n{_CONV}"),
+        types=(("MaxPool_p", "INT8"), ("Conv_c", "INT8")),
+    ),
+    "pooled in FP8": Case(
+        Text(f"{_PAIR}{_PLAIN}{_CONV8}", arrays=[_FP8, _WEIGHT]),
+        types=(("MaxPool_b", "FP32"), ("Conv_c", "FP32")),
+    ),
+    "pooled and joined in FP8": Case(
+        Text(
+            f"{_PAIR}{_PLAIN.replace('b =', 'p =')}b = Concat<axis=2>(a, p)\n{_CONV8}",
+            arrays=[_FP8, _WEIGHT],
+        ),
+        types=(("MaxPool_p", "FP32"), ("Conv_c", "FP32")),
+    ),
+    "pooled between FP8 pairs": Case(
+        Text(
+            f"{_PAIR}{_PLAIN.replace('b =', 'p =').replace('Max', 'Average')}"
+            f"b_q = QuantizeLinear(p, s, f)\nb = DequantizeLinear(b_q, s, f)\n{_CONV8}",
+            arrays=[_FP8, _WEIGHT],
+        ),
+        types=(("AveragePool_p", "FP32"), ("Conv_c", "FP8")),
+    ),
+    "few keys in FP8": Case(
+        fp8_attention(key=31),
+        types=(("MatMul_m", "FP8"), ("Softmax_p", "FP16"), ("MatMul_o", "FP8")),
+    ),
+    "few queries in FP8": Case(
+        fp8_attention(query=1), types=(("MatMul_m", "FP8"), ("Softmax_p", "FP8"))
+    ),
+    "few keys in INT8": Case(attention(positions=4), types=(("Softmax_p", "INT8"),)),
     "transposed, and quantized again": Case(
         Text(
             f"a = QDQ(x, s)\nb = Transpose<perm=[0,1,3,2]>(a)\n{_CONV}q = QDQ(b, s2)\nr = Relu(q)",

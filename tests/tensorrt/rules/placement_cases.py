@@ -68,7 +68,7 @@ def attention(head: int = 16, positions: int = 8, **changes: str) -> Text:
     return Text("\n".join((lines | changes).values()), inputs)
 
 
-def fp8_attention(scale: float) -> Text:
+def fp8_attention(scale: float = 1 / 448, query: int = 128, key: int = 128) -> Text:
     pairs = {
         name: f"{name}q = QuantizeLinear({name}, {by}, z8)\n"
         f"{name}1 = DequantizeLinear({name}q, {by}, z8)"
@@ -77,7 +77,8 @@ def fp8_attention(scale: float) -> Text:
     end = "o = MatMul(p1, v1)\noq = QuantizeLinear(o, h, z8)\nd = DequantizeLinear(oq, h, z8)\n"
     text = attention(64, 128, **pairs, o=f"{end}y = MatMul(d, H_64x64)")
     arrays = [array("z8", 0, FP8), array("p8", scale, np.float16)]
-    return Text(text.lines, text.inputs, dtype=TensorProto.FLOAT16, arrays=arrays)
+    inputs = (("q", (1, 2, query, 64)), ("k", (1, 2, 64, key)), ("v", (1, 2, key, 64)))
+    return Text(text.lines, inputs, dtype=TensorProto.FLOAT16, arrays=arrays)
 
 
 def fp8_conv(channels: int) -> Text:

@@ -10,7 +10,7 @@ from embedl_deploy.tensorrt.prediction.plan import Plan
 from embedl_deploy.tensorrt.prediction.rule import Basis, Found
 from embedl_deploy.tensorrt.prediction.types import named
 from embedl_deploy.tensorrt.rules.attention import Attention, attentions
-from embedl_deploy.tensorrt.rules.heads import HEADS, POSITIONS
+from embedl_deploy.tensorrt.rules.heads import FP8_POSITIONS, HEADS, POSITIONS
 
 _BEHIND = COPIES | {QUANTIZE, DEQUANTIZE, "Cast", "Dropout"}
 
@@ -50,7 +50,8 @@ def _obstacle(one: Attention) -> str:
     if one.quantizers and one.missing:
         return f"it is quantized in part: {', '.join(one.missing)} not"
     if one.is_fp8:
-        return "" if head is None or 8 < head <= 256 else f"FP8 attention has heads of {head}"
+        wrong = head is not None and not 8 < head <= 256
+        return f"FP8 attention has heads of {head}" if wrong else _few(one)
     if one.quantizers:
         long = max(query or 0, key or 0)
         if long > POSITIONS:
@@ -63,12 +64,20 @@ def _obstacle(one: Attention) -> str:
     return ""
 
 
+def _few(one: Attention) -> str:
+    key = one.sizes[1]
+    if not one.is_fp8 or key is None or key >= FP8_POSITIONS:
+        return ""
+    return f"FP8 attention has {key} positions of the key, and none is fused below {FP8_POSITIONS}"
+
+
 ATTENTION = Fusion(
     "K01",
     "attention",
     "query by key, softmax and product with the value: in FP16 or BF16 with heads of 16 to 256, "
     "multiples of 8; in INT8 or FP8 where it is quantized completely and within its limits "
-    "(P16, P17, P19). TensorRT may still decline",
+    "(P16, P17, P19), in FP8 with 32 positions of the key or more (compiled). TensorRT may still "
+    "decline",
     Basis.DOCUMENTED,
     "developer guide of 10.3, quoted in TRT#2981 and TRT#4167; ModelOpt, match_fp8_mha_pattern",
     _fused,
@@ -80,7 +89,8 @@ def _parts(plan: Plan) -> Iterator[Found]:
         if plan.group(one.softmax) is None:
             why = _obstacle(one) or "a value inside it is read from outside"
             dtype = named(one.softmax.output.dtype)
-            yield Found([one.softmax], dtype, reason=f"no fused attention: {why}")
+            basis = Basis.COMPILED if why == _few(one) else None
+            yield Found([one.softmax], dtype, reason=f"no fused attention: {why}", basis=basis)
 
 
 SOFTMAX = Fusion(

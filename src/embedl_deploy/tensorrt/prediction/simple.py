@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from embedl_deploy.onnx_model.dtypes import FP8
 from embedl_deploy.onnx_model.graph import Node
 from embedl_deploy.onnx_model.view import DEQUANTIZE, POOLS, dequantizer, stored_type
 from embedl_deploy.tensorrt.prediction.fusion import Fusion
@@ -71,9 +72,10 @@ NORM = Fusion(
 def _pools(plan: Plan) -> Iterator[Found]:
     for node in plan.free("MaxPool", *sorted(POOLS)):
         pair = dequantizer(node.first)
-        commutes = node.op == "MaxPool"
-        quantized = pair is not None and (commutes or only_quantized(node.output))
-        if pair is not None and quantized:
+        if pair is not None and stored_type(pair) == FP8:
+            basis, why = Basis.COMPILED, "FP8 numbers are pooled in floating point"
+            yield Found([node], named(node.output.dtype), reason=why, basis=basis)
+        elif pair is not None and (node.op == "MaxPool" or only_quantized(node.output)):
             yield Found([node], named(stored_type(pair)), quantized=True)
         else:
             wasted = "it reads quantized values, and does not give such" if pair else ""
@@ -83,7 +85,7 @@ def _pools(plan: Plan) -> Iterator[Found]:
 POOLING = Fusion(
     "K11",
     "pooling",
-    "pooling: between DQ and Q on quantized values; max pooling commutes with both",
+    "pooling: between DQ and Q on INT8 values; max pooling commutes with both",
     Basis.DOCUMENTED,
     "Guide, recommendation 5; Guide, Q/DQ propagation",
     _pools,

@@ -8,6 +8,8 @@ from embedl_deploy.tensorrt.rules.rule import Fault, Outcome, Rule, Severity, Un
 
 POSITIONS = 512
 HEADS = (16, 32, 64)
+FP8_POSITIONS = 32
+"""Of the key, with which TensorRT for RTX 1.7.1 has an FP8 kernel; the query may have fewer."""
 
 
 def _int8(view: View) -> Iterator[Attention]:

@@ -1,17 +1,20 @@
 """Why a quantized operator computes in floating point all the same, as TensorRT for RTX does."""
 
+from collections.abc import Iterator
 from math import prod
 
-from embedl_deploy.onnx_model.graph import Node
+from embedl_deploy.onnx_model.dtypes import FP8
+from embedl_deploy.onnx_model.graph import Node, Value
 from embedl_deploy.onnx_model.view import (
-    COMMUTING,
     CONVOLUTIONS,
+    KEEPING,
     activation_quantizer,
     constant,
     dequantizer,
     is_constant,
     is_quantized_after,
     made_by,
+    stored_type,
     weight_quantizer,
 )
 from embedl_deploy.tensorrt.rules.scales import positive, weight_uses
@@ -28,8 +31,11 @@ def scale_loss(node: Node) -> str:
             return "its scale is computed when the network runs"
         if prod(one or 1 for one in shape) > 1 or (shape and node.op in CONVOLUTIONS):
             return f"the scale of its input has the shape {list(shape)}"
-    if _quantized_again(node):
-        return "what it reads is pooled, and quantized again after the pooling"
+    for pool in _poolings(node):
+        if activation is not None and stored_type(activation) == FP8:
+            return "what it reads is pooled, and FP8 numbers are not"
+        if is_quantized_after(pool.output):
+            return "what it reads is pooled, and quantized again after the pooling"
     if weight is None or len(_scale_shape(weight)) != 1 or _scale_shape(weight) == (1,):
         return ""
     if weight.attributes.get("block_size"):
@@ -41,14 +47,18 @@ def scale_loss(node: Node) -> str:
     )
 
 
-def _quantized_again(node: Node) -> bool:
-    """Whether a MaxPool between a DQ and a product has a Q after it too."""
-    value = node.first
-    while (maker := made_by(value, *COMMUTING)) is not None:
-        if maker.op == "MaxPool" and is_quantized_after(maker.output):
-            return True
-        value = maker.first
-    return False
+def _poolings(node: Node) -> Iterator[Node]:
+    """Each MaxPool between the DQ of an activation and a product."""
+    pending: list[Value | None] = [node.first]
+    seen: set[int] = set()
+    while pending:
+        maker = made_by(pending.pop(), *KEEPING)
+        if maker is None or id(maker) in seen:
+            continue
+        seen.add(id(maker))
+        pending.extend(maker.inputs)
+        if maker.op == "MaxPool":
+            yield maker
 
 
 def _scale_shape(node: Node | None) -> tuple[int | None, ...]:
