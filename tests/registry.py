@@ -1,7 +1,10 @@
 """What each `torch.onnx.export` reads anew of torch, a second of two, is read once a worker."""
 
 import functools
+import typing
 from typing import Any
+
+import torch
 
 
 def read_operators_once() -> None:
@@ -14,6 +17,8 @@ def read_operators_once() -> None:
         from torch.onnx._internal.exporter._registration import ONNXRegistry
     except ImportError:
         return
+    # An annotation that torch evaluates 11,000 times an export; of `typing` it is kept.
+    vars(torch._ops)["Callable"] = typing.Callable
     if hasattr(utils, "_materialize_cpp_cia_ops"):
         utils._materialize_cpp_cia_ops = functools.cache(utils._materialize_cpp_cia_ops)
     read = functools.cache(ONNXRegistry.from_torchlib)

@@ -119,19 +119,39 @@ SPELLINGS = {
 }
 
 
+class Spelled(nn.Module):
+    """Turns its features in several ways, with an output for each."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        self.ways = nn.ModuleDict({name: Turned(SPELLINGS[name]) for name in names})
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(one(x) for one in self.ways.values())
+
+
+def errors(path: Path, model: Spelled, data: Tensor) -> dict[str, float]:
+    """Of each way: the noise over the signal. A step of half precision has 66 dB, an angle 35."""
+    with torch.no_grad():
+        wanted = model(data)
+    pairs = zip(model.ways, wanted, OnnxModel(path)(data).values(), strict=True)
+    return {
+        name: float((one - computed.float()).square().sum() / one.square().sum())
+        for name, one, computed in pairs
+    }
+
+
 @pytest.mark.parametrize("dynamic_batch", [False, True], ids=["fixed", "dynamic"])
-@pytest.mark.parametrize("spelling", SPELLINGS)
-def test_angles_are_rounded_once(spelling: str, *, dynamic_batch: bool, tmp_path: Path) -> None:
+def test_angles_are_rounded_once(*, dynamic_batch: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model, data = Turned(SPELLINGS[spelling]).eval(), torch.randn(2, 512, 32)
+    model, data = Spelled(*SPELLINGS).eval(), torch.randn(2, 512, 32)
     result = transform(model, (data,))
     plain = export_onnx(
         result, data, tmp_path / "p.onnx", precision="float16", dynamic_batch=dynamic_batch
     )
-    (computed,) = OnnxModel(plain)(data).values()
-    wanted = model(data)
-    error = (wanted - computed.float()).square().sum() / wanted.square().sum()
-    assert error < 1e-5  # 50 dB; a step of half precision is 66 dB away, a turned angle 35
+    found = errors(plain, model, data)
+    assert found.keys() == SPELLINGS.keys()
+    assert max(found.values()) < 1e-5, found
     quantized = quantize(result, [data])
     path = export_onnx(
         quantized, data, tmp_path / "q.onnx", precision="float16", dynamic_batch=dynamic_batch
@@ -139,10 +159,10 @@ def test_angles_are_rounded_once(spelling: str, *, dynamic_batch: bool, tmp_path
     assert verify_onnx(path, quantized, [data]).only_ties
 
 
-@pytest.mark.parametrize("spelling", ["product", "einsum", "typed", "filled"])
-def test_sizes_that_vary_are_not_stored(spelling: str, tmp_path: Path) -> None:
+def test_sizes_that_vary_are_not_stored(tmp_path: Path) -> None:
     """The file computes its angles for inputs of another length."""
-    model, data = Turned(SPELLINGS[spelling]).eval(), torch.randn(2, 64, 32)
+    model = Spelled("product", "einsum", "typed", "filled").eval()
+    data = torch.randn(2, 64, 32)
     path = export_onnx(
         transform(model, (data,)),
         data,
@@ -150,7 +170,5 @@ def test_sizes_that_vary_are_not_stored(spelling: str, tmp_path: Path) -> None:
         precision="float16",
         dynamic_shapes=({1: torch.export.Dim("length", max=512)},),
     )
-    other = torch.randn(2, 300, 32)
-    (computed,) = OnnxModel(path)(other).values()
-    wanted = model(other)
-    assert (wanted - computed.float()).square().sum() < 1e-5 * wanted.square().sum()
+    found = errors(path, model, torch.randn(2, 300, 32))
+    assert max(found.values()) < 1e-5, found

@@ -5,6 +5,7 @@ so that no comparison is vacuous.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torchvision
@@ -16,8 +17,17 @@ from torchvision.models.vision_transformer import VisionTransformer
 SIZE = 64
 
 
+class NarrowResNet(ResNet):
+    """With the channels of the stem throughout."""
+
+    def _make_layer(self, block: Any, planes: int, *args: Any, **kwargs: Any) -> nn.Sequential:
+        return super()._make_layer(block, min(planes, 64), *args, **kwargs)
+
+
 def resnet() -> nn.Module:
-    return ResNet(BasicBlock, [1, 1, 1, 1], num_classes=10)
+    model = NarrowResNet(BasicBlock, [1, 1, 1, 1])
+    model.fc = nn.Linear(64, 10)
+    return model
 
 
 def convnext() -> nn.Module:
