@@ -112,8 +112,13 @@ def product(file: File) -> onnx.NodeProto:
     return node
 
 
-@pytest.mark.parametrize(("attention", "precision"), [("inputs", "float32"), ("full", "float16")])
-@pytest.mark.parametrize("name", LOWERINGS)
+@pytest.mark.parametrize(
+    ("name", "attention", "precision"),
+    [
+        *((name, "full", "float16") for name in LOWERINGS),
+        *((name, "inputs", "float32") for name in ("whole", "tensorrt's")),
+    ],
+)
 def test_a_file_computes_what_was_simulated(
     name: str, attention: Any, precision: Any, tmp_path: Path
 ) -> None:
