@@ -128,7 +128,7 @@ def test_quantized_probabilities_are_a_pair_behind_the_softmax(
     assert len(parity.stubs) == len(files.stubs_of(model))
 
 
-@pytest.mark.parametrize("opset", [18, 19, 20, 22, 23, 24])
+@pytest.mark.parametrize("opset", [18, 22, 24])
 def test_other_opsets_compute_the_same(opset: int, tmp_path: Path) -> None:
     case, model = CASES["attention"], quantized("attention")
     path = export_onnx(model, case.args(), tmp_path / "model.onnx", opset=opset)
