@@ -112,6 +112,7 @@ RECIPES = sorted((ROOT / "examples" / "runs").glob("*.yaml"))
 def test_the_recipes_are_sound(path: Path) -> None:
     job = read_run(path)
     assert origin(job.model, job.weights)
+    assert job.config is not None
     assert job.config.weights.bits == 8
     assert job.output.stem in {path.stem, *path.stem.split("_")} or path.stem in job.output.stem
 

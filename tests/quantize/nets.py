@@ -17,7 +17,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 SIZE = 64
 
 
-class NarrowResNet(ResNet):
+class NarrowResNet(ResNet):  # type: ignore[misc]
     """With the channels of the stem throughout."""
 
     def _make_layer(self, block: Any, planes: int, *args: Any, **kwargs: Any) -> nn.Sequential:
