@@ -66,11 +66,14 @@ global pooling, `mixed` none at depthwise convolutions either. SQNR as above.
 |---|---|---|---|---|
 """
 LISTS = {
-    "nothing: float16": None,
-    "everything": EVERYTHING,
-    "smart": TENSORRT_RTX.named("smart"),
-    "mixed": TENSORRT_RTX.named("mixed"),
+    "nothing: float16": (None, 1),
+    "everything": (EVERYTHING, 1),
+    "smart": (TENSORRT_RTX.named("smart"), 1),
+    "mixed": (TENSORRT_RTX.named("mixed"), 1),
+    "nothing: float16, batch 32": (None, 32),
+    "mixed, batch 32": (TENSORRT_RTX.named("mixed"), 32),
 }
+"""Patterns that are quantized, and the batch of the file."""
 PEERS = {
     "onnxruntime-float-bias": "onnxruntime-symmetric",
     "nncf-symmetric": "nncf-symmetric",
@@ -121,7 +124,7 @@ def _listed(name: str) -> None:
     path = FOLDER / f"{name}.lists.json"
     found = json.loads(path.read_text()) if path.exists() else {}
     model, batches = _built(name)
-    for what, patterns in LISTS.items():
+    for what, (patterns, batch) in LISTS.items():
         if what in found:
             continue
         print(f"{name}: {what}", file=sys.stderr, flush=True)
@@ -135,7 +138,7 @@ def _listed(name: str) -> None:
             sqnr = judge.accuracy(made).sqnr_db
         with TemporaryDirectory() as folder:
             file = Path(folder) / "model.onnx"
-            export_onnx(made, (batches[0][:1],), file, precision="float16")
+            export_onnx(made, (batches[0][:1].repeat(batch, 1, 1, 1),), file, precision="float16")
             cost = cost_of(file, TENSORRT_RTX, GPU, "time", None)
         found[what] = {"microseconds": cost.value, "kernels": cost.kernels, "sqnr_db": sqnr}
         path.write_text(json.dumps(found), encoding="utf-8")

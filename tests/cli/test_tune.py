@@ -23,11 +23,12 @@ TWICE = ("user_nets:twice", "plan.json", "--data", "user_nets:pairs", "--target"
 DEPLOY = ("deploy", "user_nets:twice", "out.onnx", "--data", "user_nets:pairs", "--no-verify")
 
 PLAN = {
-    "schema": 2,
+    "schema": 3,
     "config": {"skip": [{"which": "right"}]},
     "target": "TensorRT",
     "compiler": "TensorRT for RTX 9",
     "gpu": "l4",
+    "batch": 1,
     "groups": [{"paths": ["left"]}, {"paths": ["right"]}],
 }
 
@@ -49,7 +50,7 @@ def test_a_plan_is_written_and_followed() -> None:
     plan = json.loads(Path("plan.json").read_text())
     more = {"output", "schema_version"}
     assert plan == {key: value for key, value in found.items() if key not in more}
-    assert (plan["schema"], plan["complete"]) == (2, True)
+    assert (plan["schema"], plan["complete"]) == (3, True)
     assert {one["name"] for one in plan["groups"]} == {"left", "right"}
     said = run("tune", *TWICE, "--trials", "0", "--report", "page.html").stdout
     assert plan["verdict"].rpartition(" at ")[0] in " ".join(said.split())
@@ -67,7 +68,9 @@ def test_deploy_follows_a_plan() -> None:
     Path("plan.json").write_text(json.dumps(PLAN))
     assert run_json(*DEPLOY, "--plan", "plan.json")["quantized_weights"] == 1
     shown = " ".join(run(*DEPLOY, "--plan", "plan.json").stdout.split())
-    assert "for TensorRT: measured for l4 with TensorRT for RTX 9" in shown
+    assert "for TensorRT: measured for l4 at batch 1 with TensorRT for RTX 9" in shown
+    shown = " ".join(run(*DEPLOY, "--plan", "plan.json", "--batch", "2").stdout.split())
+    assert "and this file takes 2: tune again for that" in shown
     said = run(*DEPLOY, "--plan", "plan.json", "--attention", "full", code=2).stderr
     assert "--plan excludes" in said
 

@@ -28,6 +28,7 @@ def tuning(*candidates: Candidate, half: float = 100.0) -> Tuning:
         base=QuantConfig(),
         unit="time",
         gpu="l4",
+        batch=1,
         target="RTX",
         refused={},
         base_choice=Choice(),

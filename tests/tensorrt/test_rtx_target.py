@@ -1,5 +1,7 @@
 """The target of TensorRT for RTX: one scale a weight, keys transposed after their pair."""
 
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -108,6 +110,26 @@ def test_a_wrong_factor_is_found(tmp_path: Path) -> None:
 def _hold(path: Path, model: fx.GraphModule) -> None:
     if not verify_onnx(path, model, [EXAMPLE]).only_ties:
         raise VerificationError("it differs")
+
+
+PICKLED = """
+import sys, torch
+from embedl_deploy.default import target_for
+model = torch.load(sys.argv[1], weights_only=False)
+torch.save((target_for(model).name, model(torch.load(sys.argv[2]))), sys.argv[3])
+"""
+
+
+@pytest.mark.parametrize("target", [TENSORRT, TENSORRT_RTX], ids=lambda one: one.name)
+def test_a_pickled_model_knows_its_target_in_a_new_process(target: Target, tmp_path: Path) -> None:
+    model = quantized(target, Block(), EXAMPLE)
+    paths = [tmp_path / name for name in ("model.pt", "x.pt", "y.pt")]
+    torch.save(model, paths[0])
+    torch.save(EXAMPLE, paths[1])
+    subprocess.run([sys.executable, "-c", PICKLED, *map(str, paths)], check=True)
+    name, output = torch.load(paths[2])
+    assert name == target.name
+    torch.testing.assert_close(output, model(EXAMPLE))
 
 
 @pytest.mark.parametrize("target", [TENSORRT, TENSORRT_RTX], ids=lambda one: one.name)

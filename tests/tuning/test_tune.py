@@ -288,7 +288,7 @@ def test_what_saves_next_to_nothing_is_not_worth_its_noise(result: Result) -> No
     assert found.best is None
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"schema": 7, "config": null}', '{"schema": 2}'])
+@pytest.mark.parametrize("text", ["", "[]", '{"schema": 7, "config": null}', '{"schema": 3}'])
 def test_what_is_no_plan_is_said(tmp_path: Path, text: str) -> None:
     path = tmp_path / "plan.json"
     path.write_text(text)
@@ -337,7 +337,7 @@ def test_the_compiler_gives_the_cost() -> None:
     assert found.half.kernels
     assert all(kernels)
     said = " ".join(str(found).split())
-    assert "estimated for sm89 from what TensorRT for RTX" in said
+    assert "estimated for sm89 at batch 1 from what TensorRT for RTX" in said
     assert "nothing was run; the files are for TensorRT, whose kernels may be others" in said
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["float16"]["kernels"]
 

@@ -245,6 +245,10 @@ PlanOption = Annotated[
         show_default=False,
     ),
 ]
+FileBatchOption = Annotated[
+    int,
+    typer.Option(min=1, metavar="N", rich_help_panel=FILE, help="Batch that the file takes."),
+]
 GpuOption = Annotated[
     str, typer.Option("--gpu", metavar="NAME", help="What the compiler builds for, as in build.")
 ]

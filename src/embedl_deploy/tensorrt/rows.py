@@ -1,5 +1,6 @@
 """Products of one row, which TensorRT for RTX is left to compute in half precision."""
 
+import copyreg
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,14 @@ from embedl_deploy.rewrite.find import call
 
 _WEIGHTS = 2**21
 """INT8 saves a byte of each: of this many, what a GPU reads while a kernel starts."""
+
+
+class _Made(type):
+    """Of patterns that are made here; they are pickled as what they are made of."""
+
+
+_MADE: dict[type[Pattern], type[Pattern]] = {}
+copyreg.pickle(_Made, lambda one: (_made_of, one.__bases__))
 
 
 def half_at_one_row(pattern: type[Pattern]) -> type[Pattern]:
@@ -30,6 +39,10 @@ def half_at_one_row(pattern: type[Pattern]) -> type[Pattern]:
         reason: str | None = call(self, partial(pattern.keep_float, self), {**bound, "site": site})
         return reason
 
-    return type(
-        pattern.__name__, (pattern,), {"keep_float": keep_float, "__doc__": pattern.__doc__}
-    )
+    more = {"keep_float": keep_float, "__doc__": pattern.__doc__}
+    made: Any = _Made(pattern.__name__, (pattern,), more)
+    return _MADE.setdefault(pattern, made)
+
+
+def _made_of(pattern: type[Pattern]) -> Any:
+    return half_at_one_row(pattern)

@@ -117,7 +117,7 @@ TENSORRT: Target = Target(
 _RTX_CONVERSIONS = tuple(
     one for one in TENSORRT_CONVERSION_PATTERNS if one is not pooling.FlattenLinearToConv1x1Pattern
 )
-_RTX_FUSIONS = tuple(map(half_at_one_row, TENSORRT_FUSION_PATTERNS))
+_RTX_FUSIONS = tuple(half_at_one_row(one) for one in TENSORRT_FUSION_PATTERNS)
 
 TENSORRT_RTX: Target = replace(
     TENSORRT,

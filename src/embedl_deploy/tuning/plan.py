@@ -33,6 +33,7 @@ class Tuning(Printed):
         base: How to quantize besides.
         unit: Of the costs: `time`, an estimate in microseconds, or `bytes`, in megabytes.
         gpu: That files were compiled for; empty where a function gave the costs.
+        batch: Samples that a file takes at a time.
         target: The name of the target that files were written for.
         refused: Formats that were not measured, and why.
         base_choice: With everything quantized, the cheapest: the one that each group is left of.
@@ -49,6 +50,7 @@ class Tuning(Printed):
     base: QuantConfig
     unit: Unit
     gpu: str
+    batch: int
     target: str
     refused: dict[str, str]
     base_choice: Choice
@@ -97,7 +99,10 @@ class Tuning(Printed):
         compiler = self.half.compiler
         if not compiler:
             return "by the given function"
-        said = f"estimated for {self.gpu} from what {compiler} makes; nothing was run"
+        said = (
+            f"estimated for {self.gpu} at batch {self.batch} from what {compiler} makes; nothing "
+            "was run"
+        )
         if self.target in {compiler, compiler.rpartition(" ")[0]}:
             return said
         return f"{said}; the files are for {self.target}, whose kernels may be others"
@@ -141,6 +146,7 @@ class Tuning(Printed):
             "target": self.target,
             "compiler": self.half.compiler,
             "gpu": self.gpu,
+            "batch": self.batch,
             "cost_from": self.cost_from,
             "unit": self.unit,
             "float16": self.half.to_dict(),

@@ -34,6 +34,7 @@ def tune(  # noqa: PLR0913 - each is one choice
     max_drop: float | None = None,
     max_cost: float | None = None,
     gpu: str = "rtx4090",
+    batch: int = 1,
     unit: Unit = "time",
     cost: CostFunction | None = None,
     evaluate: Evaluate | None = None,
@@ -61,6 +62,7 @@ def tune(  # noqa: PLR0913 - each is one choice
         max_cost: Of the file at most, in microseconds or megabytes; the most accurate is sought.
             Without any bound, the cheapest is.
         gpu: As `compile_onnx` takes it.
+        batch: Samples that the file takes at a time; it decides what a layer costs.
         unit: `time`, an estimate by the compiler's layers, or `bytes` that they move.
         cost: Gives the cost of an ONNX file in place of both, such as a measured latency.
         evaluate: Gives the accuracy of a model in percent.
@@ -83,16 +85,17 @@ def tune(  # noqa: PLR0913 - each is one choice
     with inferring(source):
         some = first_inputs(source, data, samples)
     cut = len(some) - max(1, len(some) // 4) if len(some) > 1 else 0
-    about = fingerprint(source, some, base, gpu, unit, target, cost, evaluate, *_versions())
+    about = fingerprint(source, some, base, gpu, batch, unit, target, cost, evaluate, *_versions())
     search = Search(
         source=source,
-        examples=pytree.tree_map_only(Tensor, lambda one: one[:1] if one.dim() else one, some[0]),
+        examples=pytree.tree_map_only(Tensor, partial(_repeated, batch), some[0]),
         learned=some[:cut] or some,
         judge=Judge(source, some[cut:], evaluate),
         config=base,
         costing=partial(cost_of, target=target, gpu=gpu, unit=unit, own=cost),
         unit=unit,
         gpu="" if cost else gpu,
+        batch=batch,
         target=target,
         store=Store(None if store is None else Path(store), about),
         bound=bound,
@@ -100,6 +103,11 @@ def tune(  # noqa: PLR0913 - each is one choice
         report=report or _silent,
     )
     return search.run()
+
+
+def _repeated(batch: int, one: Tensor) -> Tensor:
+    """The first sample, so many times."""
+    return one[:1].expand(batch, *one.shape[1:]) if one.dim() else one
 
 
 def _versions() -> list[str]:

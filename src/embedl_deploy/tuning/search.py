@@ -46,6 +46,7 @@ class Search:
         costing: Gives the cost of a file.
         unit: Of it.
         gpu: That files are compiled for; empty where they are not.
+        batch: Samples that a file takes at a time.
         target: That files are written for.
         store: Of what was measured.
         bound: What the best has to keep to.
@@ -61,6 +62,7 @@ class Search:
     costing: Callable[[Path], Cost]
     unit: Unit
     gpu: str
+    batch: int
     target: Target
     store: Store
     bound: Bound
@@ -101,6 +103,7 @@ class Search:
             base=self.config,
             unit=self.unit,
             gpu=self.gpu,
+            batch=self.batch,
             target=self.target.name,
             refused={**self.refused},
             base_choice=self.base_choice,

@@ -12,7 +12,7 @@ from embedl_deploy.modules import FusedModule
 from embedl_deploy.quantize import QuantConfig
 from embedl_deploy.rewrite import Result
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the form of a plan on disk."""
 
 
@@ -26,6 +26,7 @@ class Plan:
         target: The name of the target that files were written for.
         compiler: That gave the costs, with its version; empty where a function did.
         gpu: That it compiled for; likewise.
+        batch: Samples that the files took at a time.
         layers: Paths of the fused modules that it knows.
     """
 
@@ -34,6 +35,7 @@ class Plan:
     target: str
     compiler: str
     gpu: str
+    batch: int
     layers: tuple[str, ...]
 
     def check(self, result: Result | fx.GraphModule) -> None:
@@ -72,6 +74,7 @@ def read_plan(path: Path) -> Plan:
                 f"'{path}' is a plan of version {schema}; {SCHEMA} is known: tune again"
             )
         target, compiler, gpu = (str(stored[name]) for name in ("target", "compiler", "gpu"))
+        batch = int(stored["batch"])
         layers = tuple(layer for group in stored["groups"] for layer in group["paths"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LoadError(f"'{path}' is no plan of embedl-deploy tune: {error}") from None
@@ -79,4 +82,4 @@ def read_plan(path: Path) -> Plan:
         chosen = None if config is None else QuantConfig.from_dict(config)
     except QuantizationError as error:
         raise LoadError(f"the plan '{path}': {error}") from None
-    return Plan(path, chosen, target, compiler, gpu, layers)
+    return Plan(path, chosen, target, compiler, gpu, batch, layers)

@@ -135,7 +135,9 @@ def _planned(path: Path, deployed: Deployed) -> str:
     said = f"{path}, for {plan.target}"
     if not plan.gpu:
         return said
-    said = f"{said}: measured for {plan.gpu} with {plan.compiler}"
+    said = f"{said}: measured for {plan.gpu} at batch {plan.batch} with {plan.compiler}"
+    if plan.batch != deployed.job.batch:
+        return f"{said}, and this file takes {deployed.job.batch}: tune again for that"
     made = None if deployed.compiled is None else deployed.compiled.written
     if made is None or (made.gpu, made.compiler) == (plan.gpu, plan.compiler):
         return said

@@ -9,7 +9,7 @@ import typer
 
 from embedl_deploy.cli.commands.bounds import Bounds
 from embedl_deploy.cli.commands.order import Judged
-from embedl_deploy.cli.options import FILE, JUDGING, TUNING, ReportOption
+from embedl_deploy.cli.options import FILE, JUDGING, TUNING, FileBatchOption, ReportOption
 from embedl_deploy.errors import LoadError
 
 
@@ -28,10 +28,7 @@ class Job(Judged, Bounds):
     output: Annotated[
         Path, typer.Argument(metavar="OUTPUT.onnx", help="The file to write.", show_default=False)
     ]
-    batch: Annotated[
-        int,
-        typer.Option(min=1, metavar="N", rich_help_panel=FILE, help="Batch that the file takes."),
-    ] = 1
+    batch: FileBatchOption = 1
     dynamic_batch: Annotated[
         bool,
         typer.Option("--dynamic-batch", rich_help_panel=FILE, help="The file takes any batch."),

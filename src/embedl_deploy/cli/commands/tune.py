@@ -15,6 +15,7 @@ from embedl_deploy.cli.commands.prepare import Transformed, transformed
 from embedl_deploy.cli.data_options import LimitOption
 from embedl_deploy.cli.options import (
     DebugOption,
+    FileBatchOption,
     GpuOption,
     JsonOption,
     ReportOption,
@@ -48,6 +49,7 @@ class Search(Material, Bounds):
     ]
     target: TargetOption = TargetChoice.RTX
     gpu: GpuOption = _GPU
+    batch: FileBatchOption = 1
     limit: LimitOption = _SAMPLES
     trials: Annotated[
         int,
@@ -93,6 +95,7 @@ def planned(job: Job, steps: Steps) -> tuple[Job, Tuning | None]:
         **{one.name: getattr(job, one.name) for one in shared},
         output=job.output.with_suffix(".plan.json"),
         gpu=job.gpu or _GPU,
+        batch=job.batch,
     )
     found = _found(replace(search, limit=_SAMPLES), transformed(job, steps, batch=1), steps)
     planned_job = replace(
@@ -128,6 +131,7 @@ def _tuned(search: Search, made: Transformed, progress: StepProgress) -> Tuning:
         search.base,
         **search.bound,
         gpu=search.gpu,
+        batch=search.batch,
         samples=search.limit,
         trials=search.trials,
         store=search.measurements,
