@@ -180,6 +180,30 @@ def test_what_no_pattern_took_is_not_covered() -> None:
     assert (conv.path, conv.kind, conv.macs) == ("0", "Conv2d", linear.total - linear.fused)
 
 
+@torch.fx.wrap
+def hidden(x: Tensor, weight: Tensor, sizes: list[int]) -> Tensor:
+    """A function that tracing does not look into, which writes to its own list."""
+    sizes[0] = x.shape[0]
+    return F.linear(x, weight).view(sizes)
+
+
+def test_what_tracing_does_not_look_into_is_counted() -> None:
+    layers = {"first": nn.Linear(4, 8), "last": nn.Linear(8, 2)}
+    model = net(lambda m, x: m.last(hidden(m.first(x), m.weight, [0, 8])), **layers)
+    model.weight = nn.Parameter(torch.randn(8, 8))
+    result = transform(model.eval(), (torch.randn(3, 4),))
+    assert result.coverage is not None
+    (left,) = result.coverage.rest
+    assert result.coverage == Coverage(3 * (32 + 64 + 16), 3 * (32 + 16), (left,))
+    assert (left.kind, left.macs, left.weighted) == ("hidden", 3 * 64, False)
+    assert left.reason == (
+        "tracing does not look into 'hidden' (torch.fx.wrap); method='export' does"
+    )
+    other = transform(model, (torch.randn(3, 4),), method="export")
+    assert other.coverage is not None
+    assert other.coverage.total == result.coverage.total
+
+
 def test_without_example_inputs_nothing_is_counted() -> None:
     result = transform(small_net(), patterns=[LinearPattern])
     assert result.coverage is None

@@ -12,14 +12,11 @@ def remove_dead(graph: fx.Graph) -> None:
     for node in reversed(graph.nodes):
         if node.users or node.op in {"placeholder", "output"} or node.target is torch._assert:  # noqa: SLF001 - has no public name
             continue
-        if not _may_write(node):
+        if not is_opaque(node):  # it may be there for what it writes to its arguments
             graph.erase_node(node)
 
 
-def _may_write(node: fx.Node) -> bool:
-    """Whether a node calls a function that tracing did not look into (`torch.fx.wrap`).
-
-    One whose result nothing uses is there for what it writes to its arguments.
-    """
+def is_opaque(node: fx.Node) -> bool:
+    """Whether a node calls a function that tracing did not look into (`torch.fx.wrap`)."""
     module = getattr(node.target, "__module__", None) or "torch"
     return node.op == "call_function" and module.partition(".")[0] not in _WRITE_NOTHING

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from embedl_deploy.graph.dead import is_opaque
 from embedl_deploy.graph.shapes import shape, value
 from embedl_deploy.modules import FusedModule, MHAInProjection, ScaledDotProductAttention
 
@@ -26,7 +27,7 @@ def multiply_accumulates(node: fx.Node, module: object) -> int | None:
         return _measured(node, module)
     rule = _rule(node, module)
     if rule is None:
-        return 0
+        return _opaque(node) if is_opaque(node) else 0
     inputs = [shape(one) for one in (*node.args, *node.kwargs.values()) if _may_be_tensor(one)]
     result = () if isinstance(module, _SEVERAL_RESULTS) else shape(node)
     if None in inputs or result is None:
@@ -51,13 +52,22 @@ def _name(node: fx.Node) -> str:
     return str(getattr(node.target, "__name__", node.target)).partition(".")[0]
 
 
+def _opaque(node: fx.Node) -> int | None:
+    """Of a function of other code; `None` where it needs more than shapes."""
+    try:
+        return _measured(node, None)
+    except Exception:  # noqa: BLE001 - it may do anything
+        return None
+
+
 def _measured(node: fx.Node, module: object) -> int | None:
     """As torch counts, on its meta device."""
     from torch.utils.flop_counter import FlopCounterMode
 
     if any(value(source) is None for source in node.all_input_nodes):
         return None
-    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda source: _empty(value(source)))
+    given = fx.map_arg((node.args, node.kwargs), lambda source: _empty(value(source)))
+    args, kwargs = _own(given)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         if isinstance(module, nn.Module):
             named = (*module.named_parameters(), *module.named_buffers())
@@ -68,6 +78,15 @@ def _measured(node: fx.Node, module: object) -> int | None:
         else:
             node.target(*args, **kwargs)  # type: ignore[operator]
     return counter.get_total_flops() // 2
+
+
+def _own(tree: Any) -> Any:
+    """With lists and dictionaries that a function may write to; those of a graph refuse it."""
+    if isinstance(tree, dict):
+        return {key: _own(one) for key, one in tree.items()}
+    if isinstance(tree, list):
+        return [_own(one) for one in tree]
+    return tuple(_own(one) for one in tree) if type(tree) is tuple else tree
 
 
 def _empty(tree: Any) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from torch import fx, nn
 from torch.nn.utils import parametrize
 
+from embedl_deploy.graph.dead import is_opaque
 from embedl_deploy.graph.paths import node_path
 from embedl_deploy.modules import FusedModule
 from embedl_deploy.patterns import Pattern
@@ -96,6 +97,8 @@ class _Reasons:
         return f"no pattern in the list has a {kind} {before}"
 
     def _function(self, node: fx.Node, kind: str) -> str:
+        if is_opaque(node):
+            return f"tracing does not look into '{kind}' (torch.fx.wrap); method='export' does"
         tensors = [one for one in node.all_input_nodes if one.op == "get_attr"]
         if tensors:
             return f"it multiplies with '{tensors[0].target}', a tensor outside any layer"
