@@ -177,7 +177,7 @@ def test_a_random_network_computes_the_same(
     normalising -= sum(step.op == "layer_norm" for step in machine.steps)
     if kinds(plan._captured)["BatchNorm2d"] == normalising:  # a dead call learns nothing
         assert_known_statistics(result.model, model)
-    assert {one.kind for one in result.unfused} <= {"BatchNorm2d"} or not complete
+    assert {one.kind for one in result.unfused} <= {"BatchNorm2d", "PReLU"} or not complete
     if complete:
         again = get_transformation_plan(result.model, (x,), patterns=patterns)
         assert again.matches == ()
