@@ -185,6 +185,34 @@ def test_auto_falls_back_to_export_and_says_so(name: str, caplog: pytest.LogCapt
     assert_same(model(*args), result.model(*args))
 
 
+class WritesMask(nn.Module):
+    """Attention whose mask is written part by part, which makes export write copies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(16, 48), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        size = x.shape[1]
+        mask = x.new_zeros((size, size))
+        mask[: size // 2, size // 2 :] = -4.0
+        parts = self.qkv(x).reshape(-1, size, 3, 2, 8).permute(2, 0, 3, 1, 4)
+        query, key, value = parts.contiguous().unbind(0)
+        scores = F.softmax((query * 8**-0.5) @ key.transpose(-2, -1) + mask, -1)
+        mixed = F.dropout(scores, 0.0, self.training) @ value
+        return self.proj(mixed.transpose(1, 2).reshape(-1, size, 16)), x.clone()
+
+
+def test_copies_of_a_program_without_writes_hide_no_attention() -> None:
+    model, x = WritesMask().eval(), torch.randn(2, 6, 16)
+    result = transform(model, (x,))
+    wanted = {"FusedMHAInProjection", "FusedScaledDotProductAttention", "FusedLinear"}
+    assert wanted == result.fused.keys()
+    found = result.model(x)
+    assert_same(model(x), found)
+    assert found[1] is not x
+
+
 def test_parameters_are_the_models_own_under_their_paths() -> None:
     model = Residual()
     graph = capture(model, (torch.randn(2, 3, 8, 8),), method="export", copy=False)

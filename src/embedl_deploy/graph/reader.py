@@ -92,11 +92,16 @@ class Reader:
         is_item = node.target is operator.getitem
         if node.target in _DROPPED or (is_item and not node.users):
             return None
-        if node.target in SAME_VALUE or _is_apart(node):
+        if node.target in SAME_VALUE or _is_apart(node) or self._is_same(node):
             return self._value(node.args[0])
         if is_item and isinstance(results := self._value(node.args[0]), list):
             return results[int(node.args[1])]  # type: ignore[arg-type]
         return self._copied(node)
+
+    def _is_same(self, node: fx.Node) -> bool:
+        """Whether a node is a copy in a program that `run_decompositions` left without writes."""
+        is_copy = node.target is _ATEN.clone.default and self.program.dialect == "ATEN"
+        return is_copy and all(user.op != "output" for user in node.users)
 
     def _copied(self, node: fx.Node) -> Any:
         copied = self.graph.node_copy(node, self.values.__getitem__)

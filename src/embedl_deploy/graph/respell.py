@@ -178,6 +178,7 @@ _RESAMPLING = {
 
 _FUNCTIONS: dict[str, Spelling | None] = {
     **dict.fromkeys(_MODES, F.interpolate),
+    "_unsafe_view": torch.reshape,
     "adaptive_max_pool1d": F.adaptive_max_pool1d_with_indices,
     "adaptive_max_pool2d": F.adaptive_max_pool2d_with_indices,
     "adaptive_max_pool3d": F.adaptive_max_pool3d_with_indices,
