@@ -41,6 +41,32 @@ def bias(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.randn(shape))
 
 
+def windowed(before: Function, mask: Function) -> Function:
+    """Attention within windows, two for each image, that have masks of their own."""
+    return lambda m, q, k, v: (
+        (before(m, q @ k.mT).view(-1, 2, 3, 5, 5) + mask(m)).view(-1, 3, 5, 5).softmax(-1) @ v
+    )
+
+
+FAR = (
+    Near(
+        attend(windowed(lambda _, a: a, lambda m: m.window), window=bias(5, 5)),
+        "(5, 5) is not one for each window",
+    ),
+    Near(
+        attend(windowed(lambda _, a: a, lambda m: m.window), window=bias(2, 1, 1, 5, 5)),
+        "(2, 1, 1, 5, 5) is not one for each window",
+    ),
+    Near(
+        attend(
+            lambda m, q, k, v: (
+                ((q @ k.mT).view(2, 3, 2, 5, 5) + m.window).view(-1, 3, 5, 5).softmax(-1) @ v
+            ),
+            window=bias(1, 3, 1, 5, 5),
+        ),
+        "is not one for each window",
+    ),
+)
 WRITTEN = (
     *(
         Case(
@@ -99,6 +125,27 @@ WRITTEN = (
             becomes=ATTENTION | {"add": 0},
         )
         for shape in ((5, 7), (1, 3, 5, 7), (2, 1, 1, 7), (3, 1, 1), ())
+    ),
+    *(
+        Case(
+            WrittenAttentionPattern,
+            attend(function, **parts),
+            rand((4, 3, 5, 4), (4, 3, 5, 4), (4, 3, 5, 6)),
+            becomes=ATTENTION | {"reshape": 0, "add": len(parts) - 1},
+            near=near,
+        )
+        for function, parts, near in (
+            (
+                windowed(lambda m, a: a + m.bias, lambda m: m.window[:, None][None]),
+                {"bias": bias(3, 5, 5), "window": bias(2, 5, 5)},
+                FAR,
+            ),
+            (
+                windowed(lambda _, a: a, lambda m: m.window[None]),
+                {"window": bias(2, 3, 5, 5)},
+                (),
+            ),
+        )
     ),
     Case(
         WrittenAttentionPattern,

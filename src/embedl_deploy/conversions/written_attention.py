@@ -12,6 +12,7 @@ from embedl_deploy.patterns import (
     DROPOUT,
     MATMUL,
     MUL,
+    RESHAPE,
     SOFTMAX,
     Call,
     ConversionPattern,
@@ -58,32 +59,43 @@ def _filled(logits: Source) -> Source:
     )
 
 
+_WINDOWED = chain(
+    fork(
+        ADD.named("windowed"),
+        chain(either(_SCALED, _MASKED), RESHAPE.named("split")),
+        hole("window"),
+    ),
+    RESHAPE.named("joined"),
+)
+"""With a mask for each window of an image, for which batch and windows come apart."""
 _BIASED = either(
     _SCALED,
     _MASKED,
     fork(ADD.named("masked_again"), _MASKED, hole("more")),
     _filled(either(_SCALED, _MASKED)),
     fork(ADD.named("masked_after"), _filled(_SCALED), hole("after")),
+    _WINDOWED,
 )
 
 
 class WrittenAttentionPattern(ConversionPattern):
     """`softmax(q @ kᵀ · scale + mask) @ v` becomes attention; a factor that is a tensor goes to q.
 
-    Keys, values and masks keep their places; dropout of the probabilities stays. What a boolean
-    mask fills in by `masked_fill` or `torch.where` stays that number, so rows that are masked
-    wholly stay what they are.
+    Keys, values and masks keep their places; dropout of the probabilities stays. A mask for each
+    window is repeated for each image. What a boolean mask fills in by `masked_fill` or
+    `torch.where` stays that number, so rows that are masked wholly stay what they are.
     """
 
     tree = fork(MATMUL.named("attended"), chain(_BIASED, SOFTMAX, optional(DROPOUT)), hole("value"))
 
-    def refuse(
+    def refuse(  # noqa: PLR0917 - names of the tree
         self,
         softmax: nn.Softmax,
         tempered: Any,
         masked: Any,
         masked_again: Any,
         masked_after: Any,
+        windowed: Any,
         site: Site,
     ) -> str | None:
         logits = site.value("logits")
@@ -94,6 +106,10 @@ class WrittenAttentionPattern(ConversionPattern):
             return "one of query, key and value is a vector"
         added = {"mask": masked, "more": masked_again, "after": masked_after}
         reasons = [_mask_reason(site.value(name), logits) for name in added if added[name]]
+        if windowed is not None:
+            reasons.append(
+                _window_reason(*map(site.value, ("window", "split", "joined", "logits")))
+            )
         if tempered is not None:
             reasons.append(_factor_reason(site.value("factor"), logits))
         return next((reason for reason in reasons if reason), None)
@@ -140,6 +156,7 @@ class WrittenAttention(nn.Module):
         hidden: Tensor | None,
         shown: Tensor | None,
         after: Tensor | None,
+        window: Tensor | None,
         value: Tensor,
     ) -> Any:
         """Attend; shapes as in `ScaledDotProductAttention.forward`."""
@@ -149,6 +166,9 @@ class WrittenAttention(nn.Module):
             key = key.permute(self.order)
         if factor is not None:
             query = query * factor
+        if window is not None:
+            more = window[0].repeat(query.shape[0] // window.shape[1], 1, 1, 1)
+            mask, more = (more, None) if mask is None else (mask, more)
         if mask is not None and more is not None:
             mask = mask + more
         if shown is not None:
@@ -175,6 +195,23 @@ def _mask_reason(mask: Value, logits: Value) -> str | None:
         return f"its mask of shape {mask.shape} has no dimension for queries"
     if not broadcasts(mask.shape, logits.shape):
         return f"its mask of shape {mask.shape} does not broadcast to its logits {logits.shape}"
+    return None
+
+
+def _window_reason(window: Value, split: Value, joined: Value, logits: Value) -> str | None:
+    shapes = [one.shape for one in (window, split, joined, logits)]
+    if None in shapes:
+        return "the shape of its mask is not known; pass example inputs"
+    of_window, of_split, of_joined, whole = (one or () for one in shapes)
+    if window.dtype != logits.dtype:
+        return f"its mask is of type {window.dtype}, and its logits are of type {logits.dtype}"
+    if (
+        of_joined != whole
+        or of_split[2:] != whole[1:]
+        or of_window[:2] != (1, *of_split[1:2])
+        or not broadcasts(of_window, of_split)
+    ):
+        return f"its mask of shape {of_window} is not one for each window of its logits {whole}"
     return None
 
 
