@@ -21,9 +21,14 @@ def run(*arguments: str, code: int = 0) -> Result:
 
 def run_json(*arguments: str, code: int = 0) -> dict[str, Any]:
     """What a command prints with `--json`, which is one object and nothing else."""
-    found = json.loads(run(*arguments, "--json", code=code).stdout)
+    said = run(*arguments, "--json", code=code).stdout
+    found = json.loads(said, parse_constant=_refuse)
     assert isinstance(found, dict)
     return found
+
+
+def _refuse(constant: str) -> None:
+    raise AssertionError(f"{constant} is no JSON")
 
 
 def files(folder: Path) -> dict[Path, bytes | None]:

@@ -75,6 +75,9 @@ def test_a_product_that_loses_its_type_fails_where_that_is_asked_for(path: str) 
 def test_a_refused_file_is_an_error_with_the_compilers_words(path: str) -> None:
     stand_in.errors.append("nothing good")
     said = run("build", path, code=1).stdout
+    (made,) = run_json("build", path, code=1)["compilations"]
+    figures = ("engine", "engine_bytes", "kernels", "bytes")
+    assert [made[key] for key in figures] == [None] * 4
     assert "error: nothing good" in said
     assert "TensorRT 10.13.3.9 built no engine: nothing good" in said
     assert not Path(path).with_name("model.plan").exists()

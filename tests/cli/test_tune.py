@@ -66,7 +66,8 @@ def test_a_search_skips_what_is_there() -> None:
 @pytest.mark.usefixtures("folder")
 def test_deploy_follows_a_plan() -> None:
     Path("plan.json").write_text(json.dumps(PLAN))
-    assert run_json(*DEPLOY, "--plan", "plan.json")["quantized_weights"] == 1
+    found = run_json(*DEPLOY, "--plan", "plan.json")
+    assert (found["quantized_weights"], found["observer"], found["recipe"]) == (1, None, "fast")
     shown = " ".join(run(*DEPLOY, "--plan", "plan.json").stdout.split())
     assert "for TensorRT: measured for l4 at batch 1 with TensorRT for RTX 9" in shown
     shown = " ".join(run(*DEPLOY, "--plan", "plan.json", "--batch", "2").stdout.split())

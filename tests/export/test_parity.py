@@ -2,12 +2,14 @@
 
 import math
 import re
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from embedl_deploy.export import Parity, StubParity
+from embedl_deploy.report.parity import answers_dict, parity_dict
 
 
 def stub(steps: Tensor, computed: Tensor) -> StubParity:
@@ -120,6 +122,27 @@ def test_the_sqnr_is_that_of_all_outputs() -> None:
     assert found.sqnr_db == pytest.approx(20.0)
     assert found.largest_step_difference == pytest.approx(1.3 / 12 * 127)
     assert found.values == 3
+
+
+def test_a_difference_from_zeros_is_infinite_and_of_nothing_is_not_measured() -> None:
+    found = Parity()
+    (empty,) = _outputs(found, torch.zeros(0), torch.zeros(0))
+    figures = ("sqnr_db", "largest_difference", "largest_magnitude")
+    assert [empty[key] for key in (*figures, "largest_relative_difference")] == [None] * 4
+    assert parity_dict(found)["largest_difference"] is None
+    assert parity_dict(found)["largest_step_difference"] is None
+    (same,) = _outputs(found, torch.zeros(2), torch.zeros(2))
+    assert (same["largest_difference"], same["largest_relative_difference"]) == (0, 0)
+    (other,) = _outputs(found, torch.zeros(2), torch.ones(2))
+    assert (other["largest_difference"], other["largest_relative_difference"]) == (1, None)
+    assert found.largest_step_difference == math.inf
+    assert parity_dict(found)["largest_step_difference"] is None
+
+
+def _outputs(found: Parity, wanted: Tensor, computed: Tensor) -> list[dict[str, Any]]:
+    found.add_output("y", wanted, computed)
+    outputs: list[dict[str, Any]] = answers_dict(found)["outputs"]
+    return outputs
 
 
 def test_a_parity_reads_as_a_sentence() -> None:

@@ -1,6 +1,8 @@
 """The chart of placements shows what was measured, where it belongs."""
 
+import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,11 @@ def test_points_are_the_front_in_order_and_float16_is_a_line() -> None:
     assert right["y"] < left["y"]
     steps = (right["x"] - left["x"], chart["half"]["x"] - left["x"])
     assert steps[0] / steps[1] == pytest.approx(1 / 3, abs=0.01)
+
+
+def test_noise_without_bound_is_no_number_of_json() -> None:
+    groups = replace(FOUND, alone={"a": math.inf}).to_dict()["groups"]
+    assert [one["noise_over_signal"] for one in groups] == [None, None]
 
 
 @pytest.mark.parametrize(

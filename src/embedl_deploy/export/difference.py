@@ -48,8 +48,10 @@ class Difference:
 
     @property
     def relative(self) -> float:
-        """The largest difference as a share of the largest magnitude."""
-        return self.largest_difference / self.largest_output if self.largest_output else 0.0
+        """The largest difference as a share of the largest magnitude; infinite where that is 0."""
+        if not self.largest_output:
+            return math.inf if self.largest_difference else 0.0
+        return self.largest_difference / self.largest_output
 
 
 @dataclass

@@ -133,8 +133,7 @@ class Parity(Printed, Difference):
     @property
     def largest_step_difference(self) -> float:
         """The largest output difference in steps of an 8-bit quantization of the output."""
-        step = self.largest_output / 127
-        return self.largest_difference / step if step else 0.0
+        return 127 * self.relative
 
     @property
     def largest_stub_difference(self) -> int:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from embedl_deploy.export import (
@@ -24,8 +23,8 @@ def parity_dict(parity: Parity) -> dict[str, Any]:
     measured, stubs = parity.rounding_difference is not None, bool(parity.stubs)
     return {
         "sqnr_db": _finite(parity.sqnr_db),
-        "largest_difference": _finite(parity.largest_difference),
-        "largest_step_difference": _finite(parity.largest_step_difference),
+        "largest_difference": _measured(parity, parity.largest_difference),
+        "largest_step_difference": _measured(parity, parity.largest_step_difference),
         "largest_stub_difference": parity.largest_stub_difference if stubs else None,
         "differing_share": parity.tie_share if stubs else None,
         "only_ties": parity.only_ties if measured else None,
@@ -39,7 +38,7 @@ def answers_dict(parity: Parity, evaluation: Evaluation | None = None) -> dict[s
     return {
         "samples": parity.samples,
         "sqnr_db": _finite(parity.sqnr_db),
-        "largest_difference": _finite(parity.largest_difference),
+        "largest_difference": _measured(parity, parity.largest_difference),
         "outputs": [output_dict(name, one) for name, one in parity.outputs.items()],
         "products": [
             {**difference_dict(name, one), "outputs": list(one.outputs)}
@@ -47,7 +46,7 @@ def answers_dict(parity: Parity, evaluation: Evaluation | None = None) -> dict[s
         ],
         "orders": [order_dict(name, one) for name, one in parity.orders.items()],
         "accuracy": accuracy_dict(parity.accuracy) if parity.accuracy.samples else None,
-        "evaluation": None if evaluation is None else asdict(evaluation),
+        "evaluation": None if evaluation is None else _evaluated(evaluation),
     }
 
 
@@ -55,7 +54,7 @@ def output_dict(name: str, one: OutputParity) -> dict[str, Any]:
     """One output with the agreement of its answers."""
     return {
         **difference_dict(name, one),
-        "largest_relative_difference": _finite(one.relative),
+        "largest_relative_difference": _measured(one, one.relative),
         "rows": one.rows,
         "same_top1": one.same_top if one.rows else None,
         "agreement": one.agreement,
@@ -82,8 +81,8 @@ def difference_dict(name: str, one: Difference) -> dict[str, Any]:
         "name": name,
         "values": one.values,
         "sqnr_db": _finite(one.sqnr_db),
-        "largest_difference": _finite(one.largest_difference),
-        "largest_magnitude": _finite(one.largest_output),
+        "largest_difference": _measured(one, one.largest_difference),
+        "largest_magnitude": _measured(one, one.largest_output),
     }
 
 
@@ -130,6 +129,19 @@ def stub_table(stubs: Sequence[StubParity]) -> "Table":
     return table
 
 
+def _evaluated(one: Evaluation) -> dict[str, dict[str, float | None]]:
+    sides = {"model": one.model, "file": one.file}
+    return {
+        side: {name: _finite(value) for name, value in found.items()}
+        for side, found in sides.items()
+    }
+
+
+def _measured(one: Difference, value: float) -> float | None:
+    """Nothing where no values were compared."""
+    return _finite(value) if one.values else None
+
+
 def _finite(value: float) -> float | None:
-    """JSON has no infinity."""
+    """JSON has no infinity, and nothing that is no number."""
     return value if math.isfinite(value) else None

@@ -8,7 +8,7 @@ from typing import Any
 from embedl_deploy.quantize import QuantConfig
 from embedl_deploy.table import Printed, table
 from embedl_deploy.tuning.bounds import Bound
-from embedl_deploy.tuning.candidates import Candidate, Choice, front_of
+from embedl_deploy.tuning.candidates import Candidate, Choice, finite, front_of
 from embedl_deploy.tuning.costs import Cost, Unit
 from embedl_deploy.tuning.groups import Group
 from embedl_deploy.tuning.stored import SCHEMA
@@ -157,7 +157,7 @@ class Tuning(Printed):
                     "kind": one.kind,
                     "paths": list(one.paths),
                     "saves": self.gains.get(one.name),
-                    "noise_over_signal": self.alone.get(one.name),
+                    "noise_over_signal": finite(self.alone.get(one.name)),
                     "reason": self.reason(one),
                 }
                 for one in self.groups

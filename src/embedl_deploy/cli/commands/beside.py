@@ -61,10 +61,11 @@ class Beside:
         return [("Compiled", said), ("Beside", f"{'; '.join(figures)}; {self.verdict}")]
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it for JSON."""
+        """All of it for JSON; a float16 file that was compiled for comparison alone has no path."""
+        written, half = self.written.to_dict(), self.half
         return {
-            "quantized": None if self.half is None else self.written.to_dict(),
-            "float16": (self.half or self.written).to_dict(),
+            "quantized": None if half is None else written,
+            "float16": written if half is None else half.to_dict() | {"path": None},
             "verdict": self.verdict,
         }
 

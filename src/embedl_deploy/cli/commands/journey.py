@@ -1,6 +1,6 @@
 """The journey of `deploy`: load, transform, quantize, export, verify."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,7 @@ class Deployed:
             "plan": None if job.plan is None else str(job.plan),
             "target": job.target.value,
             "patterns": job.patterns.value,
-            "observer": job.observer.value if self.numbers else None,
+            "observer": job.observer.value if self.numbers and not job.plan else None,
             "recipe": job.recipe.value if self.numbers else None,
             "steps_kept": list(self.steps_kept),
             "random_weights": self.random,
@@ -176,7 +176,8 @@ def _kept(job: Job, made: Prepared) -> tuple[str, ...]:
 
 def _compile(job: Job, made: Prepared, file: OnnxFile, steps: Steps) -> Beside:
     with steps.step("Compiling"):
-        return compile_beside(file, made, job.gpu, job.export_options, job.batch)
+        found = compile_beside(file, made, job.gpu, job.export_options, job.batch)
+    return replace(found, written=replace(found.written, path=job.output))
 
 
 def _verify(job: Job, made: Prepared, draft: Path, steps: Steps) -> Parity:

@@ -83,10 +83,10 @@ class Compilation(Printed):
 
     @property
     def bytes(self) -> int | None:
-        """That all kernels read and write; None where a size is open."""
+        """That all kernels read and write; None where a size is open, or nothing was built."""
         sizes = [one.bytes for one in self.kernels]
         known = [one for one in sizes if one is not None]
-        return sum(known) if len(known) == len(sizes) else None
+        return sum(known) if self.built and len(known) == len(sizes) else None
 
     @property
     def fates(self) -> Mapping[str, int]:
@@ -158,17 +158,17 @@ class Compilation(Printed):
         return [f"{kept}, {types}" if types else kept]
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it for JSON."""
+        """All of it for JSON; `None` for what there is not without an engine."""
         time = self.estimate() if self.gpu else None
         return {
             "path": str(self.path),
             "compiler": self.compiler,
             "gpu": self.gpu,
             "engine": None if self.engine is None else str(self.engine),
-            "engine_bytes": self.engine_bytes,
+            "engine_bytes": self.engine_bytes or None,
             "built": self.built,
             "seconds": self.seconds,
-            "kernels": len(self.kernels),
+            "kernels": len(self.kernels) if self.built else None,
             "bytes": self.bytes,
             "fates": self.fates,
             "shares": self.shares,
