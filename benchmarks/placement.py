@@ -20,6 +20,7 @@ from benchmarks.quality.trained import MODELS as TRAINED
 from embedl_deploy import transform
 from embedl_deploy.export import export_onnx
 from embedl_deploy.quantize import calibrate, insert_qdq
+from embedl_deploy.table import percent
 from embedl_deploy.tensorrt import TENSORRT_RTX
 from embedl_deploy.tensorrt.mixed import MIXED
 from embedl_deploy.tuning import Tuning, tune
@@ -177,7 +178,7 @@ def _section(name: str, tuning: Mapping[str, Any]) -> Iterator[str]:
     for one in tuning["front"]:
         kind = "" if one["format"] == "int" else "FP8, "
         cost, accuracy = one["cost"], one["accuracy"]
-        same = "" if accuracy["agreement"] is None else f"{accuracy['agreement']:.1f} %"
+        same = "" if accuracy["agreement"] is None else percent(accuracy["agreement"])
         figures = (
             f"{cost['value']:.1f} µs | {accuracy['sqnr_db']:.1f} dB | {same} | {cost['kernels']}"
         )

@@ -18,7 +18,17 @@ from embedl_deploy.modules import FusedModule
 from embedl_deploy.quantize import QuantConfig, QuantStub, calibrate, insert_qdq
 from embedl_deploy.quantize.stubs import quantizers_of
 from embedl_deploy.tensorrt import TENSORRT_RTX
-from embedl_deploy.tuning import Candidate, Choice, Cost, Tuning, read_plan, search, tune
+from embedl_deploy.tuning import (
+    Accuracy,
+    Bound,
+    Candidate,
+    Choice,
+    Cost,
+    Tuning,
+    read_plan,
+    search,
+    tune,
+)
 from embedl_deploy.tuning.accuracy import Judge
 
 SAVES = {"stem": 5.0, "blocks.0": 4.0, "blocks.1": 4.0, "wide": 6.0, "mean": 1.0, "head": -4.0}
@@ -165,6 +175,13 @@ def test_no_candidate_of_the_front_is_beaten(free: Tuning) -> None:
             for other in free.candidates
         )
     assert len(free.front) > 1
+
+
+@pytest.mark.parametrize("same", range(90, 101))
+def test_a_drop_is_in_percent_of_the_classes(same: int) -> None:
+    one = Candidate(Choice(), Cost(1.0), Accuracy(30.0, same / 100))
+    kept = [Bound(max_drop=drop).holds(one, None) for drop in (100 - same, 99.5 - same)]
+    assert kept == [True, False]
 
 
 @pytest.mark.usefixtures("made_up")

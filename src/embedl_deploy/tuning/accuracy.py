@@ -25,7 +25,7 @@ class Accuracy:
 
     Attributes:
         sqnr_db: Signal to noise at the outputs.
-        agreement: Percentage of the samples whose largest class score is of the same class; None
+        agreement: The share of the samples whose largest class score is of the same class; None
             where the output is no class scores.
         score: Of the user's function; None without.
     """
@@ -67,7 +67,7 @@ class Judge:
                     same += int((pair[0].argmax(1) == pair[1].argmax(1)).sum())
                     samples += len(pair[0])
             score = None if self.evaluate is None else float(self.evaluate(model))
-        return Accuracy(noise.sqnr_db, 100 * same / samples if samples else None, score)
+        return Accuracy(noise.sqnr_db, same / samples if samples else None, score)
 
     def alone(
         self, model: fx.GraphModule, groups: Mapping[str, AbstractSet[nn.Module]]

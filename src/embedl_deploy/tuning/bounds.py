@@ -72,7 +72,7 @@ def _drop(accuracy: Accuracy, score: float | None) -> float:
     if accuracy.score is not None and score is not None:
         return score - accuracy.score
     if accuracy.agreement is not None:
-        return 100 - accuracy.agreement
+        return round(100 - 100 * accuracy.agreement, 9)
     raise QuantizationError(
         "the output is no class scores, so that no drop can be told: give evaluate= a function "
         "that gives the accuracy, or min_sqnr= in place of max_drop="

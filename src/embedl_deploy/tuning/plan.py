@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from embedl_deploy.quantize import QuantConfig
-from embedl_deploy.table import Printed, table
+from embedl_deploy.table import Printed, percent, table
 from embedl_deploy.tuning.bounds import Bound
 from embedl_deploy.tuning.candidates import Candidate, Choice, finite, front_of
 from embedl_deploy.tuning.costs import Cost, Unit
@@ -186,7 +186,7 @@ class Tuning(Printed):
             (
                 f"{one.cost.value:.1f}{self._unit}",
                 f"{one.accuracy.sqnr_db:.1f} dB",
-                _percent(one.accuracy.agreement),
+                _shared(one.accuracy.agreement),
                 _count(one.cost.kernels),
                 self._left(one),
             )
@@ -215,5 +215,5 @@ def _count(number: int | None) -> str:
     return "" if number is None else str(number)
 
 
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f} %"
+def _shared(value: float | None) -> str:
+    return "" if value is None else percent(value)
