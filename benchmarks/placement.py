@@ -42,10 +42,10 @@ HEAD = """# Placement
 
 What each group of equal layers costs and saves in INT8, by [`tune`](tuning.md). Three small models
 trained on handwritten digits (`examples/digits`), and models of torchvision with random weights, as
-on the [quality page](quality.md), at 224×224; batch 1, float16 besides. The cost is an **estimate**
-from the layers that {compiler} made for an {gpu}; nothing was run on a GPU. The signal to noise is
-of the simulation, on images that did not calibrate it. With random weights it ranks the layers of
-one model, and says nothing of a trained one.
+on the [quality page](quality.md), at 224×224; float16 besides, and batch 1 where no other is said.
+The cost is an **estimate** from the layers that {compiler} made for an {gpu}; nothing was run on a
+GPU. The signal to noise is of the simulation, on images that did not calibrate it. With random
+weights it ranks the layers of one model, and says nothing of a trained one.
 
 - **front:** the placements that neither another one nor float16 beats in cost and in signal to
   noise, the cheapest first, and float16. What saves less than 0.5 % is not chosen.
