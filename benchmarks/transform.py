@@ -32,8 +32,8 @@ from embedl_deploy.cli.torchvision_ops import import_torchvision
 from embedl_deploy.tensorrt import TENSORRT_PATTERNS
 
 SECONDS = {"resnet50": 0.5, "convnext_base": 1.5}
-SIZES = (1_000, 10_000)
-FULL_SIZES = (*SIZES, 100_000)
+SIZES = (1_000, 6_000)
+FULL_SIZES = (1_000, 10_000, 100_000)
 RATIO = 1.3
 MEMORY_MODEL = "convnext_base"
 ALLOWANCE = 200.0
