@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from embedl_deploy.graph.dead import is_opaque
+from embedl_deploy.graph.interpreter import plain
 from embedl_deploy.graph.shapes import shape, value
 from embedl_deploy.modules import FusedModule, MHAInProjection, ScaledDotProductAttention
 
@@ -67,7 +68,7 @@ def _measured(node: fx.Node, module: object) -> int | None:
     if any(value(source) is None for source in node.all_input_nodes):
         return None
     given = fx.map_arg((node.args, node.kwargs), lambda source: _empty(value(source)))
-    args, kwargs = _own(given)
+    args, kwargs = plain(given)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         if isinstance(module, nn.Module):
             named = (*module.named_parameters(), *module.named_buffers())
@@ -78,15 +79,6 @@ def _measured(node: fx.Node, module: object) -> int | None:
         else:
             node.target(*args, **kwargs)  # type: ignore[operator]
     return counter.get_total_flops() // 2
-
-
-def _own(tree: Any) -> Any:
-    """With lists and dictionaries that a function may write to; those of a graph refuse it."""
-    if isinstance(tree, dict):
-        return {key: _own(one) for key, one in tree.items()}
-    if isinstance(tree, list):
-        return [_own(one) for one in tree]
-    return tuple(_own(one) for one in tree) if type(tree) is tuple else tree
 
 
 def _empty(tree: Any) -> Any:

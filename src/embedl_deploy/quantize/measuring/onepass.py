@@ -1,4 +1,4 @@
-"""One pass in floating point in which every quantizer is tried beside it."""
+"""Measure every quantizer in one pass of the model in floating point."""
 
 from collections.abc import Mapping
 from itertools import chain

@@ -128,7 +128,7 @@ def _insert(model: fx.GraphModule, config: QuantConfig, chosen: Mapping[str, Ski
 
 
 def _before_poolings(config: QuantConfig) -> bool:
-    """Whether a stub may stand before max poolings instead of after them.
+    """Whether a stub may be before max poolings instead of after them.
 
     A range that is a largest magnitude is the same there; one that clips is not. Compilers run
     poolings on integers, and not on FP8 numbers.
