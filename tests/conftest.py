@@ -1,6 +1,7 @@
 """What all tests share: one torch thread, a fixed seed, torchvision that imports, marks."""
 
 import gc
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,3 +50,13 @@ def seed() -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
+
+
+@pytest.fixture(autouse=True)
+def level() -> Iterator[None]:
+    """A level that a test leaves would decide what other tests of its worker hear."""
+    yield
+    logger = logging.getLogger("embedl_deploy")
+    left = logger.level
+    logger.setLevel(logging.NOTSET)
+    assert left == logging.NOTSET

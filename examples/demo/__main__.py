@@ -122,8 +122,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.output.is_file():
         parser.error(f"--output takes a folder, and '{options.output}' is a file")
     options.output.mkdir(parents=True, exist_ok=True)
-    logging.getLogger("embedl_deploy").setLevel(logging.ERROR)  # float32 files are meant
-    torch.set_num_threads(1)  # for models this small a second thread waits more than it works
 
     console, rows = Console(), dict[str, Row]()
     for name, subject in subjects().items():
@@ -139,4 +137,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    logging.getLogger("embedl_deploy").setLevel(logging.ERROR)  # float32 files are meant
+    torch.set_num_threads(1)  # for models this small a second thread waits more than it works
     sys.exit(main())

@@ -97,19 +97,26 @@ def _quiet(*, debug: bool) -> Iterator[None]:
     """
     if debug:
         logging.basicConfig(format="%(name)s: %(message)s")
-        logging.getLogger("embedl_deploy").setLevel(logging.DEBUG)
-        yield
+        with _level("embedl_deploy", logging.DEBUG):
+            yield
         return
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _level("torch", logging.ERROR):
         for name in _OTHERS:
             warnings.filterwarnings("ignore", module=rf"{name}(\.|$)")
         warnings.showwarning = _print_warning  # type: ignore[assignment]
-        logger, level = logging.getLogger("torch"), logging.getLogger("torch").level
-        logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
+        yield
+
+
+@contextmanager
+def _level(name: str, level: int) -> Iterator[None]:
+    """What a logger says, for as long as a command runs."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _print_warning(message: Warning | str, *_: object) -> None:
