@@ -557,6 +557,35 @@ def test_shapes_and_dtypes_are_those_of_a_run(
     assert len(faked) == needs_fakes
 
 
+@pytest.mark.parametrize(
+    ("norm", "size"),
+    [(nn.BatchNorm2d(5), IMAGE), (nn.BatchNorm1d(3), IMAGE), (nn.BatchNorm3d(3), IMAGE)],
+)
+def test_a_batch_norm_that_does_not_fit_is_named(norm: nn.Module, size: tuple[int, ...]) -> None:
+    with pytest.raises(CaptureError, match="do not fit the model: '1' cannot take shapes"):
+        capture(nn.Sequential(nn.ReLU(), norm).eval(), (torch.randn(size),), method="trace")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "weights"),
+    [
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+        (torch.bfloat16, torch.bfloat16),
+        (torch.bfloat16, torch.float32),
+    ],
+)
+def test_batch_norms_and_relus_keep_type_and_memory_format(
+    dtype: torch.dtype, weights: torch.dtype
+) -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.BatchNorm2d(3, affine=False))
+    x = torch.randn(IMAGE).to(dtype, memory_format=torch.channels_last)
+    graph = capture(model.eval().to(weights), (x,), method="trace")
+    Shapes(graph).run(x)
+    known = [one.meta["val"] for one in graph.graph.nodes if one.op == "call_module"]
+    assert all(one.is_contiguous(memory_format=torch.channels_last) for one in known)
+
+
 def test_shapes_of_a_single_image_in_training() -> None:
     model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).train()
     result = transform(model, (torch.randn(1, 3, 8, 8),))
