@@ -64,10 +64,15 @@ def test_it_matches_as_often_as_expected_and_declares_its_points(case: Case) -> 
 
 @pytest.mark.slow
 @every_case
-def test_it_computes_the_same(case: Case) -> None:
+def test_it_computes_the_same_and_a_second_time_finds_nothing_new(case: Case) -> None:
     model = warm(case.model()).eval()
     args = case.inputs()
-    assert_same_eval(model, transformed(case, model), args)
+    first = transformed(case, model)
+    assert_same_eval(model, first, args)
+    second = transform(first.model, args if case.example else None, patterns=case.patterns)
+    assert second.matches == ()
+    assert second.fused == first.fused
+    assert kinds(second.model) == kinds(first.model)
 
 
 @pytest.mark.slow
@@ -110,9 +115,13 @@ def test_it_trains_the_same(case: Case) -> None:
 
 @pytest.mark.slow
 @every_case
-def test_the_parameters_stay_the_ones_of_the_model(case: Case) -> None:
-    model = case.model()
-    shared, own = (transformed(case, model, copy=copy).model for copy in (False, True))
+def test_the_model_is_left_as_it_was_and_keeps_its_parameters(case: Case) -> None:
+    model = warm(case.model())
+    before = snapshot(model)
+    own = transformed(case, model).model
+    assert_untouched(model, before)
+    shared = transformed(case, model, copy=False).model
+    assert_untouched(model, before)
     assert addresses(shared) == addresses(model)
     assert addresses(own).isdisjoint(addresses(model))
     sizes = sorted(parameter.numel() for parameter in model.parameters())
@@ -136,27 +145,6 @@ def test_the_operations_are_the_children_of_the_fused_module(case: Case) -> None
         found = [type(one) for one in fused.operations() if not isinstance(one, LayerScale)]
         assert found
         assert not expected or found == expected
-
-
-@pytest.mark.slow
-@every_case
-def test_a_second_time_finds_nothing_new(case: Case) -> None:
-    first = transformed(case, warm(case.model()))
-    second = transform(first.model, case.inputs() if case.example else None, patterns=case.patterns)
-    assert second.matches == ()
-    assert second.fused == first.fused
-    assert kinds(second.model) == kinds(first.model)
-
-
-@pytest.mark.slow
-@every_case
-def test_the_model_is_left_as_it_was(case: Case) -> None:
-    model = warm(case.model())
-    before = snapshot(model)
-    transformed(case, model)
-    assert_untouched(model, before)
-    transformed(case, model, copy=False)
-    assert_untouched(model, before)
 
 
 @pytest.mark.parametrize(
