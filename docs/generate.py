@@ -242,7 +242,10 @@ def _basis(fusion: Fusion) -> str:
     """How well a rule is founded, and what was seen of it."""
     seen = _verdicts()[fusion.id]
     agrees = seen in {"as predicted", "merged"} or (seen == "refused" and not fusion.runs)
-    return f"{fusion.basis.value}, compiled" if agrees else f"{fusion.basis.value}; RTX: {seen}"
+    said = fusion.basis.value
+    if agrees:
+        return said if said == "compiled" else f"{said}, compiled"
+    return f"{said}; RTX: {seen}"
 
 
 @cache

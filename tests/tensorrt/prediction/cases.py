@@ -15,6 +15,7 @@ HALF = TensorProto.FLOAT16
 FLOAT_CONV = "c = Conv<pads=[1,1,1,1]>(x, B_16x16x3x3, B_16)\n"
 HEADS = [("q", (1, 2, 8, 16)), ("k", (1, 2, 16, 8)), ("v", (1, 2, 8, 16))]
 SAME = [(name, (1, 2, 8, 16)) for name in "qkv"]
+SLICE = "Slice(x, I_1, I_8, I_2)"
 BMM = "m = MatMul(q, k)\np = Softmax(m)\ny = MatMul(p, v)"
 
 
@@ -111,10 +112,10 @@ CASES = {
         "K11",
     ),
     "K08": Case(
-        text(LINEAR + "n = Add(c, B_16)\ny = Gelu(n)", inputs=ROWS),
+        text("c = MatMul(x, B_16x16)\nn = Add(c, B_16)\ny = Gelu(n)", inputs=ROWS),
         ["MatMul_c", "Add_n", "Gelu_y"],
-        text(LINEAR + "n = Add(c, x)\ny = Gelu(n)", inputs=ROWS),
-        "INT8",
+        text(LINEAR + "n = Add(c, B_16)\ny = Gelu(n)", inputs=ROWS),
+        "FP32",
         "K13",
     ),
     "K09": Case(
@@ -153,7 +154,7 @@ CASES = {
     "N03": Case(
         closed("r = Conv<pads=[1,1,1,1]>(a, w)\nk = Concat<axis=3>(c, r)\n", "k"),
         ["Concat_k"],
-        closed("r = Conv<pads=[1,1,1,1]>(a, w)\nt = Neg(k)\nk = Concat<axis=3>(c, r)\n", "k"),
+        closed("r = Conv<pads=[1,1,1,1]>(a, w)\nt = ReduceMax(k)\nk = Concat<axis=3>(c, r)\n", "k"),
         instead="K14",
     ),
     "K14": Case(
@@ -173,14 +174,14 @@ CASES = {
     "N04": Case(
         text("b = Relu(x)\na = Reshape(b, I_1_16_64)\ny = Flatten(a)"),
         ["Reshape_a", "Flatten_y"],
-        text("b = Relu(x)\na = Reshape(b, I_1_16_64)\ny = Expand(a, I_2_16_64)"),
+        text("b = Softmax(x)\na = Reshape(b, I_1_16_64)\ny = Expand(a, I_2_16_64)"),
         instead="K16",
     ),
     "K16": Case(
         text("y = Slice(x, I_0, I_2, I_1)"), ["Slice_y"], text("y = Flatten(x)"), "FP32", "N04"
     ),
     "K17": Case(
-        text("a = Cast<to=10>(x)\ny = Cast<to=1>(a)"),
+        text("a = Cast<to=10>(x)\nb = Softmax(a)\ny = Cast<to=1>(b)"),
         ["Cast_a"],
         text("a = Relu(x)\ny = Relu(a)"),
         "FP16",
@@ -231,5 +232,33 @@ CASES = {
         closed("d = QDQ(c, s1)\nr = MaxPool<kernel_shape=[1,1]>(d)\n", "r"),
         "FP32",
         "N06",
+    ),
+    "Q04": Case(
+        text("n = LayerNormalization(x, B_16)\n" + LINEAR.replace("(x,", "(n,"), inputs=ROWS),
+        ["QuantizeLinear_a_q"],
+        text("n = Softmax(x)\n" + LINEAR.replace("(x,", "(n,"), inputs=ROWS),
+        "FP32",
+        "K19",
+    ),
+    "K21": Case(
+        text(f"a = {SLICE}\nb = Concat<axis=2>(a, x)\nc = Transpose(b)\ny = Relu(c)"),
+        ["Slice_a", "Concat_b", "Transpose_c", "Relu_y"],
+        text(f"a = Softmax(x)\ny = {SLICE.replace('x', 'a')}"),
+        "FP32",
+        "K16",
+    ),
+    "K22": Case(
+        text("a = Neg(x)\nn = LayerNormalization(a, H_8)\ny = Mul(n, a)", dtype=HALF),
+        ["Neg_a", "LayerNormalization_n", "Mul_y"],
+        text("a = Neg(x)\nb = Softmax(a)\ny = Mul(b, a)", dtype=HALF),
+        "FP16",
+        "K18",
+    ),
+    "K23": Case(
+        text("a = Relu(x)\ny = Transpose(a)"),
+        ["Relu_a", "Transpose_y"],
+        text("a = LayerNormalization(x, B_8)\ny = Transpose(a)"),
+        "FP32",
+        "K15",
     ),
 }

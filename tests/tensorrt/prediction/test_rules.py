@@ -28,7 +28,7 @@ def planned(proto: ModelProto) -> Plan:
 
 
 def groups(model: Text) -> list[Group]:
-    return planned(model.proto()).groups
+    return list(planned(model.proto()).groups)
 
 
 def of(model: Text, label: str) -> Group:

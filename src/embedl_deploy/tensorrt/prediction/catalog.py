@@ -3,6 +3,7 @@
 from embedl_deploy.tensorrt.prediction import (
     attention,
     copies,
+    merging,
     pointwise,
     quantizers,
     simple,
@@ -20,4 +21,5 @@ FUSIONS: tuple[Fusion, ...] = (
     simple.CAST, simple.OTHER,
     quantizers.WEIGHTS, quantizers.FIXED, quantizers.PRODUCER, quantizers.CANCELLED,
     quantizers.QUANTIZER, quantizers.READER, quantizers.DEQUANTIZER,
+    merging.QUANTIZED_AFTER, merging.COPIED_BEFORE, merging.COMPUTED_BEFORE, merging.COPIED_AFTER,
 )  # fmt: skip

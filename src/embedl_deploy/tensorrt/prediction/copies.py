@@ -3,7 +3,14 @@
 from collections.abc import Iterator
 
 from embedl_deploy.onnx_model.graph import Node, Value
-from embedl_deploy.onnx_model.view import COMMUTING, COPIES, dequantizer, reached, stored_type
+from embedl_deploy.onnx_model.view import (
+    COMMUTING,
+    COPIES,
+    dequantizer,
+    numbers,
+    reached,
+    stored_type,
+)
 from embedl_deploy.tensorrt.prediction.fusion import Fusion
 from embedl_deploy.tensorrt.prediction.origins import taken_before
 from embedl_deploy.tensorrt.prediction.plan import Plan
@@ -23,15 +30,27 @@ def _carried(value: Value, node: Node) -> str:
     return named(node.output.dtype if quantize is None else quantize.output.dtype)
 
 
+def _stays(node: Node) -> bool:
+    """Whether every value stays where it is: a padding by nothing, an axis of size 1 that moves."""
+    if node.op == "Pad":
+        return not any(numbers(node.input(1)) or (1,))
+    shape, order = node.first.shape, node.attributes.get("perm", ())
+    if node.op != "Transpose" or shape is None or sorted(order) != [*range(len(shape))]:
+        return False
+    moved = [axis for axis in order if shape[axis] != 1]
+    return moved == sorted(moved)
+
+
 def _views(plan: Plan) -> Iterator[Found]:
-    return (Found(run) for run in plan.runs(_VIEWS))
+    yield from (Found([node]) for node in plan.free("Pad") if _stays(node))
+    yield from (Found(run) for run in plan.runs(_VIEWS | {"Transpose"}))
 
 
 VIEW = Fusion(
     "N04",
     "view",
-    "reshaping copies nothing; where the layout before it is not linear, a reformat may stand "
-    "there",
+    "reshaping copies nothing, nor does padding by nothing and moving an axis of size 1; where the "
+    "layout before it is not linear, a reformat may stand there",
     Basis.ASSUMED,
     "not in what was read",
     _views,
@@ -41,7 +60,7 @@ VIEW = Fusion(
 
 def _shuffles(plan: Plan) -> Iterator[Found]:
     for run in plan.runs(_VIEWS | {"Transpose"}):
-        if any(node.op == "Transpose" for node in run):
+        if any(node.op == "Transpose" and not _stays(node) for node in run):
             yield Found(run, _carried(run[0].first, run[-1]))
 
 

@@ -62,10 +62,9 @@ def explain_onnx(
 
 def _in_order(plan: Plan) -> list[Group]:
     """Groups and their operators in the order of the file."""
-    order = {id(node): index for index, node in enumerate(plan.view.graph)}
     for group in plan.groups:
-        group.nodes.sort(key=lambda node: order[id(node)])
-    return sorted(plan.groups, key=lambda group: order[id(group.nodes[0])])
+        group.nodes.sort(key=plan.place)
+    return sorted(plan.groups, key=lambda group: plan.place(group.nodes[0]))
 
 
 def predict(view: View) -> Plan:

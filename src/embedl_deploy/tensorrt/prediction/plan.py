@@ -25,33 +25,44 @@ class Plan:
 
     Attributes:
         view: As given.
-        groups: Those that were made, in the order of the rules.
+        groups: Those that were made, in the order of the rules, without those that another took in.
     """
 
     def __init__(self, view: View) -> None:
         self.view = view
-        self.groups: list[Group] = []
+        self.groups: dict[Group, None] = {}
         self._taken: dict[int, Group] = {}
+        self._places = {id(node): place for place, node in enumerate(view.graph)}
 
     def take(self, rule: Claim, found: Found) -> None:
-        """Give operators to a group of their own, or to one that takes them in."""
+        """Give operators to a group of their own, or to one that takes them in.
+
+        Those of a group are all its operators, and that group is no more.
+        """
         group = found.into
         if group is None:
             basis = found.basis or rule.basis
             group = Group(rule, [], found.dtype, found.quantized, found.open, [], basis)
-            self.groups.append(group)
+            self.groups[group] = None
         elif found.basis is not None:
             group.basis = found.basis
         if rule not in group.rules:
             group.rules.append(rule)
         if found.reason:
             group.reasons.append(found.reason)
+        if (taken_in := self.group(found.nodes[0])) is not None:
+            del self.groups[taken_in]
+            group.rules.extend(one for one in taken_in.rules if one not in group.rules)
         group.nodes.extend(found.nodes)
         self._taken.update((id(node), group) for node in found.nodes)
 
     def group(self, node: Node) -> Group | None:
         """The group of an operator; None while it has none."""
         return self._taken.get(id(node))
+
+    def place(self, node: Node) -> int:
+        """Where an operator is in the order of the file."""
+        return self._places[id(node)]
 
     def group_runs(self, node: Node) -> bool:
         """Whether a kernel computes an operator."""
@@ -70,6 +81,10 @@ class Plan:
     def is_fixed(self, value: Value | None) -> bool:
         """Whether a value is a constant, follows from constants, or is left out."""
         return self.view.is_fixed(value)
+
+    def is_pointwise(self, node: Node) -> bool:
+        """Whether an operator computes element by element."""
+        return node.op in POINTWISE and not node.domain
 
     def operands(self, node: Node) -> list[Value]:
         """Inputs that are no constants."""
@@ -101,7 +116,7 @@ class Plan:
     def _follows(self, node: Node, made: list[Value]) -> bool:
         """Whether a pointwise operator reads these values and constants alone."""
         known = {id(one) for one in made}
-        fits = node.op in POINTWISE and not node.domain and self.group(node) is None
+        fits = self.is_pointwise(node) and self.group(node) is None
         return fits and all(id(one) in known for one in self.operands(node))
 
     def runs(self, ops: Container[str]) -> list[list[Node]]:

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from embedl_deploy.onnx_model.graph import Node, Value
 from embedl_deploy.onnx_model.view import (
     CONVOLUTIONS,
+    DEQUANTIZE,
     channels,
     dequantizer,
     is_quantized,
+    made_by,
     pads_zeros,
     weight_index,
     weight_quantizer,
@@ -182,21 +184,53 @@ POOL = Fusion(
 # --- matrix products ----------------------------------------------------------------------------
 
 
+def _beside(plan: Plan) -> Iterator[Found]:
+    """Products of one value with weights, in one type, that are no results of the file."""
+    found: dict[tuple[int, str, str], list[Node]] = {}
+    for head in plan.free("MatMul"):
+        value, (dtype, loss) = head.first, predicted(head)
+        pair = made_by(value, DEQUANTIZE)
+        source = value if pair is None else pair.first
+        if plan.is_fixed(head.input(1)) and not plan.is_fixed(value) and not head.output.is_output:
+            found.setdefault((id(source), dtype, loss), []).append(head)
+    for (_, dtype, loss), heads in found.items():
+        if len(heads) > 1:
+            quantized = is_quantized(heads[0]) and not loss
+            yield Found(heads, dtype, quantized=quantized, reason=loss, basis=Basis.COMPILED)
+
+
 def _product(plan: Plan) -> Iterator[Found]:
+    yield from _beside(plan)
     for head in plan.free("Gemm", "MatMul"):
-        nodes = _nodes(head, _epilogue(plan, head, residual=False))
+        epilogue = _epilogue(plan, head, residual=False)
         dtype, loss = predicted(head)
         quantized = is_quantized(head) and not loss
+        alone = quantized and dtype == "INT8" and _rescales(head, epilogue)
         weight = None if quantized or weight_index(head) is None else weight_quantizer(head)
         reason = loss or ("its weight alone is quantized" if weight is not None else "")
-        basis = Basis.COMPILED if loss else None
+        basis = Basis.COMPILED if loss or alone else None
+        nodes = [head] if alone else _nodes(head, epilogue)
         yield Found(nodes, dtype, quantized=quantized, reason=reason, basis=basis)
+
+
+def _rescales(head: Node, epilogue: _Epilogue) -> bool:
+    """Whether a second kernel computes what is after an INT8 product: all but scale and ReLU."""
+    weight = weight_quantizer(head)
+    scale = weight.input(1) if weight is not None else None
+    single = scale is not None and scale.shape in {(), (1,)}
+    return bool(epilogue.steps) and not (single and _only_relu(epilogue))
+
+
+def _only_relu(epilogue: _Epilogue) -> bool:
+    return all(node.op == "Relu" for step in epilogue.steps for node in step)
 
 
 PRODUCT = Fusion(
     "K08",
     "matrix product",
-    "a matrix product with its bias, and the pointwise operators after it that read nothing else",
+    "a matrix product with its bias, and the pointwise operators after it that read nothing else; "
+    "of an INT8 product alone, but for a ReLU where the weight has one scale, and of products of "
+    "one value with weights, which are one, what follows is a kernel of its own (compiled)",
     Basis.ASSUMED,
     "Parser (Gemm is a product and an addition); what fuses after it is not in the catalog",
     _product,
