@@ -1,20 +1,30 @@
 """The entry points."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from embedl_deploy.default import DEFAULT
-from embedl_deploy.graph import capture
-from embedl_deploy.graph.capturing import Method
+from embedl_deploy.errors import CaptureError
+from embedl_deploy.graph.capturing import Method, capture_with
+from embedl_deploy.graph.wrapped import hidden
+from embedl_deploy.patterns.parts import operations
 from embedl_deploy.rewrite import (
     Result,
     TransformationPlan,
     apply_transformation_plan,
     find_plan,
+    instances,
+    share,
 )
 from embedl_deploy.target import Patterns, Target
+
+_HIDDEN = 0.05
+"""The part of a model's arithmetic that functions with weights may hide from tracing."""
+
+_logger = logging.getLogger(__name__)
 
 
 def get_transformation_plan(
@@ -46,11 +56,18 @@ def get_transformation_plan(
         CaptureError: The model cannot be captured, or the example inputs do not fit it.
         PatternError: A pattern is written in a way that cannot work.
     """
-    return find_plan(
-        capture(model, args, kwargs, method=method, dynamic_shapes=dynamic_shapes, copy=copy),
-        target,
-        patterns,
-    )
+    chosen = instances(target.patterns if patterns is None else patterns)
+    whole = {kind for one in chosen for part in operations(one.tree) for kind in part.kinds}
+    options: Any = {"copy": copy, "dynamic_shapes": dynamic_shapes, "whole": whole}
+    captured = capture_with(model, args, kwargs, method=method, **options)
+    if method == "auto" and share(hidden(captured.graph, whole), captured) > _HIDDEN:
+        _logger.info("tracing cannot look into functions with weights; torch.export is tried")
+        options |= {"method": "export", "every_batch": True}
+        try:
+            captured = capture_with(model, args, kwargs, **options)
+        except CaptureError as error:
+            _logger.info("%s; they stay whole", str(error).partition("\n")[0])
+    return find_plan(captured, target, chosen)
 
 
 def transform(

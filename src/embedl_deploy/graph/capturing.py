@@ -20,6 +20,7 @@ from embedl_deploy.graph.shapes import propagate
 from embedl_deploy.graph.state import State, check_calls_are_alike, no_state
 from embedl_deploy.graph.stops import no_way
 from embedl_deploy.graph.tracer import trace
+from embedl_deploy.graph.wrapped import look_into
 
 Method = Literal["auto", "trace", "export"]
 
@@ -57,6 +58,21 @@ def capture(
     Raises:
         CaptureError: The model cannot be traced, or the example inputs do not fit it.
     """
+    return capture_with(
+        model, args, kwargs, method=method, copy=copy, dynamic_shapes=dynamic_shapes
+    )
+
+
+def capture_with(
+    model: nn.Module,
+    args: Sequence[Any] | None,
+    kwargs: Mapping[str, Any] | None,
+    *,
+    method: Method,
+    copy: bool,
+    **options: Any,
+) -> fx.GraphModule:
+    """See `capture`; `options` are fields of `Inputs`."""
     if method not in get_args(Method):
         raise CaptureError(f"capture method {method!r} is not known; use one of {get_args(Method)}")
     if args is not None and not isinstance(args, Sequence):
@@ -71,8 +87,8 @@ def capture(
     settle_weights(own)
     keep_name(own, model)
     given = args is not None or bool(kwargs)
-    inputs = Inputs(tuple(args or ()), dict(kwargs or {}), dynamic_shapes) if given else None
-    graph = _captured(own, inputs, method)
+    example = Inputs(tuple(args or ()), dict(kwargs or {}), **options)
+    graph = _captured(own, example if given else None, method)
     if given:
         propagate(graph, tuple(args or ()), dict(kwargs or {}))
     _logger.debug("captured %s: %d nodes", type(model).__name__, len(graph.graph.nodes))
@@ -128,13 +144,21 @@ def _traced(model: nn.Module, inputs: Inputs | None) -> fx.GraphModule:
     state = State(stage)
     with no_chance():
         graph = trace(stage, *(_omitted_and_kinds(model, inputs) if inputs else ()))
-    made = _adopt(model, stage, graph)
+        opened = graph
+        if inputs:
+            opened = look_into(stage, graph, (inputs.args, inputs.kwargs), inputs.whole)
+    made = _adopt(model, stage, opened)
     if changed := state.changed():
         raise CaptureError(
             f"the model writes to its own tensor '{changed[0]}' in forward(); keep such state "
             "outside the captured part"
         )
-    canonical = canonicalize(model, graph)
+    try:
+        canonical = canonicalize(model, opened)
+    except CaptureError:  # of a function that may write to parts of tensors while it is hidden
+        if opened is graph:
+            raise
+        canonical = canonicalize(model, graph)
     _check_state(model, inputs, [path for path in state.written(stage) if path not in made])
     return canonical
 

@@ -3,6 +3,8 @@
 import torch
 from torch import fx
 
+from embedl_deploy.graph.proxies import is_size
+
 _WRITE_NOTHING = frozenset({"torch", "_operator", "builtins", "math"})
 """Packages whose functions, in the forms that the canonical graph has, write to no argument."""
 
@@ -12,8 +14,13 @@ def remove_dead(graph: fx.Graph) -> None:
     for node in reversed(graph.nodes):
         if node.users or node.op in {"placeholder", "output"} or node.target is torch._assert:  # noqa: SLF001 - has no public name
             continue
-        if not is_opaque(node):  # it may be there for what it writes to its arguments
+        if not (is_opaque(node) and _may_write(node)):
             graph.erase_node(node)
+
+
+def _may_write(node: fx.Node) -> bool:
+    """Whether a call may be there for what it writes to its arguments: sizes are none of those."""
+    return not all(map(is_size, node.all_input_nodes))
 
 
 def is_opaque(node: fx.Node) -> bool:

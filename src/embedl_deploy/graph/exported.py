@@ -2,7 +2,7 @@
 
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
@@ -15,8 +15,10 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.symbolic_shapes import is_concrete_int
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+from torch.utils._sympy.numbers import int_oo
 
 from embedl_deploy.batches import device_of, moved
+from embedl_deploy.errors import CaptureError
 from embedl_deploy.graph.known import KnownValues
 from embedl_deploy.graph.leaves import Leaves
 from embedl_deploy.graph.reader import SAME_VALUE, Reader
@@ -38,11 +40,15 @@ class Inputs:
         kwargs: Inputs by name.
         dynamic_shapes: As `torch.export.export` takes it; `None` lets the first dimension of
             every tensor vary where the model's code allows it.
+        whole: Functions that `torch.fx.wrap` hides, or their names, that are to stay so.
+        every_batch: Whether a program that holds for some sizes of a batch alone is refused.
     """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     dynamic_shapes: Any = None
+    whole: Collection[Any] = ()
+    every_batch: bool = False
 
 
 def export(model: nn.Module, stage: nn.Module, inputs: Inputs) -> tuple[fx.Graph, list[str]]:
@@ -79,7 +85,10 @@ def raised(model: nn.Module, program: torch.export.ExportedProgram, leaves: Leav
 
 
 def _program(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
-    if inputs.dynamic_shapes is None and (program := _any_batch(model, inputs)) is not None:
+    program = _any_batch(model, inputs) if inputs.dynamic_shapes is None else None
+    if inputs.every_batch and not (program and _is_general(program)):
+        raise CaptureError(f"what {type(model).__name__} computes depends on the size of the batch")
+    if program is not None:
         return program
     try:
         return _functional(_export(model, inputs))
@@ -203,6 +212,12 @@ def _varies(program: torch.export.ExportedProgram) -> bool:
     found = [node.meta.get("val") for node in program.graph.nodes if node.name in names]
     values = [value for value in found if isinstance(value, Tensor)]
     return not any(is_concrete_int(value.shape[0]) for value in values)
+
+
+def _is_general(program: torch.export.ExportedProgram) -> bool:
+    """Whether no size has an upper bound, as one that the code compares with a number has."""
+    bounds = program.range_constraints.values()
+    return _varies(program) and all(one.upper == int_oo for one in bounds)
 
 
 def _two_or_more(tensor: Tensor) -> Tensor:

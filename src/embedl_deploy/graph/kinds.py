@@ -1,6 +1,7 @@
 """What kind of value a node gives, for a model's code that asks: a tensor, or several."""
 
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
@@ -25,7 +26,11 @@ _SEVERAL_MODULES = (nn.RNNBase, nn.LSTMCell, nn.MultiheadAttention)
 
 
 @contextmanager
-def types_of_values(model: nn.Module, type_of: Callable[[Any], type[Any] | None]) -> Iterator[None]:
+def types_of_values(
+    model: nn.Module,
+    type_of: Callable[[Any], type[Any] | None],
+    functions: Sequence[Callable[..., Any]] = (),
+) -> Iterator[None]:
     """Let the model's code ask for types of traced values: by `isinstance` or `torch.is_tensor`.
 
     `isinstance` is another one in the modules that define the model's classes, and there alone:
@@ -34,18 +39,23 @@ def types_of_values(model: nn.Module, type_of: Callable[[Any], type[Any] | None]
     Args:
         model: The model.
         type_of: The type of a traced value, `None` of any other object.
+        functions: Functions in whose modules it is another one as well.
     """
 
     def asked(value: Any, kinds: Any) -> bool:
         found = type_of(value)
         return isinstance(value, kinds) or (found is not None and issubclass(found, kinds))
 
-    spaces = {
-        id(one.__globals__): one.__globals__
+    methods = [
+        one
         for kind in {type(module) for module in model.modules()}
         for base in kind.__mro__
         if base.__module__.partition(".")[0] not in {"torch", "embedl_deploy"}
         for one in vars(base).values()
+    ]
+    spaces = {
+        id(one.__globals__): one.__globals__
+        for one in (*methods, *map(inspect.unwrap, functions))
         if isinstance(one, FunctionType) and "isinstance" not in one.__globals__
     }
     library: Any = torch

@@ -121,10 +121,7 @@ class _ShapePass:
                     return torch.empty_like(args[0])
                 with _eval_mode(module):
                     return torch.func.functional_call(module, self._state(module), args, kwargs)
-            case "call_method":
-                return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        with torch.device(self.device or "cpu"):
-            made = node.target(*args, **kwargs)  # type: ignore[operator]
+        made = run(node, args, kwargs, self.device or "cpu")
         return made if node.all_input_nodes else self.moved(made)  # an ATen operator's is here
 
     def _state(self, module: nn.Module) -> dict[str, Any]:
@@ -133,10 +130,20 @@ class _ShapePass:
 
     def moved(self, tree: Any) -> Any:
         """`tree` with its tensors as empty ones of the same shape on the pass's device."""
-        if self.device is None:
-            return tree
-        make = lambda tensor: torch.empty_like(tensor, device=self.device)  # noqa: E731
-        return pytree.tree_map_only(Tensor, make, tree)
+        return tree if self.device is None else empty(tree)
+
+
+def empty(tree: Any) -> Any:
+    """`tree` with its tensors on the meta device, where they have no values."""
+    return pytree.tree_map_only(Tensor, lambda one: torch.empty_like(one, device="meta"), tree)
+
+
+def run(node: fx.Node, args: Any, kwargs: Any, device: str = "meta") -> Any:
+    """What a call of a function or method gives; tensors that it makes are on `device`."""
+    if node.op == "call_method":
+        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    with torch.device(device):
+        return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
 def _keeps_shape(module: nn.Module, *args: Any, **kwargs: Any) -> bool:

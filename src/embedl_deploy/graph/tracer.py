@@ -51,6 +51,7 @@ class Tracer(fx.Tracer):
         self._names: dict[int, str] = {}
         self._omitted = omitted
         self._kinds = kinds
+        self._functions: tuple[Callable[..., Any], ...] = ()
 
     def trace(
         self,
@@ -63,7 +64,7 @@ class Tracer(fx.Tracer):
         self._names = {id(tensor): name for name, tensor in named}
         self._own = _Own(module)
         self._constants = Constants(self._own, training=module.training)
-        with types_of_values(module, self.type_of):
+        with types_of_values(module, self.type_of, self._functions):
             return super().trace(root, concrete_args)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:

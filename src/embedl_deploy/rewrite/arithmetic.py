@@ -1,7 +1,7 @@
 """How many multiply-accumulates an operation takes, from the shapes of its inputs and result."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from embedl_deploy.graph.dead import is_opaque
 from embedl_deploy.graph.interpreter import plain
-from embedl_deploy.graph.shapes import shape, value
+from embedl_deploy.graph.shapes import shape, targets, value
 from embedl_deploy.modules import FusedModule, MHAInProjection, ScaledDotProductAttention
 
 Sizes = tuple[int, ...]
@@ -34,6 +34,16 @@ def multiply_accumulates(node: fx.Node, module: object) -> int | None:
     if None in inputs or result is None:
         return None
     return rule(module, [one for one in inputs if one is not None], result)
+
+
+def share(nodes: Collection[fx.Node], graph: fx.GraphModule) -> float:
+    """The part of a graph's arithmetic that `nodes` do, as far as it is known."""
+    objects = targets(graph)
+    counts = {
+        node: multiply_accumulates(node, objects.get(str(node.target))) or 0
+        for node in graph.graph.nodes
+    }
+    return sum(counts[node] for node in nodes) / max(sum(counts.values()), 1)
 
 
 def _may_be_tensor(argument: object) -> bool:

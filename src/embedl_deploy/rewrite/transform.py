@@ -45,15 +45,14 @@ class TransformationPlan(Printed):
 
 
 def find_plan(
-    captured: fx.GraphModule, target: Target, patterns: Patterns | None = None
+    captured: fx.GraphModule, target: Target, patterns: tuple[Pattern, ...]
 ) -> TransformationPlan:
-    """Find what `patterns`, by default those of the target, would do to a captured graph.
+    """Find what `patterns` would do to a captured graph.
 
     Raises:
-        PatternError: The list holds something else than patterns, or one that cannot work.
+        PatternError: One of them cannot work.
     """
-    chosen = target.patterns if patterns is None else patterns
-    return _find(captured, target, _instances(chosen), frozenset())
+    return _find(captured, target, patterns, frozenset())
 
 
 def apply_transformation_plan(plan: TransformationPlan) -> Result:
@@ -79,7 +78,12 @@ def apply_transformation_plan(plan: TransformationPlan) -> Result:
     return _fuse_all(draft, plan_now, off)
 
 
-def _instances(patterns: Patterns) -> tuple[Pattern, ...]:
+def instances(patterns: Patterns) -> tuple[Pattern, ...]:
+    """Patterns that are given as classes or instances, as instances.
+
+    Raises:
+        PatternError: The list holds something else.
+    """
     if isinstance(patterns, str) or not isinstance(patterns, Sequence):
         raise PatternError(f"patterns is a {type(patterns).__name__}; pass a list or a tuple")
     for one in patterns:

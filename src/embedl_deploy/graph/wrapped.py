@@ -1,0 +1,270 @@
+"""Functions that `torch.fx.wrap` hides from tracing, looked into where they take weights.
+
+Their code follows from sizes, as windows of attention do. So each is traced once more with what
+the shape pass knows: sizes that no batch changes are numbers there, the others stay values.
+"""
+
+import operator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from embedl_deploy.batches import device_of
+from embedl_deploy.errors import CaptureError
+from embedl_deploy.graph.dead import is_opaque
+from embedl_deploy.graph.interpreter import plain
+from embedl_deploy.graph.proxies import ValueProxy
+from embedl_deploy.graph.shapes import empty, propagate, run
+from embedl_deploy.graph.tracer import Tracer
+
+_TIMES = 64
+"""How many times larger the second batch is: what both give alike depends on no batch."""
+
+Values = tuple[Any, Any]
+"""What a node gives for the examples and for the larger batch, its tensors without memory."""
+
+
+def hidden(graph: fx.Graph, whole: Collection[Any] = ()) -> list[fx.Node]:
+    """Calls of functions that tracing did not look into and that take weights.
+
+    Args:
+        graph: A graph.
+        whole: Functions, or their qualified names, that are to stay one call.
+    """
+    return [node for node in graph.nodes if _takes_weights(node) and not _is_one(node, whole)]
+
+
+def look_into(
+    root: nn.Module, traced: fx.Graph, inputs: Any, whole: Collection[Any] = ()
+) -> fx.Graph:
+    """The graph with what hidden functions do in it; one that cannot be traced stays a call.
+
+    Args:
+        root: What was traced; it gets the constants that the functions make.
+        traced: The traced graph, which stays as it is.
+        inputs: Example inputs, and those by name.
+        whole: Functions, or their qualified names, that are to stay one call.
+    """
+    if not hidden(traced, whole) or not _in_batches(inputs):
+        return traced
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(traced, {}))
+    known = _known(root, graph, inputs)
+    calls = hidden(graph, whole) if known else []
+    given = {node: [known[one] for one in node.all_input_nodes] for node in calls}
+    for node, values in given.items():
+        try:
+            with _unwrapped():
+                inner = _SizedTracer(node, values).traced(root, known[node])
+        except Exception:  # noqa: BLE001, S112 - a function may ask anything of its values
+            continue
+        _splice(graph, node, inner)
+    return graph
+
+
+@contextmanager
+def _unwrapped() -> Iterator[None]:
+    """While this holds, functions that a traced one calls are traced as well."""
+    wrapped = fx._symbolic_trace._wrapped_fns_to_patch  # noqa: SLF001 - torch has no public way
+    before = dict(wrapped)
+    wrapped.clear()
+    try:
+        yield
+    finally:
+        wrapped.update(before)
+
+
+def _known(root: nn.Module, graph: fx.Graph, inputs: Any) -> dict[fx.Node, Values]:
+    """What each node gives; nothing where the model does not take another batch."""
+    module = fx.GraphModule(root, graph)  # it may hold a copy of the graph
+    found = []
+    for one in (inputs, pytree.tree_map_only(Tensor, _larger, inputs)):
+        try:
+            propagate(module, *empty(one))
+        except CaptureError:
+            return {}
+        found.append([node.meta.pop("val", None) for node in module.graph.nodes])
+    return dict(zip(graph.nodes, zip(*found, strict=True), strict=True))
+
+
+def _takes_weights(node: fx.Node) -> bool:
+    return is_opaque(node) and any(one.op == "get_attr" for one in node.all_input_nodes)
+
+
+def _is_one(node: fx.Node, whole: Collection[Any]) -> bool:
+    target: Any = node.target
+    return target in whole or f"{target.__module__}.{target.__qualname__}" in whole
+
+
+def _in_batches(inputs: Any) -> bool:
+    """Whether all inputs that are tensors have one first dimension."""
+    sizes = {one.shape[:1] for one in pytree.tree_leaves(inputs) if isinstance(one, Tensor)}
+    return len(sizes) == 1 and torch.Size() not in sizes
+
+
+def _larger(tensor: Tensor) -> Tensor:
+    return tensor.new_empty((tensor.shape[0] * _TIMES, *tensor.shape[1:]))
+
+
+def _splice(graph: fx.Graph, node: fx.Node, inner: fx.Graph) -> None:
+    """Put the nodes of a call's graph in its place."""
+    inputs = (one for one in inner.nodes if one.op == "placeholder")
+    values = dict(zip(inputs, node.all_input_nodes, strict=True))
+    with graph.inserting_before(node):
+        for one in inner.nodes:
+            if one.op not in {"placeholder", "output"}:
+                values[one] = graph.node_copy(one, values.__getitem__)
+                values[one].meta = dict(node.meta)
+    (output,) = inner.find_nodes(op="output")
+    result = fx.map_arg(output.args[0], values.__getitem__)
+    if not isinstance(result, fx.Node):
+        for user in [one for one in node.users if one.target is operator.getitem]:
+            user.replace_all_uses_with(result[user.args[1]])
+            graph.erase_node(user)
+    node.replace_all_uses_with(result)
+    graph.erase_node(node)
+
+
+class _SizedTracer(Tracer):
+    """Traces one call of a function; sizes that no batch changes are numbers.
+
+    Args:
+        call: The call.
+        values: What each of its inputs gives.
+    """
+
+    def __init__(self, call: fx.Node, values: list[Values]) -> None:
+        kinds = {f"input_{at}": type(value) for at, (value, _) in enumerate(values)}
+        super().__init__(kinds=kinds)
+        self._call = call
+        self._functions = (call.target,)  # type: ignore[assignment]
+        self._inputs = values
+        self._values: dict[fx.Node, Values] = {}
+
+    def traced(self, root: nn.Module, result: Values) -> fx.Graph:
+        """The graph of the call, whose result has the sizes that are known of it.
+
+        Raises:
+            Exception: The function asks for more than sizes.
+        """
+        graph = self.trace(root)
+        (output,) = graph.find_nodes(op="output")
+        for which, expected in enumerate(result):
+            given = fx.map_arg(output.args[0], partial(self._given_at, which))
+            if _forms(given) != _forms(expected):
+                raise TypeError(f"'{self._call}' gives {given} where it is traced, not {expected}")
+        return graph
+
+    def create_args_for_root(
+        self,
+        root_fn: Callable[..., Any],
+        is_module: bool,  # noqa: FBT001
+        concrete_args: Any = None,
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        """Placeholders for the inputs of the call; those that no batch changes are known."""
+        given = {node: self._input(at) for at, node in enumerate(self._call.all_input_nodes)}
+        args, kwargs = fx.node.map_arg((self._call.args, self._call.kwargs), given.__getitem__)
+        function: Any = self._call.target
+        return lambda _: function(*plain(args), **plain(kwargs)), [self.root]
+
+    def _input(self, at: int) -> Any:
+        proxy = self.create_proxy("placeholder", f"input_{at}", (), {})
+        self._values[proxy.node] = one, other = self._inputs[at]
+        has_tensors = any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(one))
+        return proxy if has_tensors or one != other else one
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """The stand-in for a value while the function runs."""
+        return _SizedProxy(node, self)
+
+    def sizes(self, proxy: "_SizedProxy") -> tuple[Any, ...]:
+        """The sizes of a tensor, as numbers where no batch changes them."""
+        one, other = (value.shape for value in self._given(proxy.node))
+        if len(one) != len(other):
+            raise TypeError(f"the rank of '{proxy.node}' depends on the batch")
+        return tuple(
+            a if a == b else self.create_proxy("call_method", "size", (proxy, at), {})
+            for at, (a, b) in enumerate(zip(one, other, strict=True))
+        )
+
+    def like(self, proxy: "_SizedProxy") -> Tensor:
+        """An empty tensor of the type of a value, where the model is."""
+        return torch.empty((), dtype=self._given(proxy.node)[0].dtype, device=device_of(self.root))
+
+    def _given_at(self, which: int, node: fx.Node) -> Any:
+        return self._given(node)[which]
+
+    def _given(self, node: fx.Node) -> Values:
+        """What a node gives; computed when it is asked for."""
+        pending = [node]
+        while pending:
+            needed = pending[-1]
+            open_inputs = [one for one in needed.all_input_nodes if one not in self._values]
+            if open_inputs and needed not in self._values:
+                pending += open_inputs
+                continue
+            pending.pop()
+            if needed not in self._values:
+                self._values[needed] = self._computed(needed, 0), self._computed(needed, 1)
+        return self._values[node]
+
+    def _computed(self, node: fx.Node, which: int) -> Any:
+        if node.op == "get_attr":
+            return empty(self._own[str(node.target)])
+        inputs = (node.args, node.kwargs)
+        args, kwargs = fx.map_arg(inputs, lambda one: self._values[one][which])
+        return run(node, args, kwargs)
+
+
+def _forms(tree: Any) -> list[Any]:
+    leaves = pytree.tree_leaves(tree)
+    return [(one.shape, one.dtype) if isinstance(one, Tensor) else one for one in leaves]
+
+
+class _SizedProxy(ValueProxy):
+    """A value in a function of which the shape pass knows the sizes."""
+
+    tracer: _SizedTracer
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """See `torch.Tensor.shape`."""
+        return self.tracer.sizes(self)
+
+    @property
+    def ndim(self) -> int:
+        """See `torch.Tensor.ndim`."""
+        return len(self.shape)
+
+    def size(self, dim: int | None = None) -> Any:
+        """See `torch.Tensor.size`."""
+        return self.shape if dim is None else self.shape[dim]
+
+    def dim(self) -> int:
+        """See `torch.Tensor.dim`."""
+        return len(self.shape)
+
+    def new_zeros(self, *size: Any, **options: Any) -> Any:
+        """See `torch.Tensor.new_zeros`; a constant where no batch changes its size."""
+        return self._new("new_zeros", size, options)
+
+    def new_ones(self, *size: Any, **options: Any) -> Any:
+        """See `torch.Tensor.new_ones`."""
+        return self._new("new_ones", size, options)
+
+    def new_full(self, *size: Any, **options: Any) -> Any:
+        """See `torch.Tensor.new_full`."""
+        return self._new("new_full", size, options)
+
+    def _new(self, method: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        if any(isinstance(one, fx.Proxy) for one in pytree.tree_leaves((args, options))):
+            return self.tracer.create_proxy("call_method", method, (self, *args), options)
+        return getattr(self.tracer.like(self), method)(*args, **options)
+
+    def __len__(self) -> int:
+        return int(self.shape[0])

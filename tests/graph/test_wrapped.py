@@ -1,0 +1,247 @@
+"""Functions that `torch.fx.wrap` hides from tracing are looked into where they take weights."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from embedl_deploy import capture, transform
+from embedl_deploy.export import export_onnx, verify_onnx
+from embedl_deploy.graph.wrapped import hidden
+from embedl_deploy.modules import ScaledDotProductAttention
+from embedl_deploy.quantize import quantize
+from embedl_deploy.rewrite import Coverage, Result
+from tests.helpers import (
+    assert_close,
+    assert_same_training,
+    assert_untouched,
+    net,
+    run,
+    snapshot,
+    warm,
+)
+
+
+def covered(result: Result) -> Coverage:
+    assert result.coverage is not None
+    return result.coverage
+
+
+@fx.wrap
+def sides(height: int, width: int, sides: list[int]) -> list[int]:
+    """Sides of windows that are no larger than the map; writes to its list."""
+    for index, have in enumerate((height, width)):
+        sides[index] = min(sides[index], have)
+    return sides
+
+
+@fx.wrap
+def windows(
+    x: Tensor, qkv: Tensor, bias: Tensor, out: Tensor, window: list[int], *, dropout: float = 0.0
+) -> Tensor:
+    """Attention within windows; what follows from sizes is Python."""
+    n, h, w, c = x.shape
+    high, wide = window
+    bottom, right = -h % high, -w % wide
+    if bottom > 0 or right > 0:
+        x = F.pad(x, (0, 0, 0, right, 0, bottom))
+    rows, columns = x.size(1) // high, x.size(2) // wide
+    x = x.view(n, rows, high, columns, wide, c).permute(0, 1, 3, 2, 4, 5)
+    x = F.linear(x.reshape(n * rows * columns, high * wide, c), qkv, bias)
+    q, k, v = x.reshape(len_of(x), high * wide, 3, 2, -1).permute(2, 0, 3, 1, 4).unbind(0)
+    x = (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).softmax(-1) @ v
+    x = F.dropout(F.linear(x.transpose(1, 2).flatten(2), out), dropout)
+    x = x.view(n, rows, columns, high, wide, c).permute(0, 1, 3, 2, 4, 5)
+    return x.reshape(n, rows * high, columns * wide, c)[:, :h, :w]
+
+
+def len_of(x: Tensor) -> Any:
+    return x.shape[0] if isinstance(x, Tensor) else 1
+
+
+class Windows(nn.Module):
+    """The attention as a layer, with a window that may be larger than the map."""
+
+    def __init__(self, window: tuple[int, int]) -> None:
+        super().__init__()
+        self.window = window
+        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        window = sides(x.shape[1], x.shape[2], list(self.window))
+        return windows(x, self.qkv.weight, self.qkv.bias, self.out.weight, window, dropout=0.0)
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 7), (2, 3)])
+def test_windows_become_layers_and_attention_for_any_batch(size: tuple[int, int]) -> None:
+    model = warm(nn.Sequential(Windows((4, 3)), nn.Linear(8, 5))).eval()
+    before = snapshot(model)
+    x = torch.randn(2, *size, 8)
+    result = transform(model, (x,), method="trace")
+    assert covered(result).share == 1.0
+    kinds = [type(one) for one in result.model.modules()]
+    assert kinds.count(ScaledDotProductAttention) == 1
+    assert dict(result.model.named_modules())["0.out.linear"] is not None
+    for one in (x, torch.randn(1, *size, 8), torch.randn(9, *size, 8)):
+        assert_close(run(result.model, (one,)), run(model, (one,)))
+    assert_untouched(model, before)
+
+
+def test_the_file_of_windows_computes_what_the_model_computes(tmp_path: Path) -> None:
+    model = warm(nn.Sequential(Windows((4, 3)), nn.Linear(8, 5))).eval()
+    x = torch.randn(2, 5, 7, 8)
+    result = transform(model, (x,))
+    quantized = quantize(result, [x])
+    path = export_onnx(quantized, (x,), tmp_path / "windows.onnx", precision="float16")
+    assert verify_onnx(path, quantized, [(x,)]).only_ties
+
+
+@fx.wrap
+def two(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    return F.linear(x, weight), F.linear(x, weight * 2)
+
+
+@fx.wrap
+def nested(x: Tensor, weight: Tensor) -> Tensor:
+    one, other = two(x + 1, weight)
+    return one * other
+
+
+@fx.wrap
+def asks(x: Tensor, weight: Tensor, scale: Any) -> Tensor:
+    x = x * scale if isinstance(scale, Tensor) else x - 1
+    return F.linear(x, weight) + torch.arange(len(weight))
+
+
+@fx.wrap
+def adds(x: Tensor, weight: Tensor) -> Tensor:
+    y = F.linear(x, weight)
+    y += x
+    return y
+
+
+def unpacks(m: Any, x: Tensor) -> Tensor:
+    one, other = two(m.first(x), m.weight)
+    return one / (other.abs() + 1)
+
+
+@fx.wrap
+def apart(x: Tensor, parts: list[int]) -> Tensor:
+    """What keeps parts of a row apart, written item by item; made of sizes and a type alone."""
+    place = x.new_zeros(x.shape[1])
+    for number, part in enumerate(parts):
+        place[part:] = number
+    return (place[:, None] != place).to(x.dtype) * -100.0
+
+
+@fx.wrap
+def masked(x: Tensor, weight: Tensor) -> Tensor:
+    mask = apart(x, [1, 3])
+    bias = x.new_ones(x.shape[0], 1) + x.new_full((4,), 0.5)
+    return F.linear(x, weight) @ mask.softmax(-1) + bias
+
+
+FUNCTIONS: dict[str, Callable[[Any, Tensor], Any]] = {
+    "two": unpacks,
+    "nested": lambda m, x: nested(m.first(x), m.weight),
+    "asks": lambda m, x: asks(x, m.weight, m.first(x)),
+    "masked": lambda m, x: masked(m.first(x), m.weight),
+    "adds": lambda m, x: adds(m.first(x), m.weight),
+    "shared": lambda m, x: adds(adds(m.first(x), m.weight), m.weight),
+}
+
+
+def layers(forward: Callable[..., Any]) -> nn.Module:
+    model = net(forward, first=nn.Linear(4, 4))
+    model.weight = nn.Parameter(torch.randn(4, 4))
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_are_looked_into(name: str) -> None:
+    model = layers(FUNCTIONS[name])
+    x = torch.randn(3, 4)
+    assert not hidden(capture(model, (x,), method="trace").graph)
+    result = transform(model, (x,))
+    assert not [one for one in covered(result).rest if one.kind != "matmul"]
+    for one in (x, torch.randn(5, 4)):
+        assert_close(run(result.model, (one,)), run(model, (one,)))
+    model.train()
+    assert_same_training(model, transform(model, (x,), copy=False), (x,))
+
+
+@fx.wrap
+def writes(x: Tensor, weight: Tensor) -> Tensor:
+    made = x.new_zeros(x.shape[0], 6)
+    made[:, 1:5] = F.linear(x, weight)
+    return made
+
+
+@fx.wrap
+def by_count(x: Tensor, weight: Tensor) -> Tensor:
+    return F.linear(x, weight) if x.numel() < 40 else F.linear(x, weight) - 1
+
+
+@fx.wrap
+def by_batch(x: Tensor, weight: Tensor) -> Tensor:
+    y = F.linear(x, weight)
+    return y * 2 if x.shape[0] > 8 else y
+
+
+def test_what_tracing_cannot_take_goes_through_export(caplog: pytest.LogCaptureFixture) -> None:
+    model = layers(lambda m, x: F.relu(writes(m.first(x), m.weight)))
+    x = torch.randn(3, 4)
+    (left,) = covered(transform(model, (x,), method="trace")).rest
+    assert "(torch.fx.wrap)" in left.reason
+    with caplog.at_level(logging.INFO):
+        result = transform(model, (x,))
+    assert "torch.export is tried" in caplog.text
+    assert covered(result).share == 1.0
+    for one in (x, torch.randn(5, 4)):
+        assert_close(run(result.model, (one,)), run(model, (one,)))
+
+
+@fx.wrap
+def by_rows(x: Tensor, weight: Tensor) -> Tensor:
+    return torch.stack([F.linear(x[row], weight) for row in range(len(x))])
+
+
+WHOLE: dict[str, Callable[[Any, Tensor], Any]] = {
+    "by_count": lambda m, x: by_count(m.first(x), m.weight),
+    "by_batch": lambda m, x: by_batch(m.first(x), m.weight),
+    "by_rows": lambda m, x: by_rows(m.first(x), m.weight),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_what_neither_way_can_take_stays_a_call(name: str) -> None:
+    model = layers(WHOLE[name])
+    result = transform(model, (torch.randn(3, 4),))
+    assert [node.name for node in hidden(result.model.graph)] == [name]
+    for one in (torch.ones(3, 4), -torch.ones(3, 4), torch.randn(12, 4)):
+        assert_close(run(result.model, (one,)), run(model, (one,)))
+
+
+@fx.wrap
+def counted(x: Tensor, weight: Tensor) -> Tensor:
+    return F.linear(x, weight)
+
+
+def test_without_a_batch_that_all_inputs_have_it_stays_a_call() -> None:
+    model = net(lambda m, x, y: counted(x, m.weight) + y, weight=None)
+    model.weight = nn.Parameter(torch.randn(4, 4))
+    args = (torch.randn(3, 4), torch.randn(()))
+    assert len(hidden(capture(model.eval(), args, method="trace").graph)) == 1
+
+
+def test_a_function_that_a_pattern_names_stays_one_call() -> None:
+    torchvision = pytest.importorskip("torchvision.models.swin_transformer")
+    make = torchvision.ShiftedWindowAttention
+    model = warm(make(8, [4, 4], [2, 2], 2)).eval()
+    result = transform(model, (torch.randn(1, 8, 8, 8),))
+    assert "DecomposeShiftedWindowAttentionPattern" in {one.pattern.name for one in result.matches}
