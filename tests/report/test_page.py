@@ -193,13 +193,18 @@ def test_a_file_is_shown_against_the_simulation(
 def test_a_compilation_is_shown_with_its_estimate(tmp_path: Path) -> None:
     tensor = LayerTensor("x", (1, 64, 8, 8), "INT8")
     layer = Layer("conv", "CaskConvolution", ("conv",), (tensor,), (tensor,), (), 1000, "INT8")
+    left = Layer("einsum", "gemm", ("einsum",), (tensor,), (tensor,), (), None)
     compilation = Compilation(
-        Path("m.onnx"), "RTX 1.7", "rtx4090", None, 10, 1.25, (), (layer,), (), ()
+        *(Path("m.onnx"), "RTX 1.7", "rtx4090", None, 10, 1.25),
+        *((), (layer, left), (), (), ("einsum", "lstm")),
     )
     time = compilation.estimate()
     assert time is not None
     page = report(tmp_path / "p.html", compilations=[compilation]).read_text(encoding="utf-8")
     assert f"<dd>{round(time.microseconds)} µs; {time.gpu.name} at its published peaks" in page
+    assert "without the arithmetic of 1 kernel, not known" in page
+    assert re.search(r"Not counted, though it multiplies: .*einsum.* and 1 more", page)
+    assert '<td class="number" data-v="">not known</td>' in page
 
 
 def test_bars_are_inside_the_range_or_outside() -> None:

@@ -65,14 +65,15 @@ def compilation_figures(compilation: Compilation) -> tuple[str, str, str, str, s
     if not one.built:
         return ("not built", "", "", "", "", "")
     time = one.estimate() if one.gpu else None
-    shares = ", ".join(f"{share:.0%} {dtype}" for dtype, share in one.shares.items())
+    shares = [f"{share:.0%} {dtype}" for dtype, share in one.shares.items()]
+    shares += [f"{len(one.uncounted)} not counted"] if one.uncounted else []
     whole = sum(1 for attention in one.attentions if attention.reads)
     return (
         str(len(one.kernels)),
         "" if one.bytes is None else f"{one.bytes / 1e6:.1f}",
         str(len(one.lost)),
         f"{whole} of {len(one.attentions)}" if one.attentions else "",
-        shares,
+        ", ".join(shares),
         "" if time is None else f"{time.microseconds:.0f} µs",
     )
 
@@ -98,6 +99,7 @@ def _layers(layers: Sequence[Layer]) -> Table:
     table = columns("Layer", "Reads", "Gives", "MMAC", "kB", "Operators")
     for one in layers:
         macs = f"{one.macs / 1e6:.1f} {one.computes}" if one.macs else ""
+        macs = "not known" if one.macs is None else macs
         moved = "" if one.bytes is None else f"{one.bytes / 1e3:.1f}"
         nodes = Text(", ".join(one.nodes), "dim")
         table.add_row(one.kind, "/".join(one.reads), "/".join(one.gives), macs, moved, nodes)

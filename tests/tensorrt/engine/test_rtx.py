@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from embedl_deploy.errors import BuildError, CheckError
+from embedl_deploy.report.compilation import compilation_figures
 from embedl_deploy.tensorrt import Compilation, Fate, ShapeRange, compile_onnx
+from embedl_deploy.tensorrt.engine import products
 from tests.tensorrt.rules.models import Text
 
 pytestmark = pytest.mark.skipif(
@@ -46,6 +48,18 @@ d = MatMul(p, c)
 y = QDQ(d, h)
 """
 HEADS = tuple((name, (1, 2, 128, 64)) for name in "qkv")
+RECURRENT = """
+e, n, c = LSTM<hidden_size=16>(x, B_1x64x16, B_1x64x16)
+r = Reshape(e, I_{0}_16)
+y = MatMul(r, B_16x8)
+"""
+UNCOUNTED = {
+    "einsum": Text(
+        'e = Einsum<equation="bij,bjk->bik">(x, x)\ny = MatMul(e, B_16x8)', (("x", (2, 16, 16)),)
+    ),
+    "lstm": Text(RECURRENT.format(4), (("x", (4, 1, 16)),)),
+    "attention": Text("e = Attention(q, k, v)\ny = MatMul(e, H_64x8)", HEADS, HALF, 23),
+}
 OPEN = (("x", (None, 16, 8, 8)),)
 
 
@@ -121,6 +135,42 @@ def test_figures_follow_from_the_layers(tmp_path: Path) -> None:
     values = json.loads(json.dumps(made.to_dict()))
     assert values["estimate"]["estimated_microseconds"] == time.microseconds
     assert values["layers"][0]["bytes"] == 8192
+
+
+@pytest.mark.parametrize("name", UNCOUNTED)
+def test_what_is_not_counted_is_said(name: str, tmp_path: Path) -> None:
+    made = compiled(UNCOUNTED[name], tmp_path)
+    (operator,) = made.uncounted
+    assert operator.endswith("_e")
+    said = f"of those that are known, 100% in {'FP16' if name == 'attention' else 'FP32'}; "
+    assert f"{said}1 operator not counted, such as '{operator}'" in made.summary
+    unknown = [one for one in made.kernels if one.macs is None]
+    assert unknown
+    assert all(not one.nodes or operator in one.nodes for one in unknown)
+    time = made.estimate()
+    assert time is not None
+    assert time.uncounted == len(unknown)
+    assert f"without the arithmetic of {len(unknown)} kernel" in time.assumptions
+    assert "1 not counted" in compilation_figures(made)[4]
+
+
+def test_an_engine_with_a_loop_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="a loop, as of an LSTM over many steps"):
+        compile_onnx(Text(RECURRENT.format(16), (("x", (16, 1, 16)),)).save(tmp_path))
+
+
+def test_a_product_of_open_sizes_is_not_counted_as_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Text("a = MatMul(x, B_16x16)\ny = Relu(a)", (("x", (8, 16)),))
+    known = compiled(model, tmp_path)
+    assert known.uncounted == ()
+    monkeypatch.setattr(products, "multiply_accumulates", lambda _: None)
+    made = compiled(model, tmp_path)
+    assert [one.macs for one in known.kernels] == [8 * 16 * 16]
+    assert [one.macs for one in made.kernels] == [None]
+    assert (made.uncounted, made.shares) == (("MatMul_a",), {})
+    assert "multiply-accumulates are not known; 1 operator not counted" in made.summary
 
 
 # --- sizes, names, files ------------------------------------------------------------------------

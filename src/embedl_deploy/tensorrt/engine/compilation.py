@@ -48,6 +48,7 @@ class Compilation(Printed):
         layers: In the order of the engine.
         products: What became of the convolutions and matrix products of the file.
         attentions: What became of its attentions.
+        uncounted: Names of its operators that multiply and that no figure of arithmetic has.
     """
 
     path: Path
@@ -60,6 +61,7 @@ class Compilation(Printed):
     layers: tuple[Layer, ...]
     products: tuple[Product, ...]
     attentions: tuple[CompiledAttention, ...]
+    uncounted: tuple[str, ...] = ()
 
     @property
     def built(self) -> bool:
@@ -138,15 +140,22 @@ class Compilation(Printed):
             where = f" at '{first.node}'" if first.node else ""
             return f"{by} built no engine{where}: {first.message}"
         moved = "" if self.bytes is None else f", {self.bytes / 1e6:.1f} MB moved"
-        shares = ", ".join(f"{share:.0%} in {dtype}" for dtype, share in self.shares.items())
         said = [f"{by}: {counted(len(self.kernels), 'kernel')}{moved}", self._said_products]
-        said += [f"multiply-accumulates: {shares}"] if shares else []
-        return "; ".join(said + self._said_attention)
+        return "; ".join([*said, *self._said_arithmetic, *self._said_attention])
 
     @property
     def _said_products(self) -> str:
         fates = ", ".join(f"{count} {fate}" for fate, count in self.fates.items())
         return f"of {counted(len(self.products), 'product')} {fates}" if fates else "no products"
+
+    @property
+    def _said_arithmetic(self) -> list[str]:
+        shares = ", ".join(f"{share:.0%} in {dtype}" for dtype, share in self.shares.items())
+        if not self.uncounted:
+            return [f"multiply-accumulates: {shares}"] if shares else []
+        of = f": of those that are known, {shares}" if shares else " are not known"
+        left = counted(len(self.uncounted), "operator")
+        return [f"multiply-accumulates{of}", f"{left} not counted, such as '{self.uncounted[0]}'"]
 
     @property
     def _said_attention(self) -> list[str]:
@@ -172,6 +181,7 @@ class Compilation(Printed):
             "bytes": self.bytes,
             "fates": self.fates,
             "shares": self.shares,
+            "uncounted": self.uncounted,
             "attention_kernels": self.attention_kernels,
             "remarks": [asdict(one) for one in self.remarks],
             "products": [asdict(one) for one in self.products],

@@ -15,7 +15,12 @@ from embedl_deploy.tensorrt.engine.gpus import find_gpu
 from embedl_deploy.tensorrt.engine.layers import Layer, parse_layers
 from embedl_deploy.tensorrt.engine.log import parse_log
 from embedl_deploy.tensorrt.engine.process import Events
-from embedl_deploy.tensorrt.engine.products import attentions_of, counted_layers, products_of
+from embedl_deploy.tensorrt.engine.products import (
+    attentions_of,
+    counted_layers,
+    products_of,
+    uncounted_of,
+)
 from embedl_deploy.tensorrt.engine.ranges import ShapeRange, settled
 from embedl_deploy.tensorrt.engine.remarks import remarks_of
 from embedl_deploy.tensorrt.engine.trtexec import layers_file, trtexec_command
@@ -91,6 +96,7 @@ def compile_onnx(
         if events.done and not chosen.capabilities:
             layers_file(engine).write_text(events.layers, encoding="utf-8")
     products = products_of(view, layers) if size else ()
+    uncounted = uncounted_of(view) if size else ()
     return Compilation(
         path=file,
         compiler=f"{chosen.name} {events.version}",
@@ -99,8 +105,9 @@ def compile_onnx(
         engine_bytes=size,
         seconds=seconds,
         remarks=remarks_of(events, (node.label for node in view.graph)),
-        layers=counted_layers(layers, products),
+        layers=counted_layers(layers, products, uncounted),
         products=products,
+        uncounted=uncounted,
         attentions=attentions_of(view, layers) if size else (),
     )
 

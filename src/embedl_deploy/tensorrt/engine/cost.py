@@ -6,6 +6,7 @@ from typing import Any
 
 from embedl_deploy.tensorrt.engine.gpus import Gpu
 from embedl_deploy.tensorrt.engine.layers import Layer
+from embedl_deploy.tensorrt.rules.report import counted
 
 LAUNCH = 2.0
 """Microseconds that a kernel takes beside its work."""
@@ -20,20 +21,23 @@ class Estimate:
         microseconds: Of all kernels, one after the other.
         launches: What of that are launches.
         layers: Microseconds by layer.
+        uncounted: How many of these multiply, and how often is not known: their bytes alone count.
     """
 
     gpu: Gpu
     microseconds: float
     launches: float
     layers: dict[str, float]
+    uncounted: int = 0
 
     @property
     def assumptions(self) -> str:
         """What it rests on, in words."""
+        left = f"; without the arithmetic of {counted(self.uncounted, 'kernel')}, not known"
         return (
             f"{self.gpu.name} at its published peaks ({self.gpu.source}); each kernel takes its "
             f"arithmetic or its bytes, whichever is longer, and {LAUNCH:g} µs; no cache, one after "
-            "the other; nothing was run"
+            f"the other; nothing was run{left if self.uncounted else ''}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -42,6 +46,7 @@ class Estimate:
             "gpu": self.gpu.name,
             "estimated_microseconds": self.microseconds,
             "of_these_launches": self.launches,
+            "uncounted": self.uncounted,
             "assumptions": self.assumptions,
             "layers": self.layers,
         }
@@ -50,6 +55,7 @@ class Estimate:
 def estimate(layers: Iterable[Layer], gpu: Gpu) -> Estimate | None:
     """The time of all kernels on a GPU; None where a size is open, or a type has no peak."""
     times: dict[str, float] = {}
+    uncounted = 0
     for one in layers:
         if not one.is_kernel:
             continue
@@ -58,4 +64,5 @@ def estimate(layers: Iterable[Layer], gpu: Gpu) -> Estimate | None:
         moving = one.bytes / gpu.bandwidth / 1e3
         computing = 2 * one.macs / gpu.tera[one.computes] / 1e6 if one.macs else 0.0
         times[one.name] = max(moving, computing) + LAUNCH
-    return Estimate(gpu, sum(times.values()), LAUNCH * len(times), times)
+        uncounted += one.macs is None
+    return Estimate(gpu, sum(times.values()), LAUNCH * len(times), times, uncounted)

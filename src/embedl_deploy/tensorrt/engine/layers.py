@@ -63,8 +63,8 @@ class Layer:
         inputs: What it reads.
         outputs: What it writes.
         constants: Weights and scales that it reads.
-        macs: Multiply-accumulates, where they were counted.
-        computes: Type of these; empty without.
+        macs: Multiply-accumulates; None where it multiplies, and how often is not known.
+        computes: Type of these; empty where there are none, or none are known.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Layer:
     inputs: tuple[LayerTensor, ...]
     outputs: tuple[LayerTensor, ...]
     constants: tuple[LayerTensor, ...] = ()
-    macs: int = 0
+    macs: int | None = 0
     computes: str = ""
 
     @property

@@ -17,6 +17,7 @@ _LINE = re.compile(
     r"Constants: \[(?P<constants>.*?)\], Outputs: \[(?P<outputs>.*?)\], "
     r"TacticName: .*, StreamId: \d+,(?: EventId: \d+,)? Metadata: (?P<metadata>.*)"
 )
+_JUMP = "LayerType: cjmp"
 _TENSOR = re.compile(
     r"\{ Name: (?P<name>.*?), Dimensions: \[(?P<shape>[-\d,]*)\], .*?Datatype: (?P<type>\w+)"
 )
@@ -26,8 +27,13 @@ def parse_log(text: str, version: str) -> tuple[Layer, ...]:
     """The layers in the message that begins with `Layers:`.
 
     Raises:
-        BuildError: It reads otherwise than in the version that is known here.
+        BuildError: It reads otherwise than in the version that is known here, or has a loop.
     """
+    if _JUMP in text:
+        raise BuildError(
+            "the engine has a loop, as of an LSTM over many steps: its layers run several "
+            "times, and how often is not in the log; give fewer steps to see the layers"
+        )
     _, *lines = text.split("\n\n", maxsplit=1)[0].split("\n")
     try:
         return tuple(map(_layer, lines or [text]))

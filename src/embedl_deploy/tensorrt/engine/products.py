@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from embedl_deploy.onnx_model.graph import Node
 from embedl_deploy.onnx_model.view import WEIGHTED, View, dequantizer
 from embedl_deploy.tensorrt.engine.layers import Layer, LayerTensor, types_of
-from embedl_deploy.tensorrt.prediction.macs import multiply_accumulates
+from embedl_deploy.tensorrt.prediction.macs import multiplies, multiply_accumulates
 from embedl_deploy.tensorrt.prediction.types import compute_type
 from embedl_deploy.tensorrt.rules.attention import attentions
 
@@ -92,18 +92,42 @@ def attentions_of(view: View, layers: Iterable[Layer]) -> tuple[CompiledAttentio
     )
 
 
-def counted_layers(layers: Iterable[Layer], products: Iterable[Product]) -> tuple[Layer, ...]:
+def uncounted_of(view: View) -> tuple[str, ...]:
+    """Operators that multiply, and that no product counts: others than products, open sizes."""
+    return tuple(
+        node.label
+        for node in view.graph
+        if multiplies(node) and (node.op not in WEIGHTED or multiply_accumulates(node) is None)
+    )
+
+
+def counted_layers(
+    layers: Iterable[Layer], products: Iterable[Product], uncounted: Iterable[str]
+) -> tuple[Layer, ...]:
     """Layers with their multiply-accumulates; those of a split product in equal parts."""
-    macs: dict[str, int] = defaultdict(int)
-    types: dict[str, str] = {}
+    found: dict[str, list[Product]] = defaultdict(list)
     for one in products:
         for name in one.layers:
-            macs[name] += (one.macs or 0) // len(one.layers)
-            types.setdefault(name, one.computed)
+            found[name].append(one)
+    left = frozenset(uncounted)
     return tuple(
-        replace(one, macs=macs[one.name], computes=types[one.name]) if one.name in types else one
+        _counted(one, found[one.name]) if one.name in found else _uncounted(one, left)
         for one in layers
     )
+
+
+def _counted(layer: Layer, products: Sequence[Product]) -> Layer:
+    counts = [None if one.macs is None else one.macs // len(one.layers) for one in products]
+    known = [one for one in counts if one is not None]
+    macs = sum(known) if len(known) == len(counts) else None
+    return replace(layer, macs=macs, computes=products[0].computed)
+
+
+def _uncounted(layer: Layer, left: frozenset[str]) -> Layer:
+    """A layer of no product: it may compute one of these operators, of which few are named."""
+    named = not layer.nodes or any(one.removeprefix("node_of_") in left for one in layer.nodes)
+    multiplying = left and named and layer.is_kernel and _computing([layer])
+    return replace(layer, macs=None) if multiplying else layer
 
 
 def _by_node(view: View, layers: Iterable[Layer]) -> dict[str, list[Layer]]:
