@@ -72,7 +72,7 @@ class Row:
 
 def table(rows: Mapping[str, Row]) -> Table:
     """One line for each model."""
-    made = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     made.add_column("\nmodel")
     for header in (
         "score\nfloat",
