@@ -41,14 +41,36 @@ def bias(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.randn(shape))
 
 
-def windowed(before: Function, mask: Function) -> Function:
+def windowed(before: Function, *masks: Function) -> Function:
     """Attention within windows, two for each image, that have masks of their own."""
-    return lambda m, q, k, v: (
-        (before(m, q @ k.mT).view(-1, 2, 3, 5, 5) + mask(m)).view(-1, 3, 5, 5).softmax(-1) @ v
-    )
+
+    def forward(m: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        logits = before(m, q @ k.mT).view(-1, 2, 3, 5, 5)
+        for mask in masks:
+            logits = logits + mask(m)
+        return logits.view(-1, 3, 5, 5).softmax(-1) @ v
+
+    return forward
 
 
 FAR = (
+    Near(
+        attend(
+            lambda m, q, k, v: (
+                ((q @ k.mT).view(-1, 3, 3, 5, 5) + m.window).view(-1, 3, 5, 5).softmax(-1) @ v
+            ),
+            window=bias(1, 3, 5, 5),
+        ),
+        "is not one for each window",
+        rand((6, 3, 5, 4), (6, 3, 5, 4), (6, 3, 5, 6)),
+    ),
+    Near(
+        attend(
+            windowed(lambda _, a: a, lambda m: m.window, lambda m: m.window[:, 0, 0]),
+            window=bias(1, 2, 3, 5, 5),
+        ),
+        "(1, 5, 5) is not one for each window",
+    ),
     Near(
         attend(windowed(lambda _, a: a, lambda m: m.window), window=bias(5, 5)),
         "(5, 5) is not one for each window",
@@ -131,18 +153,34 @@ WRITTEN = (
             WrittenAttentionPattern,
             attend(function, **parts),
             rand((4, 3, 5, 4), (4, 3, 5, 4), (4, 3, 5, 6)),
-            becomes=ATTENTION | {"reshape": 0, "add": len(parts) - 1},
+            becomes=ATTENTION | {"reshape": 0, "add": adds},
             near=near,
         )
-        for function, parts, near in (
+        for function, parts, adds, near in (
             (
                 windowed(lambda m, a: a + m.bias, lambda m: m.window[:, None][None]),
                 {"bias": bias(3, 5, 5), "window": bias(2, 5, 5)},
+                1,
                 FAR,
             ),
             (
                 windowed(lambda _, a: a, lambda m: m.window[None]),
                 {"window": bias(2, 3, 5, 5)},
+                0,
+                (),
+            ),
+            (
+                windowed(lambda _, a: a, *[lambda m: m.window[:, None][None]] * 2),
+                {"window": bias(2, 5, 5)},
+                1,
+                (),
+            ),
+            (
+                windowed(
+                    lambda m, a: a + m.bias, lambda m: m.window[None], lambda m: m.again[None]
+                ),
+                {"bias": bias(3, 5, 5), "window": bias(2, 1, 5, 5), "again": bias(2, 3, 5, 5)},
+                2,
                 (),
             ),
         )

@@ -59,15 +59,11 @@ def _filled(logits: Source) -> Source:
     )
 
 
-_WINDOWED = chain(
-    fork(
-        ADD.named("windowed"),
-        chain(either(_SCALED, _MASKED), RESHAPE.named("split")),
-        hole("window"),
-    ),
-    RESHAPE.named("joined"),
-)
-"""With a mask for each window of an image, for which batch and windows come apart."""
+_SPLIT = chain(either(_SCALED, _MASKED), RESHAPE.named("split"))
+_ONE_WINDOW = fork(ADD.named("windowed"), _SPLIT, hole("window"))
+_TWO_WINDOWS = fork(ADD.named("windowed_again"), _ONE_WINDOW, hole("window_again"))
+_WINDOWED = chain(either(_ONE_WINDOW, _TWO_WINDOWS), RESHAPE.named("joined"))
+"""With a mask for each window of an image, or two, for which batch and windows come apart."""
 _BIASED = either(
     _SCALED,
     _MASKED,
@@ -82,7 +78,7 @@ class WrittenAttentionPattern(ConversionPattern):
     """`softmax(q @ kᵀ · scale + mask) @ v` becomes attention; a factor that is a tensor goes to q.
 
     Keys, values and masks keep their places; dropout of the probabilities stays. A mask for each
-    window is repeated for each image. What a boolean mask fills in by `masked_fill` or
+    window, or two, is repeated for each image. What a boolean mask fills in by `masked_fill` or
     `torch.where` stays that number, so rows that are masked wholly stay what they are.
     """
 
@@ -96,6 +92,7 @@ class WrittenAttentionPattern(ConversionPattern):
         masked_again: Any,
         masked_after: Any,
         windowed: Any,
+        windowed_again: Any,
         site: Site,
     ) -> str | None:
         logits = site.value("logits")
@@ -106,10 +103,12 @@ class WrittenAttentionPattern(ConversionPattern):
             return "one of query, key and value is a vector"
         added = {"mask": masked, "more": masked_again, "after": masked_after}
         reasons = [_mask_reason(site.value(name), logits) for name in added if added[name]]
-        if windowed is not None:
-            reasons.append(
-                _window_reason(*map(site.value, ("window", "split", "joined", "logits")))
-            )
+        of_windows = {"window": windowed, "window_again": windowed_again}
+        reasons += [
+            _window_reason(*map(site.value, (name, "split", "joined", "logits")))
+            for name in of_windows
+            if of_windows[name]
+        ]
         if tempered is not None:
             reasons.append(_factor_reason(site.value("factor"), logits))
         return next((reason for reason in reasons if reason), None)
@@ -146,7 +145,7 @@ class WrittenAttention(nn.Module):
         self.attention = attention
         self.order = order
 
-    def forward(  # noqa: PLR0917 - the holes of the tree, in order
+    def forward(  # noqa: PLR0913, PLR0917 - the holes of the tree, in order
         self,
         query: Tensor,
         key: Tensor,
@@ -157,6 +156,7 @@ class WrittenAttention(nn.Module):
         shown: Tensor | None,
         after: Tensor | None,
         window: Tensor | None,
+        window_again: Tensor | None,
         value: Tensor,
     ) -> Any:
         """Attend; shapes as in `ScaledDotProductAttention.forward`."""
@@ -167,6 +167,7 @@ class WrittenAttention(nn.Module):
         if factor is not None:
             query = query * factor
         if window is not None:
+            window = window if window_again is None else window + window_again
             more = window[0].repeat(query.shape[0] // window.shape[1], 1, 1, 1)
             mask, more = (more, None) if mask is None else (mask, more)
         if mask is not None and more is not None:
@@ -208,6 +209,7 @@ def _window_reason(window: Value, split: Value, joined: Value, logits: Value) ->
     if (
         of_joined != whole
         or of_split[2:] != whole[1:]
+        or len(of_window) != len(of_split)
         or of_window[:2] != (1, *of_split[1:2])
         or not broadcasts(of_window, of_split)
     ):
