@@ -1,6 +1,8 @@
 """Two files of any tools are run on the same data, and stand side by side."""
 
+import re
 from collections.abc import Sequence
+from html import unescape
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from embedl_deploy.export import compare_files, export_onnx
 from embedl_deploy.quantize import quantize
 from tests.cli.commands import run, run_json
 from tests.cli.test_output import fits
+from tests.cli.test_report import parts
 
 DRAW = np.random.default_rng(0)
 FIRST, LAST = (DRAW.normal(size=(8, 8)).astype(np.float32) for _ in range(2))
@@ -92,6 +95,31 @@ def test_both_files_are_said_side_by_side(pair: tuple[Path, Path]) -> None:
     assert "on 1 sample of random numbers" in words
     assert "File a.onnx b.onnx" in words
     fits(run("compare", "a.onnx", "b.onnx", "--data", "rows.npz", "--all").stdout)
+
+
+def test_a_page_has_both_files(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    options = ("a.onnx", "b.onnx", "--data", "rows.npz", "--report", str(page))
+    said = run_json("compare", *options)
+    data = parts(page)
+    assert said["report"] == str(page)
+    assert data["title"] == "a.onnx and b.onnx"
+    assert data["beside"] == {key: said[key] for key in data["beside"]}
+    assert [one["name"] for one in data["graph"]] == ["x", "first", "relu", "last", "y"]
+    figure = f"{said['outputs'][0]['sqnr_db']:.1f} dB"
+    lines = [(one["level"], one["text"]) for one in data["verdict"]]
+    told = f"b.onnx against a.onnx: {figure} at y, on 6 samples of rows.npz; the same class for"
+    assert lines[0][1].startswith(told)
+    words = " ".join(unescape(re.sub(r"<[^>]+>", " ", page.read_text(encoding="utf-8"))).split())
+    for one in pair:
+        assert f"{one.stat().st_size / 1000:.1f} kB" in words
+    assert f"last {figure.removesuffix(' dB')}" in words
+    assert words.count("the same") >= 2  # of the layers before the one that differs
+    (rule,) = {name for one in said["files"] for name in one["findings"]}
+    assert f"{rule} asks that" in words
+    assert not page.with_name("a.html").exists()
+    run("compare", "a.onnx", "gone.onnx", "--report", "a.html", code=1)
+    assert not page.with_name("a.html").exists()
 
 
 def test_layers_of_other_names_are_left_out(pair: tuple[Path, Path], tmp_path: Path) -> None:

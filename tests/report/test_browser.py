@@ -13,9 +13,11 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from embedl_deploy import transform
+from embedl_deploy.export import compare_files
 from embedl_deploy.onnx_model import OnnxFile
 from embedl_deploy.quantize import analyze, quantize
 from embedl_deploy.report import report
+from embedl_deploy.report.beside import Beside, Side
 from embedl_deploy.tensorrt import check_onnx, explain_onnx
 
 if TYPE_CHECKING:
@@ -211,6 +213,22 @@ def test_every_control_has_a_name_and_colours_follow_the_system(page: "Page") ->
     assert (light, page.evaluate(ground)) == ("rgb(255, 255, 255)", "rgb(255, 255, 255)")
     assert dark != light
     assert page.pdf()[:5] == b"%PDF-"
+
+
+def test_two_files_side_by_side(browser: "Browser", tmp_path: Path) -> None:
+    file = network(tmp_path / "net.onnx", 2)
+    side = Side.of(file, "11.x")
+    beside = Beside((side, side), compare_files(file, file), None)
+    for page in opened(browser, report(tmp_path / "page.html", file=file, beside=beside)):
+        table = page.locator("section:has(#between) table").nth(1)
+        head = table.locator("th").first.locator("button")
+        head.click()
+        names = table.locator("tbody td:first-child").all_inner_texts()
+        assert names == sorted(names)
+        assert len(names) == len(beside.found.layers)
+        table.locator("button[data-node]", has_text="stages.0.1.conv2/Conv").click()
+        page.wait_for_selector(".node.chosen")
+        assert page.inner_text("#detail h3") == "stages.0.1.conv2/Conv"
 
 
 def test_three_thousand_operators_open_at_once(browser: "Browser", tmp_path: Path) -> None:

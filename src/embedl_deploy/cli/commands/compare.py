@@ -18,17 +18,15 @@ from embedl_deploy.cli.options import (
     DebugOption,
     FileArgument,
     JsonOption,
+    ReportOption,
     ShapeOption,
     VersionOption,
 )
 from embedl_deploy.cli.output import Steps, answering
 from embedl_deploy.cli.spread import spread
 from embedl_deploy.export import FileParity, OutputParity, compare_files
-from embedl_deploy.onnx_model import OnnxFile
+from embedl_deploy.report.beside import Beside, Side
 from embedl_deploy.report.blocks import columns, figures_table
-from embedl_deploy.report.parity import difference_dict, output_dict
-from embedl_deploy.table import percent
-from embedl_deploy.tensorrt import Explanation, Report, check_onnx, explain_onnx
 
 _SHOWN = 10
 """Layers without --all."""
@@ -93,76 +91,27 @@ class Pair:
         return Normalization(tuple(self.mean), tuple(self.std))
 
 
-@dataclass(frozen=True)
-class _Side:
-    """What there is to say of one file by itself."""
-
-    file: OnnxFile
-    report: Report
-    expected: Explanation
-
-    @classmethod
-    def of(cls, path: Path, version: str) -> "_Side":
-        file = OnnxFile.open(path)
-        whole = file.with_shapes({})
-        return cls(file, check_onnx(file, version), explain_onnx(whole, version))
-
-    @property
-    def size(self) -> int:
-        """Bytes, with those of its files of weights."""
-        folder = self.file.path.parent
-        kept = (entry for one in self.file.model.graph.initializer for entry in one.external_data)
-        names = {entry.value for entry in kept if entry.key == "location"}
-        beside = {folder / name for name in names} | {self.file.path}
-        return sum(one.stat().st_size for one in beside if one.exists())
-
-    @property
-    def kernels(self) -> Counter[str]:
-        """How many there are of each kind and type."""
-        kinds = (f"{one.kind} {one.dtype}".strip() for one in self.expected.kernels)
-        return Counter(kinds)
-
-    @property
-    def rules(self) -> Counter[str]:
-        """How many findings there are of each rule."""
-        return Counter(f"{one.rule} {one.severity.value}" for one in self.report.findings)
-
-    @property
-    def types(self) -> str:
-        """Shares of the arithmetic."""
-        return ", ".join(f"{percent(share)} {name}" for name, share in self.expected.shares.items())
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "file": str(self.file.path),
-            "bytes": self.size,
-            "opset": self.report.opset,
-            "operators": len(self.file.model.graph.node),
-            "shares": self.expected.shares,
-            "kernels": dict(self.kernels),
-            "findings": dict(self.rules),
-        }
-
-
 @spread
-def compare(pair: Pair, *, as_json: JsonOption = False, debug: DebugOption = False) -> None:
+def compare(
+    pair: Pair,
+    *,
+    page: ReportOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
     """Compare two ONNX files."""
     with answering(as_json=as_json, debug=debug) as answer:
         with Steps() as steps:
             with steps.step("Reading"):
-                sides = [_Side.of(one, pair.version) for one in (pair.first, pair.second)]
+                sides = Side.of(pair.first, pair.version), Side.of(pair.second, pair.version)
             with steps.step("Running") as progress:
                 found = compare_files(pair.first, pair.second, _data(pair), progress=progress)
-        answer.values = {
-            "files": [one.as_dict() for one in sides],
-            "data": pair.data,
-            "samples": found.samples,
-            "outputs": [output_dict(name, one) for name, one in found.outputs.items()],
-            "layers": [difference_dict(name, one) for name, one in found.layers.items()],
-        }
+        beside = Beside(sides, found, pair.data)
+        answer.values = beside.to_dict()
         answer.tables = [*_tables(sides), *_layer_tables(found, every=pair.every)]
         answer.tables.append(figures_table(_figures(pair, found)))
+        title = " and ".join(one.file.path.name for one in sides)
+        answer.write_page(page, file=sides[0].file, title=title, beside=beside)
     if pair.least is not None and found.sqnr_db < pair.least:
         raise typer.Exit(1)
 
@@ -179,7 +128,7 @@ def _data(pair: Pair) -> Any:
     )
 
 
-def _tables(sides: Sequence[_Side]) -> Iterator[RenderableType]:
+def _tables(sides: Sequence[Side]) -> Iterator[RenderableType]:
     table = columns("", "First", "Second")
     for name, said in _facts(sides).items():
         table.add_row(Text(name, "bold"), *said)
@@ -194,7 +143,7 @@ def _tables(sides: Sequence[_Side]) -> Iterator[RenderableType]:
             yield Text()
 
 
-def _facts(sides: Sequence[_Side]) -> Mapping[str, Sequence[str]]:
+def _facts(sides: Sequence[Side]) -> Mapping[str, Sequence[str]]:
     return {
         "File": [str(one.file.path) for one in sides],
         "Size": [decimal(one.size) for one in sides],

@@ -1,5 +1,6 @@
 """The verdict of a page: one line for each part, with how good it is."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -28,6 +29,8 @@ def verdict(page: Entry) -> list[dict[str, str]]:
         lines.append(_checked(page["check"]))
     if page["explanation"]:
         lines += _expected(page["explanation"], checked=bool(page["check"]))
+    if page["beside"]:
+        lines += _beside(page["beside"])
     lines += (_compiled(one) for one in page["compilations"])
     if page["comparison"]:
         lines.append(_compared(page["comparison"]))
@@ -90,6 +93,26 @@ def _answered(answers: Entry) -> Line:
     if right := answers["accuracy"]:
         parts.append(f"top-1 {percent(right['file_top1'])}, float {percent(right['float_top1'])}")
     return "info", "; ".join((*parts, counted(answers["samples"], "sample")))
+
+
+def _beside(beside: Entry) -> Iterator[Line]:
+    first, second = (one["file"] for one in beside["files"])
+    samples = counted(beside["samples"], "sample")
+    on = f"on {samples} of {beside['data'] or 'random numbers'}"
+    for one in beside["outputs"]:
+        told = f"{second} against {first}: {_decibels(one['sqnr_db'])} at {one['name']}, {on}"
+        same = f"; the same class for {percent(one['agreement'])}" if one["rows"] else ""
+        yield "info", told + same
+    for one in beside["files"]:
+        counts: Counter[str] = Counter()
+        for name, count in one["findings"].items():
+            counts[name.split()[1]] += count
+        words = (("error", "error"), ("warning", "warning"), ("info", "note"))
+        told = ", ".join(counted(counts[key], word) for key, word in words)
+        yield (
+            "bad" if counts["error"] else "warn" if counts["warning"] else "good",
+            (f"{one['file']}: {told} by the rules"),
+        )
 
 
 def _analyzed(analysis: Entry) -> Line:

@@ -25,6 +25,7 @@ from embedl_deploy.report.parity import answers_dict, parity_dict, stub_dicts
 from embedl_deploy.report.summary import Summary
 from embedl_deploy.report.words import word_for
 from embedl_deploy.table import amount, percent
+from embedl_deploy.tensorrt.rules.catalog import RULES
 
 TYPES = ("INT8", "INT4", "FP8", "FP16", "BF16", "FP32")
 """Those that have a colour of their own."""
@@ -57,6 +58,7 @@ def report(  # noqa: PLR0913 - one for each part
     parity: Parity | None = None,
     summary: Summary | None = None,
     tuning: Part | None = None,
+    beside: Part | None = None,
     figures: Sequence[tuple[str, str]] = (),
 ) -> Path:
     """Write results as a page: one HTML file that needs no network, with those parts that it has.
@@ -75,6 +77,8 @@ def report(  # noqa: PLR0913 - one for each part
         parity: From `verify_onnx`.
         summary: From `summarize`: what became of a model.
         tuning: From `tune`: what each placement costs, and how accurate it is.
+        beside: Two files side by side, as `embedl-deploy compare` has them: a
+            `report.beside.Beside`. `file` is the first of them.
         figures: Names, and what there is to say of each, after the verdict.
 
     Returns:
@@ -103,6 +107,7 @@ def report(  # noqa: PLR0913 - one for each part
         "parity": parity and {**parity_dict(parity), "layers": stub_dicts(parity)},
         "summary": summary and summary.as_dict(),
         "tuning": tuning and tuning.to_dict(),
+        "beside": beside and beside.to_dict(),
         "environment": environment(),
     }
     for part in (page["check"], page["explanation"]):
@@ -143,6 +148,7 @@ def render(page: Mapping[str, Any]) -> str:
         "kernels": grouped_kernels(kernels),
         "reasons": grouped_reasons(kernels),
         "front": page["tuning"] and front_chart(page["tuning"]),
+        "rules": {one.id: one.title for one in RULES},
         "total": sum(one["macs"] or 0 for one in kernels),
         "css": Markup(_read("page.css")),  # noqa: S704 - of this package, as are the scripts
         "script": Markup(_read("page.js")),  # noqa: S704
@@ -170,6 +176,8 @@ def _json(page: Mapping[str, Any]) -> str:
 def _sections(page: Mapping[str, Any]) -> list[tuple[str, str]]:
     entries = [
         ("placements", "Placements", page["tuning"]),
+        ("beside", "Side by side", page["beside"]),
+        ("between", "Second against first", page["beside"]),
         ("graph-title", "Graph", page["graph"]),
         ("errors", "Error per layer", page["analysis"]),
         ("answers", f"{(page['answers'] or {}).get('word')} against float", page["answers"]),
