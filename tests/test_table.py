@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from embedl_deploy import Result, get_transformation_plan, transform
 from embedl_deploy.quantize import analyze, placement, quantize
-from embedl_deploy.table import Printed, Table, table
+from embedl_deploy.table import Printed, Table, counted, table
 
 
 class Cells(HTMLParser):
@@ -78,3 +78,9 @@ def test_a_result_is_one_short_line_in_a_list(made: tuple[Result, list[Tensor]])
     assert lines[1] == "<TransformationPlan: 1 match, 0 refused>"
     assert lines[2].startswith("<Analysis: At the output with everything quantized: ")
     assert lines[3] == f"<Placement: {len(placement(quantize(*made)).rows)} rows>"
+
+
+def test_things_are_counted_in_words() -> None:
+    said = [counted(count, word) for count, word in ((0, "layer"), (1, "batch"), (2, "batch"))]
+    assert said == ["0 layers", "1 batch", "2 batches"]
+    assert counted(12345, "sample") == "12,345 samples"

@@ -86,3 +86,9 @@ def amount(count: int) -> str:
 def percent(share: float) -> str:
     """A share to a tenth of a percent; what is not all never reads as 100."""
     return "99.9%" if 0.9995 <= share < 1 else f"{share:.1%}"
+
+
+def counted(count: int, word: str) -> str:
+    """A number of things in words: 1 layer, 2 layers, 3 batches."""
+    several = "es" if word.endswith("ch") else "s"
+    return f"{count:,} {word}{'' if count == 1 else several}"

@@ -484,7 +484,7 @@ ONE = torch.randn(IMAGE)
 @pytest.mark.parametrize(
     ("args", "kwargs", "text"),
     [
-        ((ONE, ONE, ONE), {}, "the model takes 2 inputs, 3 example inputs were given"),
+        ((ONE, ONE, ONE), {}, "the model takes 2 inputs; given by position: 3 example inputs"),
         ((ONE,), {}, "no example was given for the model's input 'other'"),
         ((), {}, "no example was given for the model's input 'x'"),
         ((ONE,), {"third": ONE}, r"the model has no input 'third'; it has \['other', 'x'\]"),

@@ -215,11 +215,11 @@ def test_stubs_of_one_learned_scale_still_have_one_after_a_state_was_assigned() 
 def test_a_state_of_another_config_is_refused() -> None:
     state = joined(QuantConfig(skip=("last",))).state_dict()
     result = transform(ready(Joined, SHAPE))
-    want = "2 tensors are missing, such as 'last.weight_quantizers.conv_weight.scale'"
+    want = "missing: 2 tensors, such as 'last.weight_quantizers.conv_weight.scale'"
     with pytest.raises(QuantizationError, match=want):
         restore(result, QuantConfig(), state)
     wrapped = {f"module.{name}": one for name, one in joined(QuantConfig()).state_dict().items()}
-    with pytest.raises(QuantizationError, match=r"are unknown, such as 'module\."):
+    with pytest.raises(QuantizationError, match=r"unknown: \d+ tensors, such as 'module\."):
         restore(result, QuantConfig(), wrapped)
     whole = joined(QuantConfig()).state_dict()
     whole["last.conv.weight"] = torch.zeros(4, 9, 1, 1)

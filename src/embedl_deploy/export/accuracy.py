@@ -14,6 +14,7 @@ from embedl_deploy.batches import inferring
 from embedl_deploy.errors import VerificationError
 from embedl_deploy.export.pieces import pieces, tensors
 from embedl_deploy.export.runtime import OnnxModel
+from embedl_deploy.table import counted
 
 Evaluate = Callable[[Callable[..., Any]], float | Mapping[str, float]]
 """Takes what predicts, called with the inputs of the model; gives a figure, or figures by name."""
@@ -79,8 +80,8 @@ class Accuracy:
         five = self._said("top-5", self.model_top5, self.file_top5)
         low, high = self.interval(self.file_top1)
         return (
-            f"{one}; {f'{five}; ' if self.classes > 5 else ''}{self.samples:,} samples, so the "
-            f"file's top-1 is {low:.1%} to {high:.1%} (95 %)"
+            f"{one}; {f'{five}; ' if self.classes > 5 else ''}{counted(self.samples, 'sample')}, "
+            f"so the file's top-1 is {low:.1%} to {high:.1%} (95 %)"
         )
 
     def _said(self, name: str, model: int, file: int) -> str:

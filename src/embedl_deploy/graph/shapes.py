@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from embedl_deploy.batches import remedy
 from embedl_deploy.errors import CaptureError
 from embedl_deploy.graph.interpreter import plain
+from embedl_deploy.table import counted
 
 
 def value(node: object) -> Any:
@@ -227,8 +228,8 @@ def _with_rest(names: list[str], args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _check_given(names: list[str], by_position: int, kwargs: Mapping[str, Any]) -> None:
     if by_position > len(names):
-        message = f"the model takes {len(names)} inputs, {by_position} example inputs were given"
-        raise CaptureError(message)
+        takes, given = counted(len(names), "input"), counted(by_position, "example input")
+        raise CaptureError(f"the model takes {takes}; given by position: {given}")
     if twice := [name for name in names[:by_position] if name in kwargs]:
         raise CaptureError(f"the input {twice[0]!r} is given by position and by name")
     if unknown := sorted(kwargs.keys() - set(names)):

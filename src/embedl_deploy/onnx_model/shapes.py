@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from embedl_deploy.errors import CheckError
 from embedl_deploy.onnx_model.inputs import inputs_of, named_inputs
+from embedl_deploy.table import counted
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ValueInfoProto
@@ -37,7 +38,8 @@ def _fix(entry: "ValueInfoProto", sizes: Sequence[int]) -> None:
     kind = entry.type.tensor_type
     old = list(kind.shape.dim) if kind.HasField("shape") else None
     if old is not None and len(old) != len(sizes):
-        raise CheckError(f"the input '{entry.name}' has {len(old)} dimensions, not {len(sizes)}")
+        found = counted(len(old), "dimension")
+        raise CheckError(f"the input '{entry.name}' has {found}, not {len(sizes)}")
     for one, size in zip(old or (), sizes, strict=False):
         if one.HasField("dim_value") and one.dim_value != size:
             raise CheckError(

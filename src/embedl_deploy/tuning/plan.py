@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from embedl_deploy.quantize import QuantConfig
-from embedl_deploy.table import Printed, percent, table
+from embedl_deploy.table import Printed, counted, percent, table
 from embedl_deploy.tuning.bounds import Bound
 from embedl_deploy.tuning.candidates import Candidate, Choice, finite, front_of
 from embedl_deploy.tuning.costs import Cost, Unit
@@ -174,7 +174,7 @@ class Tuning(Printed):
             table(("Group", "Layers", "In the best, and why"), rows),
             table(("Cost", "SQNR", "Same class", "Kernels", "In half precision"), self._front()),
         ]
-        said = [f"{len(self.candidates)} placements measured; {self.cost_from}"]
+        said = [f"{counted(len(self.candidates), 'placement')} measured; {self.cost_from}"]
         if self.error_db is not None:
             said.append(f"the additive model of noise erred by {self.error_db:.1f} dB at most")
         said += [f"{kind} was not tried: {why}" for kind, why in self.refused.items()]

@@ -15,6 +15,7 @@ from embedl_deploy.export import Evaluation, Parity, compare_onnx, evaluate_onnx
 from embedl_deploy.onnx_model import OnnxFile
 from embedl_deploy.report.parity import answers_dict
 from embedl_deploy.report.words import numbers_of, word_for
+from embedl_deploy.table import counted
 
 LEAST_DB = 10.0
 """Signal to noise at the outputs below which a file is of no use, where nothing else is said."""
@@ -47,13 +48,12 @@ class Answers:
     @property
     def samples(self) -> str:
         """Which samples, in words."""
-        count = self.parity.samples
-        plural = "" if count == 1 else "s"
+        samples = counted(self.parity.samples, "sample")
         if not self.quantized:
-            return f"{count} sample{plural}"
+            return samples
         if self.split.seen:
-            return f"{count} sample{plural} that calibrated too (too few to hold some out)"
-        return f"{count} sample{plural} held out from calibration"
+            return f"{samples} that calibrated too (too few to hold some out)"
+        return f"{samples} held out from calibration"
 
     @property
     def rows(self) -> list[tuple[str, str]]:

@@ -27,6 +27,7 @@ from embedl_deploy.cli.spread import spread
 from embedl_deploy.export import FileParity, OutputParity, compare_files
 from embedl_deploy.report.beside import Beside, Side
 from embedl_deploy.report.blocks import columns, figures_table
+from embedl_deploy.table import counted
 
 _SHOWN = 10
 """Layers without --all."""
@@ -177,12 +178,12 @@ def _layer_tables(found: FileParity, *, every: bool) -> Iterator[RenderableType]
 
 def _figures(pair: Pair, found: FileParity) -> list[tuple[str, str]]:
     source = "random numbers" if pair.data is None else pair.data
-    plural = "" if found.samples == 1 else "s"
-    figures = [("Compared", f"on {found.samples} sample{plural} of {source}")]
+    figures = [("Compared", f"on {counted(found.samples, 'sample')} of {source}")]
     figures += [(name, _said(one)) for name, one in found.outputs.items()]
     hidden = 0 if pair.every else max(0, len(found.layers) - _SHOWN)
     if hidden:
-        figures.append(("Not shown", f"{hidden} layers that differ less; --all lists them"))
+        left = counted(hidden, "layer")
+        figures.append(("Not shown", f"{left} with less difference; --all lists them"))
     if not found.layers:
         figures.append(("Layers", "none has the same name and kind in both files"))
     return figures

@@ -15,7 +15,7 @@ from embedl_deploy.cli.output import Answer, Steps, answering
 from embedl_deploy.cli.spread import spread
 from embedl_deploy.cli.values import ObserverChoice, PatternChoice, Shape
 from embedl_deploy.report.blocks import figures_table
-from embedl_deploy.tensorrt.rules.report import counted
+from embedl_deploy.table import counted
 from embedl_deploy.tuning import Tuning, read_plan
 
 _AVOIDED_BY = {"P10": "mixed"}
@@ -76,7 +76,7 @@ def _figures(deployed: Deployed) -> list[tuple[str, str]]:
         *([] if deployed.answers is None else deployed.answers.rows),
         *random_said(deployed.random),
         ("Model", origin(job.model, job.weights)),
-        ("Fused", f"{len(summary.fusions)} modules: {kinds}"),
+        ("Fused", f"{counted(len(summary.fusions), 'module')}: {kinds}"),
         ("Quantized", _quantized(deployed)),
         _read(deployed),
         ("Written", f"{job.output}, {_sizes(deployed)}"),
@@ -93,7 +93,8 @@ def _figures(deployed: Deployed) -> list[tuple[str, str]]:
     if deployed.compiled is not None:
         figures += deployed.compiled.rows
     if summary.unfused:
-        left = f"{len(summary.unfused)} layers with weights, in floating point; inspect says why"
+        layers = counted(len(summary.unfused), "layer")
+        left = f"{layers} with weights, in floating point; inspect says why"
         place = next(index for index, one in enumerate(figures) if one[0] == "Quantized")
         figures.insert(place, ("Not fused", left))
     return figures
@@ -113,9 +114,9 @@ def _read(deployed: Deployed) -> tuple[str, str]:
     if count is None:
         return "Data", f"{job.data}{_normalized(deployed)}"
     kept = "".join(f", {name}" for name in deployed.steps_kept)
-    samples = f"{deployed.data['calibration_samples']} samples"
+    samples = counted(deployed.data["calibration_samples"], "sample")
     return "Calibrated", (
-        f"{samples} in {count} batch{'' if count == 1 else 'es'} of {job.data}, {_observed(job)}"
+        f"{samples} in {counted(count, 'batch')} of {job.data}, {_observed(job)}"
         f"{kept}{_normalized(deployed)}"
     )
 

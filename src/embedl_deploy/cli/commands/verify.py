@@ -24,6 +24,7 @@ from embedl_deploy.onnx_model import OnnxFile
 from embedl_deploy.report.blocks import figures_table
 from embedl_deploy.report.parity import parity_dict, stub_dicts, stub_table
 from embedl_deploy.report.words import numbers_of
+from embedl_deploy.table import counted
 
 _SHOWN = 20
 """Rows of the table without --all."""
@@ -160,12 +161,12 @@ def _figures(
         compared = f"{found.parity.values:,} output values of {order.data}"
         return [*found.rows, *about, ("Compared", compared), ("Verdict", verdict)]
     hidden = 0 if order.every else max(0, len(found.stubs) - _SHOWN)
-    more = f"; {hidden} that differ less are not shown, --all lists them" if hidden else ""
+    more = f"; not shown: {hidden} with less difference, --all lists them" if hidden else ""
     verdict = "the file computes what was simulated" if ok else f"{found}; {_SAME}"
     return [
         *about,
         ("Compared", f"{found.values:,} output values of {order.data}"),
         ("Parity", f"file against simulation: {found}"),
-        ("Layers", f"{len(found.stubs)} quantizers{more}"),
+        ("Layers", f"{counted(len(found.stubs), 'quantizer')}{more}"),
         ("Verdict", verdict),
     ]

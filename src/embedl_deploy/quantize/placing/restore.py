@@ -9,6 +9,7 @@ from embedl_deploy.errors import QuantizationError
 from embedl_deploy.quantize.config import QuantConfig
 from embedl_deploy.quantize.placing.insert import insert_qdq
 from embedl_deploy.rewrite import Result
+from embedl_deploy.table import counted
 
 
 def restore(
@@ -50,12 +51,8 @@ def _check(wanted: Mapping[str, Tensor], given: Mapping[str, Any]) -> None:
     if not (lacking or beyond or other):
         return
     found = [
-        f"{len(names)} tensors {what}, such as '{names[0]}'"
-        for names, what in (
-            (lacking, "are missing"),
-            (beyond, "are unknown"),
-            (other, "have another shape"),
-        )
+        f"{what}: {counted(len(names), 'tensor')}, such as '{names[0]}'"
+        for names, what in ((lacking, "missing"), (beyond, "unknown"), (other, "of another shape"))
         if names
     ]
     raise QuantizationError(

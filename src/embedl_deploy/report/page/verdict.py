@@ -4,8 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from embedl_deploy.table import amount, percent
-from embedl_deploy.tensorrt.rules.report import counted
+from embedl_deploy.table import amount, counted, percent
 
 Entry = Mapping[str, Any]
 Line = tuple[str, str]
@@ -69,7 +68,7 @@ def _compiled(one: Entry) -> Line:
     lost = one["fates"].get("lost", 0)
     kernels = counted(one["kernels"], "kernel")
     if lost:
-        return "warn", f"{by}: {kernels}; {counted(lost, 'product')} lost its type"
+        return "warn", f"{by}: {kernels}; {counted(lost, 'product')} computed in a wider type"
     return "good", f"{by}: {kernels}; no product lost its type"
 
 
@@ -78,7 +77,7 @@ def _compared(comparison: Entry) -> Line:
     broken = len(comparison["broken"])
     told = f"Of {counted(len(comparison['held']), 'predicted kernel')}: {counts or 'none'}"
     if broken:
-        return "warn", f"{told}; {counted(broken, 'documented prediction')} does not hold"
+        return "warn", f"{told}; not held: {counted(broken, 'documented prediction')}"
     return "good", told
 
 

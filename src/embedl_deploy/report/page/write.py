@@ -24,7 +24,7 @@ from embedl_deploy.report.page.verdict import verdict
 from embedl_deploy.report.parity import answers_dict, parity_dict, stub_dicts
 from embedl_deploy.report.summary import Summary
 from embedl_deploy.report.words import word_for
-from embedl_deploy.table import amount, percent
+from embedl_deploy.table import amount, counted, percent
 from embedl_deploy.tensorrt.rules.catalog import RULES
 
 TYPES = ("INT8", "INT4", "FP8", "FP16", "BF16", "FP32")
@@ -138,7 +138,7 @@ def render(page: Mapping[str, Any]) -> str:
     except ImportError:
         raise MissingExtraError("jinja2", "report", "a page") from None
     made = Environment(autoescape=True, trim_blocks=True)
-    made.filters |= {"percent": percent, "amount": amount, "bars": bars}
+    made.filters |= {"percent": percent, "amount": amount, "bars": bars, "counted": counted}
     kernels = page["explanation"]["kernels"] if page["explanation"] else []
     parts = {
         "page": page,

@@ -6,10 +6,9 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from embedl_deploy.table import Printed, table
+from embedl_deploy.table import Printed, counted, table
 from embedl_deploy.tensorrt.engine.layers import Layer
 from embedl_deploy.tensorrt.prediction import Basis, Explanation, Kernel
-from embedl_deploy.tensorrt.rules.report import counted
 
 
 class Outcome(enum.StrEnum):

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from embedl_deploy.errors import BuildError
-from embedl_deploy.table import Printed, table
+from embedl_deploy.table import Printed, counted, table
 from embedl_deploy.tensorrt.engine.cost import Estimate, estimate
 from embedl_deploy.tensorrt.engine.gpus import find_gpu
 from embedl_deploy.tensorrt.engine.layers import Layer, types_of
 from embedl_deploy.tensorrt.engine.products import CompiledAttention, Fate, Product
-from embedl_deploy.tensorrt.rules.report import counted
 from embedl_deploy.tensorrt.rules.rule import Severity
 
 

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from embedl_deploy.table import counted
 from embedl_deploy.tensorrt.engine.gpus import Gpu
 from embedl_deploy.tensorrt.engine.layers import Layer
-from embedl_deploy.tensorrt.rules.report import counted
 
 LAUNCH = 2.0
 """Microseconds that a kernel takes beside its work."""

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from embedl_deploy.table import Printed, amount, percent, table
+from embedl_deploy.table import Printed, amount, counted, percent, table
 from embedl_deploy.tensorrt.prediction.rule import Basis
-from embedl_deploy.tensorrt.rules.report import Finding, counted
+from embedl_deploy.tensorrt.rules.report import Finding
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from embedl_deploy.table import Printed, table
+from embedl_deploy.table import Printed, counted, table
 from embedl_deploy.tensorrt.rules.rule import Rule, Severity
 
 
@@ -140,11 +140,6 @@ class Report(Printed):
 
     def _of(self, severity: Severity) -> tuple[Finding, ...]:
         return tuple(one for one in self.findings if one.severity is severity)
-
-
-def counted(count: int, word: str) -> str:
-    """A number of things in words."""
-    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 def _grouped(
