@@ -1,6 +1,8 @@
 """The search finds what trying everything finds, goes on where it stopped, and says why."""
 
+import gc
 import json
+import weakref
 from collections.abc import Collection
 from importlib.util import find_spec
 from itertools import chain, combinations
@@ -102,6 +104,32 @@ def free(result: Result, monkeypatch: pytest.MonkeyPatch) -> Tuning:
     monkeypatch.setattr(search, "export_onnx", export_names)
     monkeypatch.setattr(search, "leave", leave_names)
     return tune(result, data(), cost=cost)
+
+
+@pytest.mark.usefixtures("made_up")
+def test_what_edits_leave_in_circles_is_freed_at_once(
+    result: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the weights of each file that `leave` reads."""
+    circles: list[weakref.ref[Any]] = []
+
+    def leaving(*args: Any) -> None:
+        circle = type("Circle", (), {})()
+        circle.own = circle
+        circles.append(weakref.ref(circle))
+        leave_names(*args)
+
+    def costing(path: Path) -> float:
+        assert not any(one() for one in circles)
+        return cost(path)
+
+    monkeypatch.setattr(search, "leave", leaving)
+    gc.disable()
+    try:
+        tune(result, data(), cost=costing)
+    finally:
+        gc.enable()
+    assert circles
 
 
 def everything(result: Result, groups: Tuning) -> list[Candidate]:

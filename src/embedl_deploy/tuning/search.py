@@ -1,5 +1,6 @@
 """The search: measure, order the groups by what they give for their noise, measure again."""
 
+import gc
 import json
 import math
 import tempfile
@@ -210,6 +211,7 @@ class Search:
         left = [path for one in self.groups if one.name in names for path in one.paths]
         path = whole.with_name("candidate.onnx")
         leave(self.whole, whole, path, left)
+        gc.collect()  # what is read of a file is in circles, and holds its weights
         return {"cost": self.costing(path).value}
 
     def _ladder(self) -> list[tuple[str, ...]]:
