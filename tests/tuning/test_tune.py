@@ -106,6 +106,51 @@ def free(result: Result, monkeypatch: pytest.MonkeyPatch) -> Tuning:
     return tune(result, data(), cost=cost)
 
 
+class Attends(nn.Module):
+    """An attention that pays most for its noise, and layers around it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.out = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        heads = [one(x).unflatten(-1, (2, 4)).transpose(1, 2) for one in self.inputs()]
+        attended = nn.functional.scaled_dot_product_attention(*heads)
+        return self.out(attended.transpose(1, 2).flatten(-2))
+
+    def inputs(self) -> tuple[nn.Module, ...]:
+        return self.query, self.key, self.value
+
+
+def attending(path: Path) -> float:
+    names = path.read_text().splitlines()
+    return 100 - sum(20 if "attention" in name else 1 for name in names)
+
+
+@pytest.mark.usefixtures("made_up")
+def test_a_placement_that_quantizes_nothing_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its attention, nothing is left of a placement that leaves all others."""
+    rows = [torch.randn(2, 5, 8) for _ in range(4)]
+    made = transform(Attends().eval(), (rows[0],))
+    empty: list[Choice] = []
+    quantized = search.Search._quantized
+
+    def noted(self: search.Search, choice: Choice) -> fx.GraphModule:
+        try:
+            return quantized(self, choice)
+        except QuantizationError:
+            empty.append(choice)
+            raise
+
+    monkeypatch.setattr(search.Search, "_quantized", noted)
+    tuning = tune(made, rows, cost=attending, trials=20)
+    assert [one.attention for one in empty] == ["none"]
+    assert tuning.complete
+    assert tuning.base_choice.attention == "full"
+    assert any(one.choice.left and one.choice.attention == "full" for one in tuning.candidates)
+
+
 @pytest.mark.usefixtures("made_up")
 def test_what_edits_leave_in_circles_is_freed_at_once(
     result: Result, monkeypatch: pytest.MonkeyPatch

@@ -35,7 +35,7 @@ class Tuning(Printed):
         gpu: That files were compiled for; empty where a function gave the costs.
         batch: Samples that a file takes at a time.
         target: The name of the target that files were written for.
-        refused: Formats that were not measured, and why.
+        refused: Formats and placements that could not be measured, and why.
         base_choice: With everything quantized, the cheapest: the one that each group is left of.
         complete: Whether the search came to its end.
     """

@@ -237,20 +237,21 @@ class Search:
     def _climb(self, bases: Sequence[Candidate]) -> None:
         """Measure those that look best, until there is nothing better or no trial left."""
         pending = {
-            (choice := base.choice.leaving(left, self.groups)).key: (
-                choice,
-                *self._predicted(base, left),
-            )
+            choice.key: (choice, *self._predicted(base, left))
             for base in bases
             for left in self._ladder()
+            if (choice := base.choice.leaving(left, self.groups)).key not in self.candidates
         }
-        for _ in range(self.trials):
-            pending = {key: one for key, one in pending.items() if key not in self.candidates}
-            found = self._next([*pending.values()])
-            if found is None:
-                break
+        most = len(self.candidates) + self.trials
+        while len(self.candidates) < most and (found := self._next([*pending.values()])):
             choice, _, predicted = found
-            self._measure(choice, predicted)
+            try:
+                self._measure(choice, predicted)
+            except QuantizationError:  # only what this kind of attention leaves was to be quantized
+                pass
+            except (BuildError, ExportError) as error:
+                self.refused[_said(choice)] = str(error)
+            del pending[choice.key]
 
     def _next(
         self, pending: Sequence[tuple[Choice, float, float]]
