@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from embedl_deploy.tensorrt import compile_onnx, explain_onnx
+from embedl_deploy.tensorrt import Basis, compile_onnx, explain_onnx
 from tests.tensorrt.rules.models import Text
 
 INSTALLED = find_spec("tensorrt_rtx_bindings") is not None
@@ -81,6 +81,13 @@ COUNTS = {
         beside(MOVED.format("m0") + MOVED.format("m1"), ("m0t", "m1t")),
         3,
     ),
+    "attention whose values are wider": (
+        half(
+            "m = MatMul(q, k)\np = Softmax(m)\ny = MatMul(p, v)",
+            inputs=[("q", (1, 4, 64, 16)), ("k", (1, 4, 16, 64)), ("v", (1, 4, 64, 32))],
+        ),
+        3,
+    ),
     "INT8, its bias and GELU": (int8("n = Add(m, b)\nr = Gelu(n)\n", "r"), 5),
     "INT8 with one scale, and ReLU": (int8("r = Relu(m)\n", "r", 1), 4),
 }
@@ -90,6 +97,21 @@ COUNTS = {
 def test_as_many_kernels_are_predicted(name: str, tmp_path: Path) -> None:
     model, count = COUNTS[name]
     assert len(explain_onnx(model.save(tmp_path)).kernels) == count
+
+
+def test_why_wider_values_split_attention(tmp_path: Path) -> None:
+    model, _ = COUNTS["attention whose values are wider"]
+    (softmax,) = [
+        one for one in explain_onnx(model.save(tmp_path)).kernels if one.kind == "softmax"
+    ]
+    assert softmax.reason == ("no fused attention: heads of the value have 32, those of the key 16")
+    assert softmax.basis is Basis.COMPILED
+
+
+def test_a_kernel_is_called_after_what_it_computes(tmp_path: Path) -> None:
+    model, _ = COUNTS["copies and a pointwise operator"]
+    (kernel,) = explain_onnx(model.save(tmp_path)).kernels
+    assert (kernel.kind, kernel.head, kernel.nodes[0]) == ("pointwise", "Relu_y", "Slice_a")
 
 
 @pytest.mark.skipif(not INSTALLED, reason="TensorRT for RTX is not installed")

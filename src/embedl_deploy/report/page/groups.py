@@ -1,6 +1,6 @@
 """Findings and kernels of one kind together."""
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
 Entry = Mapping[str, Any]
@@ -24,7 +24,7 @@ def grouped_kernels(kernels: Iterable[Entry]) -> list[dict[str, Any]]:
             "rule": found[0]["rules"][0],
             "count": len(found),
             "macs": sum(one["macs"] or 0 for one in found),
-            "first": _head(found[0]),
+            "first": found[0]["head"],
         }
         for found in _groups(kernels, key)
     ]
@@ -38,16 +38,10 @@ def grouped_reasons(kernels: Iterable[Entry]) -> list[dict[str, Any]]:
             **found[0],
             "rule": found[0]["rules"][0],
             "count": len(found),
-            "first": _head(found[0]),
+            "first": found[0]["head"],
         }
         for found in _groups((one for one in kernels if one["reason"]), key)
     ]
-
-
-def _head(kernel: Entry) -> str:
-    """The first of its operators that computes."""
-    nodes: Sequence[str] = kernel["nodes"]
-    return next((one for one in nodes if one not in kernel["folded"]), nodes[0])
 
 
 def _groups(items: Iterable[Entry], key: Callable[[Entry], Hashable]) -> Iterable[list[Entry]]:

@@ -47,6 +47,8 @@ def _nodes(plan: Plan, one: Attention) -> list[Node] | None:
 def _obstacle(one: Attention) -> str:
     """Why it is not one kernel; empty where it is."""
     query, key, head = one.sizes
+    if other := _other_head(one):
+        return other
     if one.quantizers and one.missing:
         return f"it is quantized in part: {', '.join(one.missing)} not"
     if one.is_fp8:
@@ -64,6 +66,12 @@ def _obstacle(one: Attention) -> str:
     return ""
 
 
+def _other_head(one: Attention) -> str:
+    head, value = one.sizes[2], one.value_head
+    same = head is None or value is None or head == value
+    return "" if same else f"heads of the value have {value}, those of the key {head}"
+
+
 def _few(one: Attention) -> str:
     key = one.sizes[1]
     if not one.is_fp8 or key is None or key >= FP8_POSITIONS:
@@ -76,8 +84,8 @@ ATTENTION = Fusion(
     "attention",
     "query by key, softmax and product with the value: in FP16 or BF16 with heads of 16 to 256, "
     "multiples of 8; in INT8 or FP8 where it is quantized completely and within its limits "
-    "(P16, P17, P19), in FP8 with 32 positions of the key or more (compiled). TensorRT may still "
-    "decline",
+    "(P16, P17, P19), in FP8 with 32 positions of the key or more, and with heads of the value as "
+    "large as those of the key (compiled). TensorRT may still decline",
     Basis.DOCUMENTED,
     "developer guide of 10.3, quoted in TRT#2981 and TRT#4167; ModelOpt, match_fp8_mha_pattern",
     _fused,
@@ -89,7 +97,7 @@ def _parts(plan: Plan) -> Iterator[Found]:
         if plan.group(one.softmax) is None:
             why = _obstacle(one) or "a value inside it is read from outside"
             dtype = named(one.softmax.output.dtype)
-            basis = Basis.COMPILED if why == _few(one) else None
+            basis = Basis.COMPILED if why in {_few(one), _other_head(one)} else None
             yield Found([one.softmax], dtype, reason=f"no fused attention: {why}", basis=basis)
 
 

@@ -88,6 +88,7 @@ def _kernel(group: Group) -> Kernel:
         macs=sum(known) if len(known) == len(counts) else None,
         basis=group.basis,
         reason="; ".join(dict.fromkeys(group.reasons)),
+        head=(group.head or group.nodes[0]).label,
     )
 
 

@@ -14,7 +14,9 @@ from embedl_deploy.tensorrt.prediction.simple import CAST, NORM
 
 _SEEN = "TensorRT for RTX 1.7, whose layers name the operators (seen)"
 _COPIES: tuple[Claim, ...] = (CONCAT, SHUFFLE, MOVE)
-_COMPUTING: tuple[Claim, ...] = (QUANTIZED, FLOAT, CAST, DEQUANTIZER, NORM)
+_COMPUTING: tuple[Claim, ...] = (NORM, QUANTIZED, FLOAT, CAST, DEQUANTIZER)
+"""What computes most is what a kernel is called after."""
+
 _LIGHT = (*_COPIES, *_COMPUTING)
 
 
@@ -92,10 +94,8 @@ def _computing(plan: Plan) -> Iterator[Found]:
         reader = next(_readers(plan, group), None)
         if reader is None or reader.rule not in _COMPUTING:
             continue
-        if group.rule is NORM and reader.rule is not NORM:
-            yield Found(reader.nodes, into=group)
-        else:
-            yield Found(group.nodes, into=reader)
+        first, second = sorted((reader, group), key=lambda one: _COMPUTING.index(one.rule))
+        yield Found(second.nodes, into=first)
 
 
 COMPUTED_BEFORE = Fusion(

@@ -4,7 +4,7 @@ from collections.abc import Container, Iterator
 
 from embedl_deploy.onnx_model.graph import Node, Value
 from embedl_deploy.onnx_model.view import BINARY, View
-from embedl_deploy.tensorrt.prediction.rule import Claim, Found, Group
+from embedl_deploy.tensorrt.prediction.rule import Claim, Found, Group, is_pair
 from embedl_deploy.tensorrt.rules.chains import PLAIN, SMOOTH
 
 POINTWISE = (
@@ -44,6 +44,7 @@ class Plan:
             basis = found.basis or rule.basis
             group = Group(rule, [], found.dtype, found.quantized, found.open, [], basis)
             self.groups[group] = None
+            group.head = next((one for one in found.nodes if not is_pair(one)), found.nodes[0])
         elif found.basis is not None:
             group.basis = found.basis
         if rule not in group.rules:

@@ -24,6 +24,7 @@ class Kernel:
         macs: Its multiply-accumulates; None where sizes are not known.
         basis: How well the prediction is founded.
         reason: What there is to say of this one.
+        head: The operator that the first rule is about.
     """
 
     kind: str
@@ -34,11 +35,7 @@ class Kernel:
     macs: int | None
     basis: Basis
     reason: str
-
-    @property
-    def head(self) -> str:
-        """The first of its operators that computes."""
-        return next((one for one in self.nodes if one not in self.folded), self.nodes[0])
+    head: str
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,7 @@ class Group:
         reasons: As found, also of what was taken in.
         basis: As found, or the rule's.
         rules: The rule, and those by which something was taken in.
+        head: The first operator that the rule took, but for Q/DQ.
     """
 
     rule: Claim
@@ -86,6 +87,8 @@ class Group:
     reasons: list[str]
     basis: Basis
     rules: list[Claim] = field(default_factory=list)
+
+    head: Node | None = None
 
     @property
     def folded(self) -> list[Node]:

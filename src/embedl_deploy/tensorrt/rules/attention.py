@@ -97,6 +97,11 @@ class Attention:
         query, key = (_last(self.scores.input(index)) for index in (0, 1))
         return query[0], key[1], query[1] if query[1] is not None else key[0]
 
+    @property
+    def value_head(self) -> int | None:
+        """The size of a head of the value; None if not known."""
+        return _last(self.product.input(1))[1]
+
 
 def _last(value: Value | None) -> tuple[int | None, int | None]:
     shape = value.shape if value is not None else None
