@@ -19,6 +19,7 @@ from embedl_deploy.export.even import add_biases
 from embedl_deploy.export.extremes import spell_out, warn_of_limited
 from embedl_deploy.export.files import written_beside
 from embedl_deploy.export.host import HOST
+from embedl_deploy.export.integers import cast_integers
 from embedl_deploy.export.lower import fold, to_operators
 from embedl_deploy.export.manifest import Manifest, settle
 from embedl_deploy.export.numbers import check_numbers
@@ -29,6 +30,7 @@ from embedl_deploy.export.program import DynamicShapes, program, reason
 from embedl_deploy.export.runtime import require
 from embedl_deploy.export.slim import slim
 from embedl_deploy.export.typed import give_types, to_type
+from embedl_deploy.graph.shapes import propagate
 from embedl_deploy.onnx_model.loading import path_of
 from embedl_deploy.quantize.stubs import quantizers_of
 from embedl_deploy.rewrite import Result
@@ -155,6 +157,8 @@ def _proto(
     folded, inputs = fold(model), moved(inputs, HOST)
     known = _constants(folded, inputs, options)
     store(folded, inputs, {}, known)
+    if any("val" not in node.meta for node in folded.graph.nodes if node.op != "output"):
+        propagate(folded, inputs)
     kept = kept_nodes(folded, options.dtype, options.keep_float32)
     manifest = Manifest(options.precision, kept, options.lowering.whole_attention, known)
     manifest = replace(manifest, deployment=options.deployment)
@@ -202,6 +206,7 @@ def _give_types(
     ends = {*(inputs if wide else ()), *(outputs if options.float32_io else ())}
     give_types(lowered, options.dtype, {*kept, *ends})
     spell_out(lowered, None if options.dtype == torch.float32 else kept)
+    cast_integers(lowered)
     return torch.float32 if wide else options.dtype
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from embedl_deploy.batches import device_of, moved
+from embedl_deploy.export.integers import from_integers
 from embedl_deploy.graph.aliases import VIEWS
 from embedl_deploy.graph.interpreter import Interpreter
 from embedl_deploy.graph.writes import called
@@ -31,9 +32,9 @@ Varies = Literal["nothing", "rows", "any"]
 
 
 def from_sizes(model: fx.GraphModule) -> list[fx.Node]:
-    """Functions that compute tensors from sizes, and the stored tensors that they alone read."""
+    """Functions that compute tensors from sizes or integers, and what they alone read of stored."""
     made, stored = _follow(model)
-    found = dict(made)
+    found = made | dict.fromkeys(from_integers(model, made.keys() | stored.keys()))
     for node in reversed(stored):
         if node.users and found.keys() >= node.users.keys():
             found[node] = None

@@ -16,6 +16,7 @@ from embedl_deploy.export.extremes import Unfit, unfit_for, vanishing, warn_of, 
 from embedl_deploy.export.positions import from_sizes
 from embedl_deploy.export.scales import raise_scales
 from embedl_deploy.export.tensors import floating_tensors, replace_tensor
+from embedl_deploy.graph.writes import called
 from embedl_deploy.quantize import QuantStub
 from embedl_deploy.target import Lowering
 
@@ -29,6 +30,9 @@ SOFTMAX = ".softmax"
 """Ends the path by which the softmax inside an attention is listed."""
 
 _ARITHMETIC = {operator.add, operator.sub, operator.mul, operator.truediv}
+
+_RANKS = {"argsort", "msort", "sort", "topk"}
+"""What the exporter writes with ONNX's TopK."""
 
 _logger = logging.getLogger(__name__)
 
@@ -62,7 +66,10 @@ def kept_nodes(
     kept = _listed(model, keep)
     if dtype == torch.float32:
         return {}
-    kept |= {one.name: "computed from sizes alone" for one in from_sizes(model)}
+    kept |= {one.name: "computed from sizes or integers alone" for one in from_sizes(model)}
+    if dtype == torch.bfloat16:
+        ranks = [node for node in model.graph.nodes if called(node) in _RANKS]
+        kept |= {one.name: "TopK takes no bfloat16 before opset 24" for one in ranks}
     kept |= vanishing(model, dtype)
     modules = dict(model.named_modules(remove_duplicate=False))
     unfit: dict[str, Unfit] = {}

@@ -106,6 +106,7 @@ def _insert_casts(
             after = after.next
         with graph.inserting_before(after):
             cast = graph.call_function(to_type, (node, types[other[0]]))
+        cast.meta["val"] = to_type(node.meta.get("val"), types[other[0]])
         for user in other:
             user.replace_input_with(node, cast)
 
