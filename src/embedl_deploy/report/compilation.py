@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from embedl_deploy.report.blocks import columns
+from embedl_deploy.table import percent
 from embedl_deploy.tensorrt import Compilation, Fate, Layer, Product, Remark, Severity
 from embedl_deploy.tensorrt.engine.compilation import grouped_products
 
@@ -65,7 +66,7 @@ def compilation_figures(compilation: Compilation) -> tuple[str, str, str, str, s
     if not one.built:
         return ("not built", "", "", "", "", "")
     time = one.estimate() if one.gpu else None
-    shares = [f"{share:.0%} {dtype}" for dtype, share in one.shares.items()]
+    shares = [f"{percent(share)} {dtype}" for dtype, share in one.shares.items()]
     shares += [f"{len(one.uncounted)} not counted"] if one.uncounted else []
     whole = sum(1 for attention in one.attentions if attention.reads)
     return (

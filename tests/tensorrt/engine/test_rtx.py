@@ -142,7 +142,7 @@ def test_what_is_not_counted_is_said(name: str, tmp_path: Path) -> None:
     made = compiled(UNCOUNTED[name], tmp_path)
     (operator,) = made.uncounted
     assert operator.endswith("_e")
-    said = f"of those that are known, 100% in {'FP16' if name == 'attention' else 'FP32'}; "
+    said = f"of those that are known, 100.0% in {'FP16' if name == 'attention' else 'FP32'}; "
     assert f"{said}1 operator not counted, such as '{operator}'" in made.summary
     unknown = [one for one in made.kernels if one.macs is None]
     assert unknown

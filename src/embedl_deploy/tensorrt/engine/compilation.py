@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from embedl_deploy.errors import BuildError
-from embedl_deploy.table import Printed, counted, table
+from embedl_deploy.table import Printed, counted, percent, table
 from embedl_deploy.tensorrt.engine.cost import Estimate, estimate
 from embedl_deploy.tensorrt.engine.gpus import find_gpu
 from embedl_deploy.tensorrt.engine.layers import Layer, types_of
@@ -149,7 +149,10 @@ class Compilation(Printed):
 
     @property
     def _said_arithmetic(self) -> list[str]:
-        shares = ", ".join(f"{share:.0%} in {dtype}" for dtype, share in self.shares.items())
+        shares = ", ".join(
+            f"{percent(share)} in {'types not known' if dtype == 'unknown' else dtype}"
+            for dtype, share in self.shares.items()
+        )
         if not self.uncounted:
             return [f"multiply-accumulates: {shares}"] if shares else []
         of = f": of those that are known, {shares}" if shares else " are not known"
