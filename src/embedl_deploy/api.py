@@ -22,7 +22,7 @@ from embedl_deploy.rewrite import (
 from embedl_deploy.target import Patterns, Target
 
 _HIDDEN = 0.05
-"""The part of a model's arithmetic that functions with weights may hide from tracing."""
+"""The part of a model's arithmetic that functions may hide from tracing."""
 
 _logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def get_transformation_plan(
     options: Any = {"copy": copy, "dynamic_shapes": dynamic_shapes, "whole": whole}
     captured = capture_with(model, args, kwargs, method=method, **options)
     if method == "auto" and share(hidden(captured.graph, whole), captured) > _HIDDEN:
-        _logger.info("tracing cannot look into functions with weights; torch.export is tried")
+        _logger.info("tracing cannot look into wrapped functions; torch.export is tried")
         options |= {"method": "export", "every_batch": True}
         try:
             captured = capture_with(model, args, kwargs, **options)

@@ -1,4 +1,4 @@
-"""Functions that `torch.fx.wrap` hides from tracing are looked into where they take weights."""
+"""Functions that `torch.fx.wrap` hides from tracing are looked into."""
 
 import logging
 from collections.abc import Callable
@@ -227,16 +227,16 @@ def test_what_neither_way_can_take_stays_a_call(name: str) -> None:
         assert_close(run(result.model, (one,)), run(model, (one,)))
 
 
-@fx.wrap
-def counted(x: Tensor, weight: Tensor) -> Tensor:
-    return F.linear(x, weight)
-
-
-def test_without_a_batch_that_all_inputs_have_it_stays_a_call() -> None:
-    model = net(lambda m, x, y: counted(x, m.weight) + y, weight=None)
-    model.weight = nn.Parameter(torch.randn(4, 4))
-    args = (torch.randn(3, 4), torch.randn(()))
-    assert len(hidden(capture(model.eval(), args, method="trace").graph)) == 1
+def test_windows_of_videos_are_looked_into_one_after_the_other() -> None:
+    video = pytest.importorskip("torchvision.models.video.swin_transformer")
+    layers = [video.ShiftedWindowAttention3d(8, [2, 4, 4], at, 2) for at in ([0] * 3, [1, 2, 2])]
+    model = warm(nn.Sequential(*layers)).eval()
+    x = torch.randn(2, 4, 6, 8, 8)
+    result = transform(model, (x,), method="trace")
+    assert covered(result).share == 1.0
+    assert not hidden(result.model.graph)
+    for one in (x, torch.randn(3, 4, 6, 8, 8)):
+        assert_close(run(result.model, (one,)), run(model, (one,)))
 
 
 def test_a_function_that_a_pattern_names_stays_one_call() -> None:
@@ -245,3 +245,43 @@ def test_a_function_that_a_pattern_names_stays_one_call() -> None:
     model = warm(make(8, [4, 4], [2, 2], 2)).eval()
     result = transform(model, (torch.randn(1, 8, 8, 8),))
     assert "DecomposeShiftedWindowAttentionPattern" in {one.pattern.name for one in result.matches}
+
+
+@fx.wrap
+def noisy(x: Tensor) -> Tensor:
+    return x + torch.rand(4)
+
+
+def test_a_function_that_draws_random_numbers_stays_a_call() -> None:
+    model = layers(lambda m, x: F.relu(noisy(m.first(x))))
+    x = torch.randn(3, 4)
+    result = transform(model, (x,), method="trace")
+    assert len(hidden(result.model.graph)) == 1
+    torch.manual_seed(1)
+    wanted = run(model, (x,))
+    torch.manual_seed(1)
+    assert_close(run(result.model, (x,)), wanted)
+
+
+ADDED = torch.zeros(2, 1, 5, 5).index_fill(3, torch.tensor([3, 4]), -1e4)
+ROWS = torch.ones(5, 5).tril(1).bool()
+MASKS: dict[str, tuple[Tensor, ...]] = {"none": (), "added": (ADDED,), "boolean": (ROWS,)}
+
+
+@pytest.mark.parametrize("name", ["Attention", "AttentionRope"])
+@pytest.mark.parametrize("mask", [*MASKS, "causal"])
+def test_written_attention_of_timm_with_any_mask_is_one_attention(name: str, mask: str) -> None:
+    layer = getattr(pytest.importorskip("timm.layers.attention"), name)
+    written: Any = warm(layer(16, num_heads=2, qkv_bias=True))
+    written.fused_attn = False
+
+    def forward(m: Any, x: Tensor, hides: Tensor | None = None) -> Any:
+        return m.attn(x, attn_mask=hides, is_causal=is_causal)
+
+    is_causal = mask == "causal"
+    model = net(forward, attn=written).eval()
+    args = (torch.randn(2, 5, 16), *MASKS.get(mask, ()))
+    result = transform(model, args, method="trace")
+    assert covered(result).share == 1.0
+    assert ScaledDotProductAttention in {type(one) for one in result.model.modules()}
+    assert_close(run(result.model, args), run(model, args))

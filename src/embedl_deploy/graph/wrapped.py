@@ -1,4 +1,4 @@
-"""Functions that `torch.fx.wrap` hides from tracing, looked into where they take weights.
+"""Functions that `torch.fx.wrap` hides from tracing, looked into.
 
 Their code follows from sizes, as windows of attention do. So each is traced once more with what
 the shape pass knows: sizes that no batch changes are numbers there, the others stay values.
@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from embedl_deploy.batches import device_of
 from embedl_deploy.errors import CaptureError
+from embedl_deploy.graph.chance import no_chance
 from embedl_deploy.graph.dead import is_opaque
 from embedl_deploy.graph.interpreter import plain
 from embedl_deploy.graph.proxies import ValueProxy
@@ -30,13 +31,14 @@ Values = tuple[Any, Any]
 
 
 def hidden(graph: fx.Graph, whole: Collection[Any] = ()) -> list[fx.Node]:
-    """Calls of functions that tracing did not look into and that take weights.
+    """Calls of functions that tracing did not look into and that take values.
 
     Args:
         graph: A graph.
         whole: Functions, or their qualified names, that are to stay one call.
     """
-    return [node for node in graph.nodes if _takes_weights(node) and not _is_one(node, whole)]
+    calls = [node for node in graph.nodes if is_opaque(node) and node.all_input_nodes]
+    return [node for node in calls if not _is_one(node, whole)]
 
 
 def look_into(
@@ -50,20 +52,19 @@ def look_into(
         inputs: Example inputs, and those by name.
         whole: Functions, or their qualified names, that are to stay one call.
     """
-    if not hidden(traced, whole) or not _in_batches(inputs):
+    if not hidden(traced, whole):
         return traced
     graph = fx.Graph()
     graph.output(graph.graph_copy(traced, {}))
     known = _known(root, graph, inputs)
-    calls = hidden(graph, whole) if known else []
-    given = {node: [known[one] for one in node.all_input_nodes] for node in calls}
-    for node, values in given.items():
+    for node in [one for one in hidden(graph, whole) if one in known and one.users]:
+        values = [known[one] for one in node.all_input_nodes]
         try:
-            with _unwrapped():
+            with _unwrapped(), no_chance():
                 inner = _SizedTracer(node, values).traced(root, known[node])
         except Exception:  # noqa: BLE001, S112 - a function may ask anything of its values
             continue
-        _splice(graph, node, inner)
+        _splice(graph, node, inner, known)
     return graph
 
 
@@ -83,7 +84,7 @@ def _known(root: nn.Module, graph: fx.Graph, inputs: Any) -> dict[fx.Node, Value
     """What each node gives; nothing where the model does not take another batch."""
     module = fx.GraphModule(root, graph)  # it may hold a copy of the graph
     found = []
-    for one in (inputs, pytree.tree_map_only(Tensor, _larger, inputs)):
+    for one in (inputs, _larger(inputs)):
         try:
             propagate(module, *empty(one))
         except CaptureError:
@@ -92,27 +93,30 @@ def _known(root: nn.Module, graph: fx.Graph, inputs: Any) -> dict[fx.Node, Value
     return dict(zip(graph.nodes, zip(*found, strict=True), strict=True))
 
 
-def _takes_weights(node: fx.Node) -> bool:
-    return is_opaque(node) and any(one.op == "get_attr" for one in node.all_input_nodes)
-
-
 def _is_one(node: fx.Node, whole: Collection[Any]) -> bool:
     target: Any = node.target
     return target in whole or f"{target.__module__}.{target.__qualname__}" in whole
 
 
-def _in_batches(inputs: Any) -> bool:
-    """Whether all inputs that are tensors have one first dimension."""
-    sizes = {one.shape[:1] for one in pytree.tree_leaves(inputs) if isinstance(one, Tensor)}
-    return len(sizes) == 1 and torch.Size() not in sizes
+def _has_tensors(tree: Any) -> bool:
+    return any(isinstance(one, Tensor) for one in pytree.tree_leaves(tree))
 
 
-def _larger(tensor: Tensor) -> Tensor:
-    return tensor.new_empty((tensor.shape[0] * _TIMES, *tensor.shape[1:]))
+def _larger(inputs: Any) -> Any:
+    """Inputs of a larger batch: those that have as many rows as the first tensor."""
+    tensors = [one for one in pytree.tree_leaves(inputs) if isinstance(one, Tensor)]
+    rows = tensors[0].shape[:1] if tensors else torch.Size()
+
+    def grown(tensor: Tensor) -> Tensor:
+        if not rows or tensor.shape[:1] != rows:
+            return tensor
+        return tensor.new_empty((rows[0] * _TIMES, *tensor.shape[1:]))
+
+    return pytree.tree_map_only(Tensor, grown, inputs)
 
 
-def _splice(graph: fx.Graph, node: fx.Node, inner: fx.Graph) -> None:
-    """Put the nodes of a call's graph in its place."""
+def _splice(graph: fx.Graph, node: fx.Node, inner: fx.Graph, known: dict[fx.Node, Values]) -> None:
+    """Put the nodes of a call's graph in its place; what they give is known then as well."""
     inputs = (one for one in inner.nodes if one.op == "placeholder")
     values = dict(zip(inputs, node.all_input_nodes, strict=True))
     with graph.inserting_before(node):
@@ -122,12 +126,15 @@ def _splice(graph: fx.Graph, node: fx.Node, inner: fx.Graph) -> None:
                 values[one].meta = dict(node.meta)
     (output,) = inner.find_nodes(op="output")
     result = fx.map_arg(output.args[0], values.__getitem__)
+    replaced = {node: result}
     if not isinstance(result, fx.Node):
-        for user in [one for one in node.users if one.target is operator.getitem]:
-            user.replace_all_uses_with(result[user.args[1]])
-            graph.erase_node(user)
-    node.replace_all_uses_with(result)
-    graph.erase_node(node)
+        items = [one for one in node.users if one.target is operator.getitem]
+        replaced = {one: result[one.args[1]] for one in items} | replaced
+    for old, new in replaced.items():
+        old.replace_all_uses_with(new)
+        graph.erase_node(old)
+        if isinstance(new, fx.Node):
+            known[new] = known[old]
 
 
 class _SizedTracer(Tracer):
@@ -154,6 +161,8 @@ class _SizedTracer(Tracer):
         """
         graph = self.trace(root)
         (output,) = graph.find_nodes(op="output")
+        if not _has_tensors(result) and len(graph.nodes) > len(self._inputs) + 1:
+            raise TypeError(f"'{self._call}' may be there for what it writes")
         for which, expected in enumerate(result):
             given = fx.map_arg(output.args[0], partial(self._given_at, which))
             if _forms(given) != _forms(expected):
@@ -175,8 +184,7 @@ class _SizedTracer(Tracer):
     def _input(self, at: int) -> Any:
         proxy = self.create_proxy("placeholder", f"input_{at}", (), {})
         self._values[proxy.node] = one, other = self._inputs[at]
-        has_tensors = any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(one))
-        return proxy if has_tensors or one != other else one
+        return proxy if _has_tensors(one) or one != other else one
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """The stand-in for a value while the function runs."""
@@ -235,6 +243,11 @@ class _SizedProxy(ValueProxy):
     def shape(self) -> tuple[Any, ...]:
         """See `torch.Tensor.shape`."""
         return self.tracer.sizes(self)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """See `torch.Tensor.dtype`."""
+        return self.tracer.like(self).dtype
 
     @property
     def ndim(self) -> int:
