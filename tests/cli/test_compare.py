@@ -122,6 +122,19 @@ def test_a_page_has_both_files(pair: tuple[Path, Path], tmp_path: Path) -> None:
     assert not page.with_name("a.html").exists()
 
 
+@pytest.mark.usefixtures("pair")
+def test_what_is_the_same_is_called_so() -> None:
+    shown = " ".join(run("compare", "a.onnx", "b.onnx", "--data", "rows.npz").stdout.split())
+    assert "The same 2 layers of 3" in shown
+    assert "first" not in shown.partition("SQNR")[2]
+    shown = " ".join(run("compare", "a.onnx", "a.onnx", "--data", "rows.npz").stdout.split())
+    assert "y the same numbers; top-1 agrees in 100.0% (6 of 6) The same 3 layers of 3" in shown
+    assert "inf dB" not in shown
+    assert "SQNR" not in shown
+    every = run("compare", "a.onnx", "a.onnx", "--data", "rows.npz", "--all").stdout
+    assert " ".join(every.split()).count("the same ") == 4
+
+
 def test_layers_of_other_names_are_left_out(pair: tuple[Path, Path], tmp_path: Path) -> None:
     other = saved(tmp_path / "c.onnx", names=("n0", "relu", "n2"))
     found = compare_files(pair[0], other)

@@ -24,7 +24,7 @@ from embedl_deploy.cli.options import (
 )
 from embedl_deploy.cli.output import Steps, answering
 from embedl_deploy.cli.spread import spread
-from embedl_deploy.export import FileParity, OutputParity, compare_files
+from embedl_deploy.export import Difference, FileParity, OutputParity, compare_files
 from embedl_deploy.report.beside import Beside, Side
 from embedl_deploy.report.blocks import columns, figures_table
 from embedl_deploy.table import counted
@@ -165,23 +165,32 @@ def _counted(title: str, counts: Sequence[Counter[str]]) -> RenderableType:
 
 
 def _layer_tables(found: FileParity, *, every: bool) -> Iterator[RenderableType]:
-    worst = sorted(found.layers.items(), key=lambda one: one[1].sqnr_db)
-    if not worst:
+    shown = _differing(found) if not every else found.layers
+    if not shown:
         return
     numbers = ("SQNR", "Largest difference")
     table = columns(*numbers, "Layer", right=numbers)
+    worst = sorted(shown.items(), key=lambda one: one[1].sqnr_db)
     for name, one in worst if every else worst[:_SHOWN]:
-        table.add_row(f"{one.sqnr_db:.1f} dB", f"{one.relative:.2%}", Text(name))
+        same = not one.largest_difference
+        figures = ("the same", "") if same else (f"{one.sqnr_db:.1f} dB", f"{one.relative:.2%}")
+        table.add_row(*figures, Text(name))
     yield table
     yield Text()
+
+
+def _differing(found: FileParity) -> dict[str, Difference]:
+    return {name: one for name, one in found.layers.items() if one.largest_difference}
 
 
 def _figures(pair: Pair, found: FileParity) -> list[tuple[str, str]]:
     source = "random numbers" if pair.data is None else pair.data
     figures = [("Compared", f"on {counted(found.samples, 'sample')} of {source}")]
     figures += [(name, _said(one)) for name, one in found.outputs.items()]
-    hidden = 0 if pair.every else max(0, len(found.layers) - _SHOWN)
-    if hidden:
+    differing = len(_differing(found))
+    if same := len(found.layers) - differing:
+        figures.append(("The same", f"{counted(same, 'layer')} of {len(found.layers)}"))
+    if not pair.every and (hidden := max(0, differing - _SHOWN)):
         left = counted(hidden, "layer")
         figures.append(("Not shown", f"{left} with less difference; --all lists them"))
     if not found.layers:
@@ -191,6 +200,7 @@ def _figures(pair: Pair, found: FileParity) -> list[tuple[str, str]]:
 
 def _said(one: OutputParity) -> str:
     said = f"{one.sqnr_db:.1f} dB, differs by at most {one.relative:.2%} of the largest value"
+    said = said if one.largest_difference else "the same numbers"
     if not one.rows:
         return said
     return f"{said}; top-1 agrees in {one.agreement:.1%} ({one.same_top} of {one.rows})"
