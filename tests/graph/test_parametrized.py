@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, parametrize, spectral_norm
+from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm
 
 from embedl_deploy import transform
 from tests.helpers import assert_same_eval, assert_untouched, net, snapshot
@@ -28,6 +28,23 @@ def symmetric(module: nn.Module) -> nn.Module:
 def old_weight_norm(module: nn.Module) -> nn.Module:
     with pytest.warns(FutureWarning, match="weight_norm"):
         return nn.utils.weight_norm(module)
+
+
+def pruned(module: nn.Module) -> nn.Module:
+    prune.l1_unstructured(module, "weight", amount=0.4)
+    return module
+
+
+def pruned_by_channel(module: nn.Module) -> nn.Module:
+    """Twice, and its bias as well."""
+    prune.ln_structured(pruned(module), "weight", amount=0.3, n=2, dim=0)
+    prune.random_unstructured(module, "bias", amount=0.5)
+    return module
+
+
+def pruned_together(module: nn.Module) -> nn.Module:
+    prune.global_unstructured([(module, "weight")], prune.RandomUnstructured, amount=0.5)
+    return module
 
 
 def convs(wrap: Wrap) -> nn.Module:
@@ -58,6 +75,9 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, int]
             ("orthogonal", parametrizations.orthogonal),
             ("old weight_norm", old_weight_norm),
             ("old spectral_norm", spectral_norm),
+            ("pruned", pruned),
+            ("pruned by channel", pruned_by_channel),
+            ("pruned together", pruned_together),
         )
     },
     "positional": (positional, (2, 16, 9), {"FusedConvBN": 1}),
@@ -95,14 +115,26 @@ def test_what_does_not_train_stays_so() -> None:
     assert not any(one.requires_grad for one in result.model.parameters())
 
 
-@pytest.mark.parametrize("wrap", [parametrizations.weight_norm, parametrizations.spectral_norm])
+@pytest.mark.parametrize(
+    "wrap", [parametrizations.weight_norm, parametrizations.spectral_norm, pruned]
+)
 def test_it_stays_what_it_is_while_the_model_trains(wrap: Wrap) -> None:
     model, x = convs(wrap).train(), torch.randn(IMAGE)
     before = snapshot(model)
     result = transform(model, (x,), copy=False)
     assert_untouched(model, before)
     assert not result.fused
-    assert all("call eval() before" in one.reason for one in result.left)
+    assert all("eval()" in one.reason for one in result.left)
+    assert_same_eval(model, result, (x,))
+
+
+def test_a_pruned_recurrent_layer_gets_its_weights_too() -> None:
+    model = nn.LSTM(4, 4).eval()
+    prune.l1_unstructured(model, "weight_hh_l0", amount=0.5)
+    x = torch.randn(2, 3, 4)
+    result = transform(model, (x,))
+    names = {name for name, _ in result.model.named_parameters()}
+    assert names == {name for name, _ in nn.LSTM(4, 4).named_parameters()}
     assert_same_eval(model, result, (x,))
 
 

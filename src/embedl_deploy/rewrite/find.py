@@ -124,7 +124,10 @@ class Finder:
         hooked = [node for node in nodes if is_hooked(self._draft.module(node))]
         if not hooked:
             return None
-        return f"'{node_path(hooked[0])}' has hooks; remove them from the model before"
+        remedy = (
+            "remove them from the model before, or call eval() where they prune or norm weights"
+        )
+        return f"'{node_path(hooked[0])}' has hooks; {remedy}"
 
     def _ask(self, match: Match, method: Callable[..., str | None]) -> str | None:
         reason: str | None = call(match.pattern, method, self.arguments(match))
