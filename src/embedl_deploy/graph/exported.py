@@ -20,7 +20,7 @@ from torch.utils._sympy.numbers import int_oo
 from embedl_deploy.batches import device_of, moved
 from embedl_deploy.errors import CaptureError
 from embedl_deploy.graph.known import KnownValues
-from embedl_deploy.graph.leaves import Leaves
+from embedl_deploy.graph.leaves import Leaves, dropout
 from embedl_deploy.graph.reader import SAME_VALUE, Reader
 from embedl_deploy.graph.respell import spelling_of
 from embedl_deploy.graph.state import State
@@ -165,25 +165,31 @@ class _SeparateDropouts(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _DROPOUTS and args and not kwargs.get("inplace"):
-            args = (args[0].clone(), *args[1:])
-        return func(*args, **kwargs)
+        if func not in _DROPOUTS or kwargs.get("inplace") or len(args) > 3:
+            return func(*args, **kwargs)
+        kind, trains, rank = _DROPOUTS[func]
+        named = dict(zip(("input", "p", "training"), args, strict=False)) | kwargs
+        given, p = named["input"], named.get("p", 0.5)
+        if rank not in {None, given.dim()} or not given.is_floating_point():
+            return func(given.clone(), *args[1:], **kwargs) if args else func(**kwargs)
+        train = named.get("training", named.get("train", trains))
+        return dropout(kind, given, p, train=bool(train))
 
 
-_DROPOUTS = frozenset(
-    {
-        F.dropout,
-        F.dropout1d,
-        F.dropout2d,
-        F.dropout3d,
-        F.alpha_dropout,
-        F.feature_alpha_dropout,
-        torch.dropout,
-        torch.feature_dropout,
-        torch.alpha_dropout,
-        torch.feature_alpha_dropout,
-    }
-)
+_ATEN = torch.ops.aten
+_DROPOUTS: dict[Any, tuple[Any, bool, int | None]] = {
+    F.dropout: (_ATEN.dropout.default, True, None),
+    F.dropout1d: (_ATEN.feature_dropout.default, True, 3),
+    F.dropout2d: (_ATEN.feature_dropout.default, True, 4),
+    F.dropout3d: (_ATEN.feature_dropout.default, True, 5),
+    F.alpha_dropout: (_ATEN.alpha_dropout.default, False, None),
+    F.feature_alpha_dropout: (_ATEN.feature_alpha_dropout.default, False, None),
+    torch.dropout: (_ATEN.dropout.default, True, None),
+    torch.feature_dropout: (_ATEN.feature_dropout.default, True, None),
+    torch.alpha_dropout: (_ATEN.alpha_dropout.default, True, None),
+    torch.feature_alpha_dropout: (_ATEN.feature_alpha_dropout.default, True, None),
+}
+"""What a function draws, whether it does by default, and for how many dimensions."""
 
 
 def _any_batch(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram | None:

@@ -144,7 +144,30 @@ _recording: list[LeafCall] = []
 _library = torch.library.Library("embedl_deploy", "DEF")
 _library.define("leaf(Tensor[] inputs, int call) -> Tensor[]")
 _library.define("same_shape(Tensor input, int call) -> Tensor")
+_library.define("dropout(Tensor input, int kind, float p, bool train) -> Tensor")
 _OPERATORS = torch.ops.embedl_deploy
+
+_ATEN = torch.ops.aten
+_DROPOUTS = (
+    _ATEN.dropout.default,
+    _ATEN.feature_dropout.default,
+    _ATEN.alpha_dropout.default,
+    _ATEN.feature_alpha_dropout.default,
+)
+
+
+def dropout(kind: Any, input: Tensor, p: float, *, train: bool) -> Tensor:  # noqa: A002 - torch's name
+    """A dropout, one of torch's operations, that nothing decomposes and no mode takes away."""
+    made: Tensor = _OPERATORS.dropout.default(input, _DROPOUTS.index(kind), float(p), train)
+    return made
+
+
+def dropout_of(node: fx.Node) -> tuple[Any, tuple[Any, ...]] | None:
+    """The operation and the arguments of a dropout that was hidden."""
+    if node.target is not _OPERATORS.dropout.default:
+        return None
+    source, kind, p, train = node.args
+    return _DROPOUTS[int(kind)], (source, p, train)  # type: ignore[arg-type]
 
 
 @torch.library.register_fake("embedl_deploy::leaf", lib=_library)  # type: ignore[untyped-decorator]
@@ -155,4 +178,9 @@ def _fake(inputs: list[Tensor], call: int) -> list[Tensor]:
 @torch.library.register_fake("embedl_deploy::same_shape", lib=_library)  # type: ignore[untyped-decorator]
 def _same_shape(input: Tensor, _: int) -> Tensor:  # noqa: A002 - the operator's schema
     """A module is not run for it: fake tensors of batch norms take most of a capture's time."""
+    return torch.empty_like(input)
+
+
+@torch.library.register_fake("embedl_deploy::dropout", lib=_library)  # type: ignore[untyped-decorator]
+def _dropped(input: Tensor, *_: Any) -> Tensor:  # noqa: A002 - the operator's schema
     return torch.empty_like(input)

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from embedl_deploy.errors import CaptureError
 from embedl_deploy.graph.inputs import read_inputs
-from embedl_deploy.graph.leaves import LeafCall, Leaves
+from embedl_deploy.graph.leaves import LeafCall, Leaves, dropout_of
 from embedl_deploy.graph.respell import VALUES_ALONE, respell
 
 _ATEN = torch.ops.aten
@@ -105,6 +105,10 @@ class Reader:
 
     def _copied(self, node: fx.Node) -> Any:
         copied = self.graph.node_copy(node, self.values.__getitem__)
+        if (hidden := dropout_of(copied)) is not None:
+            copied.target, copied.args = hidden
+            respell(copied)
+            return copied
         if node.target in VALUES_ALONE and _used_items(node) <= {0}:
             copied.target = VALUES_ALONE[node.target]
             return [copied]
