@@ -263,6 +263,34 @@ def test_a_function_that_draws_random_numbers_stays_a_call() -> None:
     assert_close(run(result.model, (x,)), wanted)
 
 
+@fx.wrap
+def by_width(x: Tensor) -> Tensor:
+    return x / x.shape[-1] + x.size(1)
+
+
+@fx.wrap
+def to_eighths(x: Tensor) -> Tensor:
+    return F.pad(x, (0, -x.shape[3] % 8)) if x.shape[3] % 8 else x
+
+
+@pytest.mark.parametrize(
+    ("forward", "stays"),
+    [
+        (lambda m, x: by_width(m.conv(x)).relu(), False),
+        (lambda m, x: to_eighths(m.conv(x)).relu(), True),  # it decides by a size
+    ],
+)
+def test_without_products_all_sizes_stay_values(
+    forward: Callable[..., Tensor], *, stays: bool
+) -> None:
+    model = net(forward, conv=nn.Conv2d(3, 4, 1)).eval()
+    result = transform(model, (torch.randn(2, 3, 16, 16),))
+    assert bool(hidden(result.model.graph)) == stays
+    for side in (16, 13):
+        x = torch.randn(1, 3, side, side)
+        assert_close(run(result.model, (x,)), run(model, (x,)))
+
+
 ADDED = torch.zeros(2, 1, 5, 5).index_fill(3, torch.tensor([3, 4]), -1e4)
 ROWS = torch.ones(5, 5).tril(1).bool()
 MASKS: dict[str, tuple[Tensor, ...]] = {"none": (), "added": (ADDED,), "boolean": (ROWS,)}
@@ -270,7 +298,7 @@ MASKS: dict[str, tuple[Tensor, ...]] = {"none": (), "added": (ADDED,), "boolean"
 
 @pytest.mark.parametrize("name", ["Attention", "AttentionRope"])
 @pytest.mark.parametrize("mask", [*MASKS, "causal"])
-def test_written_attention_of_timm_with_any_mask_is_one_attention(name: str, mask: str) -> None:
+def test_written_attention_of_timm_with_a_mask_is_one_attention(name: str, mask: str) -> None:
     layer = getattr(pytest.importorskip("timm.layers.attention"), name)
     written: Any = warm(layer(16, num_heads=2, qkv_bias=True))
     written.fused_attn = False
@@ -282,6 +310,9 @@ def test_written_attention_of_timm_with_any_mask_is_one_attention(name: str, mas
     model = net(forward, attn=written).eval()
     args = (torch.randn(2, 5, 16), *MASKS.get(mask, ()))
     result = transform(model, args, method="trace")
-    assert covered(result).share == 1.0
-    assert ScaledDotProductAttention in {type(one) for one in result.model.modules()}
-    assert_close(run(result.model, args), run(model, args))
+    if not is_causal:  # that mask is made of the logits
+        assert covered(result).share == 1.0
+        assert ScaledDotProductAttention in {type(one) for one in result.model.modules()}
+    for rows in (5, 7) if mask in {"none", "causal"} else (5,):
+        args = (torch.randn(2, rows, 16), *MASKS.get(mask, ()))
+        assert_close(run(result.model, args), run(model, args))

@@ -1,7 +1,8 @@
 """Functions that `torch.fx.wrap` hides from tracing, looked into.
 
-Their code follows from sizes, as windows of attention do. So each is traced once more with what
-the shape pass knows: sizes that no batch changes are numbers there, the others stay values.
+Each is traced once more. Where one computes products, as attention in windows, whose code follows
+from sizes, those that no batch changes are numbers: as with `torch.export`, the graph holds for
+those of the example. Else all sizes stay values, and a function that asks for one stays a call.
 """
 
 import operator
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import FlopCounterMode
 
 from embedl_deploy.batches import device_of
 from embedl_deploy.errors import CaptureError
@@ -57,15 +59,28 @@ def look_into(
     graph = fx.Graph()
     graph.output(graph.graph_copy(traced, {}))
     known = _known(root, graph, inputs)
-    for node in [one for one in hidden(graph, whole) if one in known and one.users]:
+    calls = [one for one in hidden(graph, whole) if one in known and one.users]
+    given = {node: [known[one] for one in node.all_input_nodes] for node in calls}
+    numbers = any(_multiplies(node, values) for node, values in given.items())
+    for node in calls:
         values = [known[one] for one in node.all_input_nodes]
         try:
             with _unwrapped(), no_chance():
-                inner = _SizedTracer(node, values).traced(root, known[node])
+                tracer = _SizedTracer(node, values, numbers=numbers)
+                inner = tracer.traced(root, known[node])
         except Exception:  # noqa: BLE001, S112 - a function may ask anything of its values
             continue
         _splice(graph, node, inner, known)
     return graph
+
+
+def _multiplies(node: fx.Node, values: list[Values]) -> bool:
+    """Whether a call computes products, as torch counts them."""
+    given = {one: value for one, (value, _) in zip(node.all_input_nodes, values, strict=True)}
+    args, kwargs = fx.map_arg((node.args, node.kwargs), given.__getitem__)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        run(node, plain(args), plain(kwargs))
+    return counter.get_total_flops() > 0
 
 
 @contextmanager
@@ -138,20 +153,22 @@ def _splice(graph: fx.Graph, node: fx.Node, inner: fx.Graph, known: dict[fx.Node
 
 
 class _SizedTracer(Tracer):
-    """Traces one call of a function; sizes that no batch changes are numbers.
+    """Traces one call of a function.
 
     Args:
         call: The call.
         values: What each of its inputs gives.
+        numbers: Whether sizes that no batch changes are numbers: the graph holds for these alone.
     """
 
-    def __init__(self, call: fx.Node, values: list[Values]) -> None:
+    def __init__(self, call: fx.Node, values: list[Values], *, numbers: bool) -> None:
         kinds = {f"input_{at}": type(value) for at, (value, _) in enumerate(values)}
         super().__init__(kinds=kinds)
         self._call = call
         self._functions = (call.target,)  # type: ignore[assignment]
         self._inputs = values
         self._values: dict[fx.Node, Values] = {}
+        self._numbers = numbers
 
     def traced(self, root: nn.Module, result: Values) -> fx.Graph:
         """The graph of the call, whose result has the sizes that are known of it.
@@ -184,21 +201,25 @@ class _SizedTracer(Tracer):
     def _input(self, at: int) -> Any:
         proxy = self.create_proxy("placeholder", f"input_{at}", (), {})
         self._values[proxy.node] = one, other = self._inputs[at]
-        return proxy if _has_tensors(one) or one != other else one
+        return proxy if _has_tensors(one) or one != other or not self._numbers else one
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """The stand-in for a value while the function runs."""
         return _SizedProxy(node, self)
 
-    def sizes(self, proxy: "_SizedProxy") -> tuple[Any, ...]:
-        """The sizes of a tensor, as numbers where no batch changes them."""
-        one, other = (value.shape for value in self._given(proxy.node))
-        if len(one) != len(other):
+    def rank(self, proxy: "_SizedProxy") -> int:
+        """How many dimensions a tensor has."""
+        one, other = (len(value.shape) for value in self._given(proxy.node))
+        if one != other:
             raise TypeError(f"the rank of '{proxy.node}' depends on the batch")
-        return tuple(
-            a if a == b else self.create_proxy("call_method", "size", (proxy, at), {})
-            for at, (a, b) in enumerate(zip(one, other, strict=True))
-        )
+        return one
+
+    def size(self, proxy: "_SizedProxy", dim: int) -> Any:
+        """A size of a tensor."""
+        one, other = (value.shape[dim] for value in self._given(proxy.node))
+        if one != other or not self._numbers:
+            return self.create_proxy("call_method", "size", (proxy, dim % self.rank(proxy)), {})
+        return one
 
     def like(self, proxy: "_SizedProxy") -> Tensor:
         """An empty tensor of the type of a value, where the model is."""
@@ -242,7 +263,7 @@ class _SizedProxy(ValueProxy):
     @property
     def shape(self) -> tuple[Any, ...]:
         """See `torch.Tensor.shape`."""
-        return self.tracer.sizes(self)
+        return tuple(self.size(dim) for dim in range(self.ndim))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -252,15 +273,15 @@ class _SizedProxy(ValueProxy):
     @property
     def ndim(self) -> int:
         """See `torch.Tensor.ndim`."""
-        return len(self.shape)
+        return self.tracer.rank(self)
 
     def size(self, dim: int | None = None) -> Any:
         """See `torch.Tensor.size`."""
-        return self.shape if dim is None else self.shape[dim]
+        return self.shape if dim is None else self.tracer.size(self, dim)
 
     def dim(self) -> int:
         """See `torch.Tensor.dim`."""
-        return len(self.shape)
+        return self.ndim
 
     def new_zeros(self, *size: Any, **options: Any) -> Any:
         """See `torch.Tensor.new_zeros`; a constant where no batch changes its size."""
@@ -280,4 +301,4 @@ class _SizedProxy(ValueProxy):
         return getattr(self.tracer.like(self), method)(*args, **options)
 
     def __len__(self) -> int:
-        return int(self.shape[0])
+        return int(self.size(0))
