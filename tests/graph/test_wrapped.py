@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from embedl_deploy import capture, transform
 from embedl_deploy.export import export_onnx, verify_onnx
+from embedl_deploy.graph import capturing
 from embedl_deploy.graph.wrapped import hidden
 from embedl_deploy.modules import ScaledDotProductAttention
 from embedl_deploy.quantize import quantize
@@ -289,6 +290,24 @@ def test_without_products_all_sizes_stay_values(
     for side in (16, 13):
         x = torch.randn(1, 3, side, side)
         assert_close(run(result.model, (x,)), run(model, (x,)))
+
+
+@fx.wrap
+def decides(x: Tensor) -> Tensor:
+    x = x * torch.tensor([1.0, 2.0, 3.0, 4.0]).view(4, 1, 1)
+    return -x if len_of(x) > 10 else x
+
+
+def test_a_call_that_stays_leaves_no_constant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One would be state that a call writes, and the model would run to find out what it does."""
+    monkeypatch.setattr(capturing, "check_calls_are_alike", None)
+    model = net(lambda m, x: decides(m.conv(x)).relu(), conv=nn.Conv2d(3, 4, 1)).eval()
+    before = {*vars(model)}
+    x = torch.randn(2, 3, 16, 16)
+    result = transform(model, (x,), copy=False)
+    assert hidden(result.model.graph)
+    assert {*vars(model)} == before
+    assert_close(run(result.model, (x,)), run(model, (x,)))
 
 
 ADDED = torch.zeros(2, 1, 5, 5).index_fill(3, torch.tensor([3, 4]), -1e4)

@@ -63,12 +63,14 @@ def look_into(
     given = {node: [known[one] for one in node.all_input_nodes] for node in calls}
     numbers = any(_multiplies(node, values) for node, values in given.items())
     for node in calls:
-        values = [known[one] for one in node.all_input_nodes]
+        values, before = [known[one] for one in node.all_input_nodes], {*vars(root)}
         try:
             with _unwrapped(), no_chance():
                 tracer = _SizedTracer(node, values, numbers=numbers)
                 inner = tracer.traced(root, known[node])
-        except Exception:  # noqa: BLE001, S112 - a function may ask anything of its values
+        except Exception:  # noqa: BLE001 - a function may ask anything of its values
+            for constant in vars(root).keys() - before:
+                delattr(root, constant)
             continue
         _splice(graph, node, inner, known)
     return graph
