@@ -12,9 +12,4 @@ NOTES = {
     "through that",
     "torchvision:mvit_v2_s": "relative positions are added by a function that tracing does not "
     "look into and that writes to the logits, so they are no attention kernel",
-    **{
-        f"torchvision:swin3d_{size}": "attention over 3-D windows is one function that tracing "
-        "does not look into, its projections included; of a small Swin3D, export fuses all"
-        for size in "tsb"
-    },
 }
