@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from embedl_deploy.batches import holds_arrays, moved, remedy
 from embedl_deploy.default import target_for
-from embedl_deploy.errors import ExportError
+from embedl_deploy.errors import CaptureError, ExportError
 from embedl_deploy.export import naming
 from embedl_deploy.export.blocks import pack
 from embedl_deploy.export.even import add_biases
@@ -158,7 +159,8 @@ def _proto(
     known = _constants(folded, inputs, options)
     store(folded, inputs, {}, known)
     if any("val" not in node.meta for node in folded.graph.nodes if node.op != "output"):
-        propagate(folded, inputs)
+        with suppress(CaptureError):  # the exporter says what it cannot take
+            propagate(folded, inputs)
     kept = kept_nodes(folded, options.dtype, options.keep_float32)
     manifest = Manifest(options.precision, kept, options.lowering.whole_attention, known)
     manifest = replace(manifest, deployment=options.deployment)
