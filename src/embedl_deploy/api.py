@@ -60,7 +60,8 @@ def get_transformation_plan(
     whole = {kind for one in chosen for part in operations(one.tree) for kind in part.kinds}
     options: Any = {"copy": copy, "dynamic_shapes": dynamic_shapes, "whole": whole}
     captured = capture_with(model, args, kwargs, method=method, **options)
-    if method == "auto" and share(hidden(captured.graph, whole), captured) > _HIDDEN:
+    calls = hidden(captured.graph, whole)
+    if method == "auto" and calls and share(calls, captured) > _HIDDEN:
         _logger.info("tracing cannot look into wrapped functions; torch.export is tried")
         options |= {"method": "export", "every_batch": True}
         try:

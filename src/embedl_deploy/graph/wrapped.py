@@ -60,14 +60,12 @@ def look_into(
     graph.output(graph.graph_copy(traced, {}))
     known = _known(root, graph, inputs)
     calls = [one for one in hidden(graph, whole) if one in known and one.users]
-    given = {node: [known[one] for one in node.all_input_nodes] for node in calls}
-    numbers = any(_multiplies(node, values) for node, values in given.items())
+    numbers = any(_multiplies(node, known) for node in calls)
     for node in calls:
         values, before = [known[one] for one in node.all_input_nodes], {*vars(root)}
         try:
             with _unwrapped(), no_chance():
-                tracer = _SizedTracer(node, values, numbers=numbers)
-                inner = tracer.traced(root, known[node])
+                inner = _SizedTracer(node, values, numbers=numbers).traced(root, known[node])
         except Exception:  # noqa: BLE001 - a function may ask anything of its values
             for constant in vars(root).keys() - before:
                 delattr(root, constant)
@@ -76,10 +74,9 @@ def look_into(
     return graph
 
 
-def _multiplies(node: fx.Node, values: list[Values]) -> bool:
+def _multiplies(node: fx.Node, known: dict[fx.Node, Values]) -> bool:
     """Whether a call computes products, as torch counts them."""
-    given = {one: value for one, (value, _) in zip(node.all_input_nodes, values, strict=True)}
-    args, kwargs = fx.map_arg((node.args, node.kwargs), given.__getitem__)
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda one: known[one][0])
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         run(node, plain(args), plain(kwargs))
     return counter.get_total_flops() > 0
@@ -247,8 +244,8 @@ class _SizedTracer(Tracer):
     def _computed(self, node: fx.Node, which: int) -> Any:
         if node.op == "get_attr":
             return empty(self._own[str(node.target)])
-        inputs = (node.args, node.kwargs)
-        args, kwargs = fx.map_arg(inputs, lambda one: self._values[one][which])
+        given = {one: self._values[one][which] for one in node.all_input_nodes}
+        args, kwargs = fx.map_arg((node.args, node.kwargs), given.__getitem__)
         return run(node, args, kwargs)
 
 
@@ -265,17 +262,14 @@ class _SizedProxy(ValueProxy):
     @property
     def shape(self) -> tuple[Any, ...]:
         """See `torch.Tensor.shape`."""
-        return tuple(self.size(dim) for dim in range(self.ndim))
+        return tuple(self.size(dim) for dim in range(self.dim()))
 
     @property
     def dtype(self) -> torch.dtype:
         """See `torch.Tensor.dtype`."""
         return self.tracer.like(self).dtype
 
-    @property
-    def ndim(self) -> int:
-        """See `torch.Tensor.ndim`."""
-        return self.tracer.rank(self)
+    ndim = property(lambda self: self.dim(), doc="See `torch.Tensor.ndim`.")
 
     def size(self, dim: int | None = None) -> Any:
         """See `torch.Tensor.size`."""
@@ -283,7 +277,7 @@ class _SizedProxy(ValueProxy):
 
     def dim(self) -> int:
         """See `torch.Tensor.dim`."""
-        return self.ndim
+        return self.tracer.rank(self)
 
     def new_zeros(self, *size: Any, **options: Any) -> Any:
         """See `torch.Tensor.new_zeros`; a constant where no batch changes its size."""
