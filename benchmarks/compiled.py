@@ -45,6 +45,19 @@ MORE = (
             *("mnasnet_small", "mixnet_s", "rexnet_100", "repghostnet_050", "mobileone_s0"),
             *("pit_ti_224", "visformer_tiny", "tiny_vit_5m_224", "xcit_nano_12_p8_224"),
             *("crossvit_tiny_240", "efficientformerv2_s0", "fastvit_t8", "cait_xxs24_224"),
+            *("selecsls42", "hardcorenas_a", "skresnet18", "ese_vovnet19b_slim_dw", "hgnetv2_b0"),
+            *("cs3darknet_focus_s", "nf_regnet_b0", "inception_next_atto", "pvt_v2_b0"),
+            *("coatnet_pico_rw_224", "gcvit_xxtiny", "mixer_s32_224", "gmlp_ti16_224"),
+            *("convit_tiny", "starnet_s1", "mambaout_femto", "eva02_tiny_patch14_224"),
+            *("repvit_m0_9", "shvit_s1", "efficientformer_l1", "mobilenetv4_conv_small"),
+            *("tf_efficientnetv2_b0", "legacy_seresnet18", "gernet_s", "fasternet_t0"),
+            *(
+                "swiftformer_xs",
+                "mobilevitv2_050",
+                "efficientvit_m0",
+                "convnextv2_atto",
+                "nest_tiny",
+            ),
         )
     ),
 )
