@@ -1,7 +1,8 @@
 """The tests of `torch.compile` on other versions of torch, each in an environment of its own.
 
 Run by `make compat`. A version of which the machine's package index offers no build for the CPU is
-named and left out: builds for CUDA are gigabytes.
+named and left out: builds for CUDA are gigabytes. `--cuda` takes those too; the tests run on the
+CPU with any.
 """
 
 import argparse
@@ -27,12 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tests on every version; gives 1 where some fail."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("versions", nargs="*", help="versions of torch; by default three")
-    versions = parser.parse_args(arguments).versions
+    parser.add_argument("--cuda", action="store_true", help="take builds for CUDA, 3 GB each")
+    options = parser.parse_args(arguments)
+    versions, build = options.versions, "" if options.cuda else "+cpu"
     found: dict[str, str] = {}
     for version in versions or [oldest(), BETWEEN]:
-        found[version] = tried(version)
+        found[version] = tried(version, build)
     for version in () if versions else newest():
-        found[version] = found.get(version) or tried(version)
+        found[version] = found.get(version) or tried(version, build)
         if found[version] != _MISSING:
             break
     print("\ntorch")
@@ -41,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if "FAILED" in found.values() else 0
 
 
-_MISSING = "skipped: no build for the CPU is offered here, and one for CUDA is not downloaded"
+_MISSING = "skipped: it is not offered here for the CPU; --cuda takes other builds"
 
 
 def oldest() -> str:
@@ -67,16 +70,16 @@ def running() -> str:
     return str(torch.__version__).partition("+")[0]
 
 
-def tried(version: str) -> str:
-    """What came of a version, in words."""
+def tried(version: str, build: str) -> str:
+    """What came of a build of a version, in words."""
     print(f"… torch {version}", flush=True)
     folder = FOLDER / version
     python = [str(folder / "bin" / "python")]
     if not Path(python[0]).exists():
         venv.create(folder, with_pip=True)
-    if _pip(python, "install", "--no-deps", f"torch=={version}+cpu").returncode:
+    if _pip(python, "install", "--no-deps", f"torch=={version}{build}").returncode:
         return _MISSING
-    needed = [f"torch=={version}+cpu", "numpy", "pytest", "--editable", str(ROOT)]
+    needed = [f"torch=={version}{build}", "numpy", "pytest", "--editable", str(ROOT)]
     installed = _pip(python, "install", *needed)
     if installed.returncode:
         print(installed.stderr)
