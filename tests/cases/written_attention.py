@@ -423,7 +423,37 @@ def items(m: Any, x: Tensor) -> tuple[Tensor, ...]:
     return qkv[0], qkv[1], qkv[2]
 
 
-LAYOUT = "its output is not laid out as (N, L, 3, heads, size)"
+def both(m: Any, x: Tensor) -> Tensor:
+    batch, _, width = x.shape
+    return m.kv(x).reshape(batch, -1, 2, 2, width // 2).permute(2, 0, 3, 1, 4)
+
+
+def last_three(m: Any, x: Tensor) -> tuple[Tensor, ...]:
+    _, q, k, v = m.qkv(x).reshape(2, 5, 4, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+    return q, k, v
+
+
+def two_items(m: Any, x: Tensor) -> tuple[Tensor, ...]:
+    kv = both(m, x)
+    return kv[0], kv[1]
+
+
+def reduced(split: Function, *, biased: bool = True) -> Callable[[], nn.Module]:
+    """Attention to a shorter sequence, whose key and value come from `split(model, x)`."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        k, v = split(m, m.pool(x.transpose(1, 2)).transpose(1, 2))
+        return F.scaled_dot_product_attention(heads(m.q(x)), k, v)
+
+    return lambda: net(
+        forward,
+        q=nn.Linear(8, 8),
+        pool=nn.AvgPool1d(2),
+        kv=nn.Linear(8, 16, bias=biased),
+    )
+
+
+LAYOUT = "its output is not laid out as (N, L, 2 or 3, heads, size)"
 
 PACKED = (
     *(
@@ -468,6 +498,43 @@ PACKED = (
             ),
             Near(
                 attention(lambda m, x: packed(m, x).unbind(0)),
+                "the shape of its output is not known; pass example inputs",
+                example=False,
+            ),
+        ),
+    ),
+    Case(
+        PackedProjectionPattern,
+        reduced(two_items, biased=False),
+        TOKENS,
+        becomes=PROJECTED | {"permute": 0},
+    ),
+    Case(
+        PackedProjectionPattern,
+        reduced(lambda m, x: both(m, x).unbind(0)),
+        TOKENS,
+        becomes=PROJECTED | {"permute": 0},
+        near=(
+            Near(
+                reduced(lambda m, x: (both(m, x) * 2).unbind(0)),
+                "not read as query, key and value",
+            ),
+            Near(
+                reduced(
+                    lambda m, x: m.kv(x).reshape(2, 2, 2, 2, 4).permute(1, 0, 3, 2, 4).unbind(0)
+                ),
+                LAYOUT,
+            ),
+            Near(attention(last_three, qkv=nn.Linear(8, 32)), LAYOUT),
+            Near(
+                reduced(
+                    lambda m, x: m.kv(x).reshape(1, 4, 2, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+                ),
+                "is not split as (N, L, 2, heads, size)",
+            ),
+            Near(reduced(lambda m, x: [y + m.kv(x).mean() for y in both(m, x)]), "used elsewhere"),
+            Near(
+                reduced(lambda m, x: both(m, x).unbind(0)),
                 "the shape of its output is not known; pass example inputs",
                 example=False,
             ),

@@ -115,6 +115,15 @@ LAYERS: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
         ),
         (2, 5, 8),
     ),
+    "key and value": (
+        layer(
+            lambda self, x: torch.mul(
+                *self.kv(x).reshape(2, 5, 2, 2, 3).permute(2, 0, 3, 1, 4).unbind(0)
+            ),
+            kv=nn.Linear(8, 12),
+        ),
+        (2, 5, 8),
+    ),
     "separate projections": (
         layer(
             lambda self, x: self.mha(x, x[:3, :, :6], x[:3, :, 2:6], need_weights=False)[0],

@@ -43,17 +43,19 @@ class Chain(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention and cross-attention over rows of an image."""
+    """Self-attention and cross-attention over rows of an image, with key and value before it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.own = nn.MultiheadAttention(8, 2, batch_first=True)
         self.other = nn.MultiheadAttention(8, 2, kdim=24, vdim=24)
-        for one in (self.own, self.other):
-            nn.init.normal_(one.in_proj_bias)
+        self.kv = nn.Linear(8, 16)
+        for one in (self.own.in_proj_bias, self.other.in_proj_bias, self.kv.bias):
+            nn.init.normal_(one)
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.flatten(1, 2)
+        k, v = self.kv(x.flatten(1, 2)).reshape(-1, 24, 2, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        rows = (k * v).transpose(1, 2).flatten(2)
         y, _ = self.own(rows, rows, rows, need_weights=False)
         columns = x.transpose(1, 3).flatten(2).transpose(0, 1)
         z: Tensor = self.other(y.transpose(0, 1), columns, columns, need_weights=False)[0]
@@ -141,7 +143,7 @@ def test_projections_of_attention_are_corrected_head_by_head() -> None:
 
     want = {path: projected(result.model, path) for path in paths}
     rows = {row.path: row for row in correct_bias(model, ONE).rows}
-    assert len(paths) == 2
+    assert len(paths) == 3
     for path in paths:
         assert rows[path].tensor == f"{path}.projection.in_proj_bias"
         assert rows[path].largest > 1e-3

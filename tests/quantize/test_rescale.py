@@ -205,6 +205,19 @@ def cross() -> tuple[nn.Module, Tensor]:
     return net(forward, **parts), torch.randn(2, 5, 6)
 
 
+def shorter() -> tuple[nn.Module, Tensor]:
+    """Attention whose key and value, from one weight, are of every other token."""
+
+    def forward(self: Any, x: Tensor) -> Any:
+        query = self.query(x).unflatten(2, (2, 4)).transpose(1, 2)
+        kv = self.kv(self.norm(x[:, ::2])).reshape(2, -1, 2, 2, 4).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, *kv.unbind(0))
+        return self.head(mixed.transpose(1, 2).flatten(2))
+
+    parts = {"query": nn.Linear(6, 8), "norm": nn.LayerNorm(6), "kv": nn.Linear(6, 16)}
+    return net(forward, **parts, head=nn.Linear(8, 3)), torch.randn(2, 5, 6)
+
+
 def tokens() -> tuple[nn.Module, Tensor]:
     """Attention to the tokens of two layers, one after the other's: no channel has one factor."""
 
@@ -231,6 +244,7 @@ KNOWN: dict[str, tuple[Callable[[], tuple[nn.Module, Tensor]], int, int]] = {
     "bert": (bert, 3, 6),
     "llama": (llama, 9, 0),
     "cross": (cross, 6, 2),
+    "shorter": (shorter, 4, 1),
     "tokens": (tokens, 1, 6),
 }
 """Models, and how many inputs of their layers take factors and how many do not."""

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from embedl_deploy import Result, transform
 from embedl_deploy.rewrite import Coverage
 from embedl_deploy.table import amount, percent
-from embedl_deploy.tensorrt import LinearPattern
+from embedl_deploy.tensorrt import LinearPattern, PackedProjectionPattern
 from tests.helpers import net
 
 
@@ -166,6 +166,16 @@ def test_what_torch_does_not_count_is_counted() -> None:
     sequence = (torch.randn(7, 2, 4),)  # on the CPU torch's LSTM is one kernel of its own
     model = net(lambda m, x: m.lstm(x)[0], lstm=nn.LSTM(4, 5, proj_size=3))
     assert covered(transform(model, sequence)).total == 7 * 2 * (20 * 4 + 20 * 3 + 3 * 5)
+
+
+def test_a_projection_in_two_parts_counts_its_packed_weight() -> None:
+    model = net(
+        lambda m, x: torch.mul(*m.kv(x).view(2, 5, 2, 2, 3).permute(2, 0, 3, 1, 4).unbind(0)),
+        kv=nn.Linear(8, 12),
+    )
+    result = transform(model, (torch.randn(2, 5, 8),), patterns=[PackedProjectionPattern])
+    assert len(result.matches) == 1
+    assert covered(result).total == 2 * 5 * 8 * 12
 
 
 def test_what_no_pattern_took_is_not_covered() -> None:

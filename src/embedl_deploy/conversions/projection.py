@@ -30,7 +30,10 @@ _SHARED = "the linear layer's weight is used elsewhere as well"
 
 
 class PackedProjectionPattern(ConversionPattern):
-    """A linear layer whose output is split as (3, N, heads, L, size) becomes an in-projection."""
+    """A linear layer whose output is split as (3, N, heads, L, size) becomes an in-projection.
+
+    So does one split as (2, N, heads, L, size), as for the key and value of a shorter sequence.
+    """
 
     tree = chain(LINEAR, RESHAPE, PERMUTE.where(lambda call: len(call.args[1]) == 5))
 
@@ -38,8 +41,8 @@ class PackedProjectionPattern(ConversionPattern):
         if not site.is_unpacked("permute"):
             return "its output is not read as query, key and value one by one"
         sizes, order = reshape.args[1], permute.args[1]
-        if len(sizes) != 5 or sizes[2] != 3 or order != (2, 0, 3, 1, 4):
-            return "its output is not laid out as (N, L, 3, heads, size)"
+        if len(sizes) != 5 or sizes[2] not in range(2, 4) or order != (2, 0, 3, 1, 4):
+            return "its output is not laid out as (N, L, 2 or 3, heads, size)"
         if site.is_shared("linear"):
             return _SHARED
         return _split_reason(site.value("reshape").shape, site.input_shape("linear"))
@@ -47,7 +50,7 @@ class PackedProjectionPattern(ConversionPattern):
     def build(self, linear: nn.Linear, site: Site) -> nn.Module:
         shape = site.value("reshape").shape
         assert shape is not None  # noqa: S101 - refuse() says so
-        return SelfProjection(packed(linear, shape[3] or 1))
+        return SelfProjection(packed(linear, shape[3] or 1, shape[2] or 3))
 
 
 def _cuts_last(call: Any) -> bool:
@@ -115,10 +118,15 @@ class ComputedBiasPattern(ConversionPattern):
         return BiasedLinear(layer(linear.args[1], None))
 
 
-def packed(linear: nn.Linear, heads: int) -> MHAInProjection:
+def packed(linear: nn.Linear, heads: int, parts: int = 3) -> MHAInProjection:
     """The in-projection that computes what `linear` does; it has the same parameters."""
-    weight, bias = linear.get_parameter("weight"), linear.bias
-    return MHAInProjection(heads, batch_first=True, in_proj_weight=weight, in_proj_bias=bias)
+    return MHAInProjection(
+        heads,
+        batch_first=True,
+        in_proj_weight=linear.get_parameter("weight"),
+        in_proj_bias=linear.bias,
+        parts=parts,
+    )
 
 
 def layer(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
@@ -130,7 +138,7 @@ def layer(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
 
 
 class SelfProjection(nn.Module):
-    """An in-projection of one tensor to query, key and value."""
+    """An in-projection of one tensor."""
 
     def __init__(self, projection: MHAInProjection) -> None:
         super().__init__()
@@ -138,7 +146,7 @@ class SelfProjection(nn.Module):
 
     def forward(self, input: Tensor) -> Any:  # noqa: A002 - torch's name for it
         """Project; see `MHAInProjection.forward`."""
-        return self.linear(input, input, input)
+        return self.linear(input if self.linear.parts == 3 else None, input, input)
 
 
 class SelfAttention(nn.Module):
@@ -171,9 +179,9 @@ class BiasedLinear(nn.Module):
 def _split_reason(
     split: tuple[int | None, ...] | None, before: tuple[int | None, ...] | None
 ) -> str | None:
-    """Why (N, L, E) to (N, L, 3, heads, size) is not what an in-projection does."""
+    """Why (N, L, E) to (N, L, parts, heads, size) is not what an in-projection does."""
     if split is None or before is None or None in {*split[1:], *before[1:]}:
         return "the shape of its output is not known; pass example inputs"
     if len(before) != 3 or split[:2] != before[:2]:
-        return f"its input of shape {before} is not split as (N, L, 3, heads, size)"
+        return f"its input of shape {before} is not split as (N, L, {split[2]}, heads, size)"
     return None

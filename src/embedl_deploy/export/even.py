@@ -43,7 +43,7 @@ def even_scales(folded: fx.GraphModule) -> None:
     half precision has normal numbers for keeps them.
     """
     calls = [node for node in folded.graph.nodes if node.op == "call_module"]
-    mixed = {one.target for one in calls if any(arg is not one.args[0] for arg in one.args)}
+    mixed = {one.target for one in calls if len(one.all_input_nodes) > 1}
     for path, module in list(folded.named_modules()):
         match module:
             case Kernel(products=[part]) if not isinstance(part, ConvTransposePart):

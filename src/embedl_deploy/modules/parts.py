@@ -126,25 +126,28 @@ class LinearPart(Part):
 
 @dataclass(frozen=True)
 class ProjectionPart(LinearPart):
-    """One of the three products of an attention's input projection.
+    """One of the products of an attention's input projection.
 
     Attributes:
-        third: 0 for the query, 1 for the key, 2 for the value.
-        packed: Whether one weight holds all three.
+        place: Which of them it is.
+        parts: How many there are.
+        packed: Whether one weight holds all.
     """
 
-    third: int = 0
+    place: int = 0
+    parts: int = 3
     packed: bool = True
 
     bias = "in_proj_bias"
 
     def share(self, tensor: Tensor) -> Tensor:
-        """A third of a bias, or of a packed weight."""
-        return tensor.chunk(3)[self.third] if self.packed or tensor.dim() == 1 else tensor
+        """Its rows of a bias, or of a packed weight."""
+        shared = self.packed or tensor.dim() == 1
+        return tensor.chunk(self.parts)[self.place] if shared else tensor
 
     def shifts(self, module: nn.Module) -> bool:
         """Whether the bias is added: the keys may have none."""
-        added = self.third != 1 or self.of(module).key_bias
+        added = self.argument != "key" or self.of(module).key_bias
         return added and super().shifts(module)
 
     def compute(self, module: Any, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it

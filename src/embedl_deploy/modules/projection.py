@@ -1,7 +1,7 @@
 """The input projections of multi-head attention."""
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -16,16 +16,17 @@ class MHAInProjection(LeafModule):
     """The input projections of multi-head attention, split into heads.
 
     Holds the parameters of an `nn.MultiheadAttention`: one packed `in_proj_weight`, or three
-    weights where key and value have sizes of their own.
+    weights where key and value have sizes of their own. One of two parts makes key and value alone.
 
     Args:
         num_heads: Number of attention heads.
         batch_first: Whether batched inputs are (N, L, E) and not (L, N, E).
-        in_proj_weight: Packed weight (3E, E), or `None`.
-        in_proj_bias: Packed bias (3E), or `None`.
+        in_proj_weight: Packed weight (parts·E, E), or `None`.
+        in_proj_bias: Packed bias (parts·E), or `None`.
         separate_weights: Query, key and value weights where nothing is packed.
         key_bias: Whether the bias is added to the keys too; otherwise it is zero there.
         separate_biases: Query, key and value biases where no bias is packed.
+        parts: 3, or 2 without the query.
     """
 
     def __init__(
@@ -38,8 +39,10 @@ class MHAInProjection(LeafModule):
         separate_weights: tuple[nn.Parameter | None, ...] = (None, None, None),
         key_bias: bool = True,
         separate_biases: tuple[nn.Parameter | None, ...] = (None, None, None),
+        parts: int = 3,
     ) -> None:
         super().__init__()
+        self.parts = parts
         self.num_heads = num_heads
         self.batch_first = batch_first
         self.key_bias = key_bias
@@ -60,31 +63,30 @@ class MHAInProjection(LeafModule):
             separate_weights=separate,
         )
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Project. Shapes: each (N, L, E), (L, N, E) or (L, E) to (N, heads, L, E/heads)."""
-        if self.in_proj_weight is not None:
-            return self.project((query, key, value), self.in_proj_weight)
-        separate = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
-        return self.project((query, key, value), separate)  # type: ignore[arg-type]
+    def forward(self, query: Tensor | None, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
+        """Project, without the query where there are two parts.
+
+        Shapes: each (N, L, E), (L, N, E) or (L, E) to (N, heads, L, E/heads).
+        """
+        weights: Any = self.in_proj_weight
+        if weights is None:
+            weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+        return self.project((query, key, value), weights)
 
     def project(
-        self,
-        inputs: tuple[Tensor, Tensor, Tensor],
-        weights: Tensor | tuple[Tensor, Tensor, Tensor],
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, inputs: Sequence[Tensor | None], weights: Tensor | Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
         """Project with the given weights instead of the module's own."""
-        query, key, value = inputs
-        if isinstance(weights, Tensor) and query is key and key is value:
-            return self.split(F.linear(query, weights, self.added_bias()))
-        parts = weights.chunk(3) if isinstance(weights, Tensor) else weights
-        triples = zip(inputs, parts, self.biases(), strict=True)
-        q, k, v = (self._heads(F.linear(x, w, b)) for x, w, b in triples)
-        return q, k, v
+        given: Any = inputs[-self.parts :]
+        if isinstance(weights, Tensor) and all(one is given[0] for one in given):
+            return self.split(F.linear(given[0], weights, self.added_bias()))
+        own = weights.chunk(self.parts) if isinstance(weights, Tensor) else weights[-self.parts :]
+        triples = zip(given, own, self.biases(), strict=True)
+        return tuple(self._heads(F.linear(x, w, b)) for x, w, b in triples)
 
-    def split(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values by heads, of what one packed weight (3E, E) made."""
-        q, k, v = self._heads(projected, 3).unbind(0)
-        return q, k, v
+    def split(self, projected: Tensor) -> tuple[Tensor, ...]:
+        """Each part by heads, of what one packed weight (parts·E, E) made."""
+        return self._heads(projected, self.parts).unbind(0)
 
     def added_bias(self) -> Tensor | None:
         """The packed bias that is added, or `None`."""
@@ -94,11 +96,11 @@ class MHAInProjection(LeafModule):
         return torch.cat((query, torch.zeros_like(key), value))
 
     def biases(self) -> tuple[Tensor | None, ...]:
-        """What is added to queries, keys and values."""
+        """What is added to each part."""
         bias = self.added_bias()
         if bias is not None:
-            return bias.chunk(3)
-        return self.q_proj_bias, self.k_proj_bias, self.v_proj_bias
+            return bias.chunk(self.parts)
+        return (self.q_proj_bias, self.k_proj_bias, self.v_proj_bias)[-self.parts :]
 
     def _heads(self, projected: Tensor, *parts: int) -> Tensor:
         """Split (…, L, E) into (…, heads, L, E/heads); with a number of parts, these come first."""
@@ -109,7 +111,7 @@ class MHAInProjection(LeafModule):
 
 
 class FusedMHAInProjection(FusedModule):
-    """The input projections of multi-head attention as one kernel: a part for each of the three."""
+    """The input projections of multi-head attention as one kernel, with a `Part` for each."""
 
     steps: ClassVar[tuple[str, ...]] = ()
 
@@ -122,14 +124,15 @@ class FusedMHAInProjection(FusedModule):
                 "projection",
                 "in_proj_weight" if packed else f"{name[0]}_proj_weight",
                 argument=name,
-                third=third,
+                place=place,
+                parts=projection.parts,
                 packed=packed,
             )
-            for third, name in enumerate(("query", "key", "value"))
+            for place, name in enumerate(("query", "key", "value")[-projection.parts :])
         )
 
     def unpacked(self, split: Callable[[nn.Module, Part], nn.Module]) -> FusedModule:
-        """Three weights and biases in place of packed ones."""
+        """A weight and bias for each part in place of packed ones."""
         packed = self.projection.in_proj_weight
         if packed is None:
             return self
@@ -142,6 +145,7 @@ class FusedMHAInProjection(FusedModule):
             in_proj_bias=None,
             separate_weights=_constants(weights),
             separate_biases=_constants(biases),
+            parts=self.projection.parts,
         )
         result = FusedMHAInProjection(projection).train(self.training)
         for part, own in zip(self.parts, result.parts, strict=True):
@@ -163,22 +167,22 @@ class FusedMHAInProjection(FusedModule):
         """`INPUT` is whatever enters a projection; for self-attention that is one tensor."""
         return ("query", "key", "value") if point is QDQPoint.INPUT else ()
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, query: Tensor | None, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
         """Project; see `MHAInProjection.forward`."""
         if not self.weight_quantizers:
-            result: tuple[Tensor, Tensor, Tensor] = self.projection(query, key, value)
+            result: tuple[Tensor, ...] = self.projection(query, key, value)
             return result
-        weights = tuple(self.weight(path) for path in self.weights())
+        weights = [self.weight(path) for path in self.weights()]
         packed = weights[0] if len(weights) == 1 else weights
-        return self.projection.project((query, key, value), packed)  # type: ignore[arg-type]
+        return self.projection.project((query, key, value), packed)
 
 
 class PackedProjection(FusedMHAInProjection):
-    """Query, key and value of one input by one product: a compiler keeps its type as one kernel.
+    """All parts of one input by one product: a compiler keeps its type as one kernel.
 
     Args:
-        projection: With a packed weight; called with the same tensor three times.
-        affine: What follows the product (…, L, 3E): factors and biases of its columns.
+        projection: With a packed weight; called with the same tensor for each part.
+        affine: What follows the product (…, L, parts·E): factors and biases of its columns.
     """
 
     def __init__(self, projection: MHAInProjection, affine: nn.Module) -> None:
@@ -190,14 +194,16 @@ class PackedProjection(FusedMHAInProjection):
         del split
         return self
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, query: Tensor | None, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
         """Project; see `MHAInProjection.forward`."""
-        del key, value
-        product = F.linear(query, self.weight(self.parts[0].weight))
+        del query, key
+        product = F.linear(value, self.weight(self.parts[0].weight))
         return self.projection.split(self.affine(product))
 
 
 def _constants(tensors: Sequence[Tensor | None]) -> tuple[nn.Parameter | None, ...]:
-    return tuple(
+    """Parameters of query, key and value, the last of which are given."""
+    given = [
         None if one is None else nn.Parameter(one.detach(), requires_grad=False) for one in tensors
-    )
+    ]
+    return (*[None] * (3 - len(given)), *given)

@@ -112,7 +112,7 @@ def _attention(_: Any, inputs: Sequence[Sizes], result: Sizes) -> int:
 def _in_projection(module: MHAInProjection, inputs: Sequence[Sizes], _: Sizes) -> int:
     weight = module.in_proj_weight
     if weight is not None:
-        return sum(math.prod(one) for one in inputs) * (weight.shape[0] // 3)
+        return sum(math.prod(one) for one in inputs) * (weight.shape[0] // module.parts)
     assert module.q_proj_weight is not None  # noqa: S101 - one or the other
     return sum(math.prod(one) for one in inputs) * module.q_proj_weight.shape[0]
 
