@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
 from embedl_deploy import Result
+from embedl_deploy.graph.sizes import check_input
 
 RELATIVE = 1e-5
 
@@ -125,10 +126,12 @@ def addresses(model: nn.Module) -> set[int]:
 
 
 def kinds(graph: fx.GraphModule) -> Counter[str]:
-    """How often each module class and each function stands in a graph."""
+    """How often each module class and each function stands in a graph; checks of inputs apart."""
     modules = dict(graph.named_modules(remove_duplicate=False))
     found: Counter[str] = Counter()
     for node in graph.graph.nodes:
+        if node.target is check_input:
+            continue
         if node.op == "call_module":
             found[type(modules[str(node.target)]).__name__] += 1
         elif node.op in {"call_function", "call_method"}:

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from embedl_deploy import capture, transform
 from embedl_deploy.errors import CaptureError
-from tests.helpers import net
+from tests.helpers import assert_close, net
 
 
 class Residual(nn.Module):
@@ -414,3 +414,32 @@ def test_a_batch_that_the_code_makes_a_number_is_the_one_that_was_given() -> Non
     example = torch.randn(1, 4)
     graph = capture(net(forward), (example,), method="export")
     assert torch.equal(graph(example), example.cos())
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "said"),
+    [
+        ({"x": torch.randn(5, 3, 9, 8)}, r"'x' is \[5, 3, 9, 8\].*for \[any, 3, 8, 8\] alone"),
+        ({"x": torch.randn(5, 3, 8)}, r"'x' is \[5, 3, 8\]"),
+        ({"scale": 3}, "'scale' is 3.*for 2 alone"),
+        (
+            {"x": torch.randn(5, 3, 8, 8), "masks": {"a": torch.ones(5, 1)}},
+            r"'masks_a' is \[5, 1\]",
+        ),
+    ],
+)
+def test_inputs_that_the_graph_does_not_hold_for_are_refused(
+    kwargs: dict[str, Any], said: str
+) -> None:
+    def forward(self: Any, x: Tensor, scale: int, masks: dict[str, Tensor]) -> Tensor:
+        x = self.conv(x) * scale
+        rows = [x[:, :, at] for at in range(int(x.shape[2]))]
+        return sum(rows, torch.zeros(())) * masks["a"][:, None]
+
+    model = net(forward, conv=nn.Conv2d(3, 4, 1)).eval()
+    given = {"x": torch.randn(2, 3, 8, 8), "scale": 2, "masks": {"a": torch.ones(2, 8)}}
+    graph = capture(model, kwargs=given)
+    larger = given | {"x": torch.randn(5, 3, 8, 8), "masks": {"a": torch.ones(5, 8)}}
+    assert_close(graph(**larger), model(**larger))
+    with pytest.raises(CaptureError, match=said):
+        graph(**given | kwargs)

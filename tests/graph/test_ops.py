@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from embedl_deploy import capture
 from embedl_deploy.graph.ops import TABLE
 from embedl_deploy.graph.rows import FunctionRow, Row, Spelling
+from embedl_deploy.graph.sizes import check_input
 from tests.helpers import assert_close, assert_same_eval, kinds, net, run, tensors
 
 IMAGE = (2, 4, 6, 6)
@@ -338,7 +339,7 @@ def test_export_gives_the_same_form(row: Row, spelling: Spelling) -> None:
 
 
 def calls(graph: fx.GraphModule) -> list[Any]:
-    """What a graph calls, in order, with all that is no node; items of results apart."""
+    """What a graph calls, in order, with all that is no node; items and checks of inputs apart."""
     modules = dict(graph.named_modules())
     return [
         (
@@ -346,7 +347,7 @@ def calls(graph: fx.GraphModule) -> list[Any]:
             fx.map_arg((node.args, node.kwargs), lambda _: None),
         )
         for node in graph.graph.nodes
-        if node.op.startswith("call") and node.target is not operator.getitem
+        if node.op.startswith("call") and node.target not in {operator.getitem, check_input}
     ]
 
 

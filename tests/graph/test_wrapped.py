@@ -1,7 +1,9 @@
 """Functions that `torch.fx.wrap` hides from tracing are looked into."""
 
 import logging
+import pickle
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from embedl_deploy import capture, transform
+from embedl_deploy.errors import CalibrationError, CaptureError, ExportError
 from embedl_deploy.export import export_onnx, verify_onnx
 from embedl_deploy.graph import capturing
 from embedl_deploy.graph.wrapped import hidden
@@ -91,6 +94,29 @@ def test_windows_become_layers_and_attention_for_any_batch(size: tuple[int, int]
     for one in (x, torch.randn(1, *size, 8), torch.randn(9, *size, 8)):
         assert_close(run(result.model, (one,)), run(model, (one,)))
     assert_untouched(model, before)
+
+
+def test_sizes_that_the_graph_does_not_hold_for_are_refused(tmp_path: Path) -> None:
+    model = warm(nn.Sequential(Windows((4, 3)), nn.Linear(8, 5))).eval()
+    x, other = torch.randn(2, 5, 7, 8), torch.randn(2, 8, 6, 8)
+    result = transform(model, (x,), method="trace")
+    said = r"the input 'input_1' is \[2, 8, 6, 8\].*for \[any, 5, 7, 8\] alone"
+    with pytest.raises(CaptureError, match=said):
+        result.model(other)
+    with pytest.raises(CalibrationError, match=said):
+        quantize(result, [x, other])
+    quantized = quantize(result, [x])
+    with pytest.raises(ExportError, match=said):
+        export_onnx(quantized, (other,), tmp_path / "other.onnx")
+    sizes = ({1: torch.export.Dim("rows", max=64)},)
+    with pytest.raises(ExportError, match="fixes sizes that dynamic_shapes lets vary: 0 of 1"):
+        export_onnx(quantized, (x,), tmp_path / "any.onnx", dynamic_shapes=sizes)
+    for copied in (deepcopy(quantized), pickle.loads(pickle.dumps(quantized))):  # noqa: S301 - ours
+        assert_close(run(copied, (x,)), run(quantized, (x,)))
+        with pytest.raises(CaptureError, match=said):
+            copied(other)
+    again = transform(model, (other,), method="trace")
+    assert_close(run(again.model, (other,)), run(model, (other,)))
 
 
 def test_the_file_of_windows_computes_what_the_model_computes(tmp_path: Path) -> None:

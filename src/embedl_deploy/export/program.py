@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import Dim
 from torch.utils import _pytree as pytree
 
 from embedl_deploy.batches import first_line
@@ -36,13 +37,15 @@ def program(
     """
     if dynamic_batch:
         args = pytree.tree_map_only(Tensor, _two, args)
-        batch = torch.export.Dim("batch")
+        batch = Dim("batch")
         dynamic_shapes = pytree.tree_map(lambda one: {0: batch} if _has_rows(one) else None, args)
     with _without_trials():
         written = _exported(model, args, opset, dynamic_shapes)
         fold_constants(written)
     if dynamic_batch:
         _check_rows(written)
+    else:
+        _check_varies(written, dynamic_shapes)
     return written
 
 
@@ -85,6 +88,19 @@ def _check_rows(model: "onnx_ir.Model") -> None:
         raise ExportError(
             f"the model's code fixes the batch to {rows[0]} (such as torch.linspace(0, 1, "
             "x.shape[0])); write it with the size itself, or export without dynamic_batch"
+        )
+
+
+def _check_varies(model: "onnx_ir.Model", dynamic_shapes: DynamicShapes | None) -> None:
+    """Refuse a file with fewer dimensions of any size than were asked for."""
+    asked = [one for one in pytree.tree_leaves(dynamic_shapes) if isinstance(one, Dim | str)]
+    shapes = [list(one.shape or ()) for one in model.graph.inputs]
+    free = sum(not isinstance(size, int) for shape in shapes for size in shape)
+    if free < len(asked):
+        raise ExportError(
+            f"the model's code fixes sizes that dynamic_shapes lets vary: {free} of {len(asked)} "
+            f"are free, the inputs are {', '.join(map(str, shapes))}; transform with "
+            "dynamic_shapes as well, or leave these sizes out"
         )
 
 

@@ -4,15 +4,18 @@ import torch
 from torch import fx
 
 from embedl_deploy.graph.proxies import is_size
+from embedl_deploy.graph.sizes import check_input
+
+_CHECKS = frozenset({torch._assert, check_input})  # noqa: SLF001 - has no public name
 
 _WRITE_NOTHING = frozenset({"torch", "_operator", "builtins", "math"})
 """Packages whose functions, in the forms that the canonical graph has, write to no argument."""
 
 
 def remove_dead(graph: fx.Graph) -> None:
-    """Remove what nothing uses, except inputs, the output, assertions and what may write."""
+    """Remove what nothing uses, except inputs, the output, checks and what may write."""
     for node in reversed(graph.nodes):
-        if node.users or node.op in {"placeholder", "output"} or node.target is torch._assert:  # noqa: SLF001 - has no public name
+        if node.users or node.op in {"placeholder", "output"} or node.target in _CHECKS:
             continue
         if not (is_opaque(node) and _may_write(node)):
             graph.erase_node(node)
@@ -26,4 +29,6 @@ def _may_write(node: fx.Node) -> bool:
 def is_opaque(node: fx.Node) -> bool:
     """Whether a node calls a function that tracing did not look into (`torch.fx.wrap`)."""
     module = getattr(node.target, "__module__", None) or "torch"
+    if node.target is check_input:
+        return False
     return node.op == "call_function" and module.partition(".")[0] not in _WRITE_NOTHING

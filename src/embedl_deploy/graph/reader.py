@@ -6,13 +6,15 @@ from operator import attrgetter
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
+from torch.fx.experimental.symbolic_shapes import is_concrete_int
 from torch.utils import _pytree as pytree
 
 from embedl_deploy.errors import CaptureError
 from embedl_deploy.graph.inputs import read_inputs
 from embedl_deploy.graph.leaves import LeafCall, Leaves, dropout_of
 from embedl_deploy.graph.respell import VALUES_ALONE, respell
+from embedl_deploy.graph.sizes import Form, add_check
 
 _ATEN = torch.ops.aten
 SAME_VALUE = frozenset(
@@ -77,6 +79,8 @@ class Reader:
             if path is not None:
                 self.values[node] = self.graph.get_attr(path)
                 self.values[node].meta = dict(node.meta)
+            else:
+                add_check(self.graph, node.name, self.values[node], [_form(node.meta["val"])])
             self.named[path or node.name] = self.values[node]
 
     def _read(self, node: fx.Node) -> Any:
@@ -187,6 +191,13 @@ class Reader:
         results = [one for one, spec in zip(outputs, specs, strict=True) if spec.target is None]
         leaves = [written.get(one, self._value(one)) for one in results]
         return self.graph.output(_plain(pytree.tree_unflatten(leaves, self.spec.out_spec)))
+
+
+def _form(example: Any) -> Form:
+    """What a program holds for, of an input."""
+    if isinstance(example, Tensor):
+        return tuple(int(size) if is_concrete_int(size) else None for size in example.shape)
+    return None if isinstance(example, torch.SymInt | torch.SymFloat | torch.SymBool) else example
 
 
 def _used_items(node: fx.Node) -> set[Any]:

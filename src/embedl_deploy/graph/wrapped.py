@@ -23,6 +23,7 @@ from embedl_deploy.graph.dead import is_opaque
 from embedl_deploy.graph.interpreter import plain
 from embedl_deploy.graph.proxies import ValueProxy
 from embedl_deploy.graph.shapes import empty, propagate, run
+from embedl_deploy.graph.sizes import Form, add_check
 from embedl_deploy.graph.tracer import Tracer
 
 _TIMES = 64
@@ -60,7 +61,7 @@ def look_into(
     graph.output(graph.graph_copy(traced, {}))
     known = _known(root, graph, inputs)
     calls = [one for one in hidden(graph, whole) if one in known and one.users]
-    numbers = any(_multiplies(node, known) for node in calls)
+    numbers, opened = any(_multiplies(node, known) for node in calls), False
     for node in calls:
         values, before = [known[one] for one in node.all_input_nodes], {*vars(root)}
         try:
@@ -71,7 +72,27 @@ def look_into(
                 delattr(root, constant)
             continue
         _splice(graph, node, inner, known)
+        opened = True
+    if opened and numbers:
+        _check_inputs(graph, known)
     return graph
+
+
+def _check_inputs(graph: fx.Graph, known: dict[fx.Node, Values]) -> None:
+    """Let the graph hold for inputs with what no batch changes of those of the example."""
+    inputs = graph.find_nodes(op="placeholder")
+    with graph.inserting_after(inputs[-1]):
+        for node in inputs:
+            leaves = zip(*map(pytree.tree_leaves, known[node]), strict=True)
+            add_check(graph, node.name, node, [_form(*pair) for pair in leaves])
+
+
+def _form(one: Any, other: Any) -> Form:
+    """What a leaf is in each batch."""
+    if isinstance(one, Tensor):
+        sizes = zip(one.shape, other.shape, strict=True)
+        return tuple(size if size == grown else None for size, grown in sizes)
+    return one if one == other else None
 
 
 def _multiplies(node: fx.Node, known: dict[fx.Node, Values]) -> bool:

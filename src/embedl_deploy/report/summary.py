@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import fx
 
+from embedl_deploy.graph.sizes import check_input
 from embedl_deploy.modules import FusedModule
 from embedl_deploy.patterns import Stage
 from embedl_deploy.quantize import QuantStub, WeightFakeQuantize
@@ -171,7 +172,7 @@ def _others(model: fx.GraphModule) -> tuple[Other, ...]:
         match node.op:
             case "call_module" if not _is_layer(modules[str(node.target)]):
                 found[type(modules[str(node.target)]).__name__, reads] += 1
-            case "call_function" | "call_method":
+            case "call_function" | "call_method" if node.target is not check_input:
                 found[getattr(node.target, "__name__", str(node.target)), reads] += 1
     return tuple(Other(kind, count, reads) for (kind, reads), count in found.most_common())
 
