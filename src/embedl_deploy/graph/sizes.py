@@ -34,7 +34,8 @@ def check_input(name: str, value: Any, forms: Sequence[Form]) -> None:
         if not _fits(leaf, form):
             raise CaptureError(
                 f"the input '{name}' is {_said(leaf)}; the graph holds for {_said(form)} alone, "
-                "since the model's code computes with it: transform the model with such an example"
+                "since the model's code computes with it: transform it with such an example, or "
+                "with dynamic_shapes"
             )
 
 
