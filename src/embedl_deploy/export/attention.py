@@ -1,5 +1,6 @@
 """Attention as the target fuses it: factor and transposition before the quantizers or after."""
 
+import operator
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ from embedl_deploy.export.operators import (
     QuantizeDequantizeKey,
     QuantizeDequantizeQuery,
 )
+from embedl_deploy.graph.aliases import VIEWS
 from embedl_deploy.graph.shapes import propagate, shape
+from embedl_deploy.graph.writes import called
 from embedl_deploy.modules import FusedModule, QDQPoint, ScaledDotProductAttention
 from embedl_deploy.quantize import QuantStub
 from embedl_deploy.target import Lowering
@@ -65,6 +68,38 @@ def _probabilities(module: nn.Module) -> nn.Module | None:
     )
 
 
+def take_in_factors(model: fx.GraphModule, lowering: Lowering) -> None:
+    """Multiply queries that are stored by the factor on the logits.
+
+    A file in half precision would hold the product, rounded once more than the simulation.
+    """
+    calls = attentions(model, as_operator=lowering.whole_attention)
+    served = _stubs_of_attention(model, calls, lowering)
+    named = Counter(str(one.target) for one in model.graph.nodes if one.op == "call_module")
+    for node, attention in calls:
+        query, path = _argument(node, 0, "query"), served[node][0]
+        stored = _stored(query.args[0] if path else query)
+        if stored is None or named[str(node.target)] > 1:
+            continue
+        factor = attention.scale
+        assert factor is not None  # noqa: S101 - set_factors ran
+        tensor = operator.attrgetter(str(stored.target))(model)
+        stored.target = f"{stored.name}_scaled"
+        model.register_buffer(stored.target, tensor.detach() * factor)
+        if path:
+            stub = _get(model, path)
+            stub.scale = (stub.scale * factor).detach()
+        attention.scale = 1.0
+
+
+def _stored(node: Any) -> fx.Node | None:
+    """The stored tensor that a value is a view of, where nothing else reads either."""
+    while isinstance(node, fx.Node) and len(node.users) == 1 and called(node) in VIEWS:
+        node = node.args[0]
+    alone = isinstance(node, fx.Node) and len(node.users) == 1 and node.op == "get_attr"
+    return node if alone else None
+
+
 @dataclass(frozen=True)
 class Upstream:
     """What the file does before the pairs of queries and keys, by the paths of their stubs.
@@ -104,7 +139,7 @@ def lower_attention(model: fx.GraphModule, lowering: Lowering) -> None:
         if key is not None:
             model.set_submodule(key, QuantizeDequantizeKey(_get(model, key)))
         lowered[str(node.target)] = MatMulAttention(
-            factor if query is None else None,
+            factor if query is None and factor != 1 else None,
             transposed=key is not None,
             is_causal=attention.is_causal,
             enable_gqa=attention.enable_gqa,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
-from embedl_deploy.export.attention import set_factors
+from embedl_deploy.export.attention import set_factors, take_in_factors
 from embedl_deploy.export.lower import fold
 from embedl_deploy.export.positions import store
 from embedl_deploy.export.precision import Precision, dtype_of, round_values
@@ -28,7 +28,8 @@ class Manifest:
         precision: Of what is no integer.
         float32: Nodes that stay in float32 all the same, with the reason.
         attention_op: Whether attention is one operator.
-        constants: Nodes that are stored tensors in the file.
+        constants: Nodes that are stored tensors in the file; the dimension of the batch, where
+            one row is stored.
         limited: Nodes with constants beyond the precision, which are its largest number.
         schema: Version of this form; a reader ignores names that it does not know.
         deployment: What the command `deploy` was asked for, under `options`, and how it read the
@@ -38,7 +39,7 @@ class Manifest:
     precision: Precision = "float32"
     float32: Mapping[str, str] = field(default_factory=dict)
     attention_op: bool = False
-    constants: Sequence[str] = ()
+    constants: Mapping[str, int | None] = field(default_factory=dict)
     limited: Sequence[str] = ()
     schema: int = 1
     deployment: Mapping[str, Any] = field(default_factory=dict)
@@ -76,6 +77,7 @@ def settle(
     set_factors(folded, args, kwargs)
     if manifest.precision == "float32":
         return []
+    take_in_factors(folded, lowering)
     return round_values(folded, dtype_of(manifest.precision), manifest.float32, lowering)
 
 

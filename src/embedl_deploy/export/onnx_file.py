@@ -162,8 +162,13 @@ def _proto(
         with suppress(CaptureError):  # the exporter says what it cannot take
             propagate(folded, inputs)
     kept = kept_nodes(folded, options.dtype, options.keep_float32)
-    manifest = Manifest(options.precision, kept, options.lowering.whole_attention, known)
-    manifest = replace(manifest, deployment=options.deployment)
+    manifest = Manifest(
+        options.precision,
+        kept,
+        options.lowering.whole_attention,
+        known,
+        deployment=options.deployment,
+    )
     manifest = replace(manifest, limited=settle(folded, inputs, {}, manifest, options.lowering))
     warn_of_limited(manifest.limited, options.dtype)
     to_operators(folded, options.lowering)
@@ -189,10 +194,8 @@ def _proto(
 
 def _constants(
     folded: fx.GraphModule, inputs: tuple[Any, ...], options: ExportOptions
-) -> list[str]:
-    """Nodes that become stored tensors of a file in half precision."""
-    if options.dtype == torch.float32:
-        return []
+) -> dict[str, int | None]:
+    """Nodes that become stored tensors of the file."""
     if options.dynamic_shapes is not None:
         return constants(folded, inputs, "any")
     return constants(folded, inputs, "rows" if options.dynamic_batch else "nothing")

@@ -18,6 +18,7 @@ from embedl_deploy.quantize.config import QuantConfig, TensorQuantConfig, config
 from embedl_deploy.quantize.observing.observers import MinMaxObserver, MovingAverageObserver
 from embedl_deploy.quantize.placing.placement import LEFT, Left
 from embedl_deploy.quantize.placing.uses import (
+    CONSTANT,
     Site,
     Use,
     before_copies,
@@ -112,6 +113,9 @@ def _insert(model: fx.GraphModule, config: QuantConfig, chosen: Mapping[str, Ski
     """Insert everything; returns the number of quantizers."""
     modules = dict(model.named_modules())
     sites = find_sites(model, config, chosen)
+    varying = {site.path for site in sites if site.reason != CONSTANT}
+    constant = {site.path for site in sites} - varying
+    chosen = {**chosen, **dict.fromkeys(constant, Skipped(CONSTANT, CONSTANT))}
     if config.attention != "none":
         _warn_of_missed(model, config.attention)
     inner = [_quantize_module(model, site, config, chosen[site.path]) for site in sites]

@@ -5,12 +5,15 @@ from dataclasses import dataclass, replace
 
 from torch import fx, nn
 
+from embedl_deploy.graph.fixed import fixed
 from embedl_deploy.modules import FusedModule, QDQPoint
 from embedl_deploy.modules.base import by_name
 from embedl_deploy.quantize.config import Attention, QuantConfig
 from embedl_deploy.quantize.placing.copying import joined_poolings, padded, sources
 from embedl_deploy.quantize.skip import Skipped
 
+CONSTANT = "its inputs are the same for every input of the model"
+"""Why a layer is not quantized whose result export computes and stores."""
 _DROPOUT = nn.modules.dropout._DropoutNd  # noqa: SLF001 - the base of all dropouts
 
 
@@ -50,14 +53,18 @@ def find_sites(
 ) -> list[Site]:
     """All calls of fused modules that declare points, or say why not, in graph order."""
     modules = dict(model.named_modules())
-    returned = _returned(model, modules)
+    returned, constant = _returned(model, modules), fixed(model)
     sites = []
     for node in model.graph.nodes:
         module = modules.get(str(node.target)) if node.op == "call_module" else None
         if isinstance(module, FusedModule) and (module.qdq_points or module.kept_float):
             points = _points(module, config)
             site = Site(node, module, points)
-            reason = _why_not(site, config.attention, skipped[site.path], returned)
+            reason = (
+                CONSTANT
+                if node in constant
+                else _why_not(site, config.attention, skipped[site.path], returned)
+            )
             sites.append(
                 replace(site, points=(), left=site.points, reason=reason) if reason else site
             )

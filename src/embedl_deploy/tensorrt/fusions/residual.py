@@ -48,13 +48,15 @@ from embedl_deploy.tensorrt.fusions.groups import ConvolutionPattern, no_statist
 from embedl_deploy.tensorrt.shapes import adds_in_place
 
 
-def no_residual(site: Site) -> str | None:
-    """Why an addition is not that of a residual, if it is not.
+def no_residual(site: Site, branch: str = "conv") -> str | None:
+    """Why an addition to a branch's layer is not that of a residual, if it is not.
 
     `check_onnx` and `explain_onnx` ask the same of a file (`embedl_deploy.tensorrt.rules.joins`).
     """
     if site.is_constant("residual"):
         return "what is added is a tensor of the model, or follows from some, and no residual"
+    if site.is_constant(branch):
+        return "the branch follows from tensors of the model alone, and is stored in a file"
     dtype = site.value("residual").dtype
     if dtype is not None and not dtype.is_floating_point:
         return f"what is added is of type {dtype}, which no stub quantizes"
@@ -217,7 +219,7 @@ class LinearAddPattern(Pattern):
     qdq_points: ClassVar[tuple[QDQPoint, ...]] = (QDQPoint.INPUT,)
 
     def refuse(self, site: Site) -> str | None:
-        return no_residual(site)
+        return no_residual(site, "linear")
 
     def build(self, linear: nn.Linear) -> FusedLinearAdd:
         return FusedLinearAdd(linear)

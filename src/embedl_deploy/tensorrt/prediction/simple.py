@@ -29,7 +29,8 @@ def _constants(plan: Plan) -> Iterator[Found]:
 CONSTANTS = Fusion(
     "N01",
     "constant",
-    "what follows from constants and sizes is computed when the engine is built, except products; "
+    "what follows from constants and sizes is no kernel of its own, except products: it is "
+    "computed when the engine is built, or, by TensorRT for RTX, in the kernel that reads it; "
     "sizes that are not fixed are computed beside the kernels",
     Basis.ASSUMED,
     "Guide (weights have to be constants when the engine is built)",

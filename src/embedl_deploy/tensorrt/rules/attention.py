@@ -125,7 +125,7 @@ def attentions(view: View) -> Iterator[Attention]:
 
 
 def _scores(value: Value | None) -> tuple[Node, tuple[Node, ...]] | None:
-    """The product that a softmax reads, and what is between."""
+    """The product that a softmax reads, and what is between; a query may be a constant."""
     stack: list[tuple[Value | None, tuple[Node, ...]]] = [(value, ())]
     for _ in range(2 * _STEPS):
         if not stack:
@@ -135,7 +135,7 @@ def _scores(value: Value | None) -> tuple[Node, tuple[Node, ...]] | None:
         if maker is None:
             continue
         if maker.op == "MatMul":
-            return (maker, passed) if weight_index(maker) is None else None
+            return (maker, passed) if weight_index(maker) != 1 else None
         if maker.op in _BETWEEN | COPIES:
             stack.extend((inner, (*passed, maker)) for inner in maker.inputs[::-1])
     return None
