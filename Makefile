@@ -22,6 +22,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PIP) install --constraint constraints.txt --editable '.[all,rtx,dev,docs]'
 	@touch $@
 
+# The tests start a hundred processes: bytecode is kept for them, whatever the environment says.
+test quick: export PYTHONDONTWRITEBYTECODE :=
+
 # One torch thread for each of the two workers: more threads than cores make the tests slower. A
 # file stays on one worker, which makes the models and files that its tests share once.
 test: $(STAMP)  ## Run the tests, on two cores
