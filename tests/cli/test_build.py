@@ -95,10 +95,19 @@ def test_several_gpus_are_compiled_for_and_compared(tmp_path: Path) -> None:
         "model.sm75.plan",
         "model.l4.plan",
     }
+    more = ("--gpu", "l4", "--gpu", "sm75,l4")
+    made = run_json("build", path, str(tmp_path / "several.plan"), *more)["compilations"]
+    assert [one["gpu"] for one in made] == ["l4", "sm75"]
     made = run_json("build", path, str(tmp_path / "a.plan"), "--gpu", "l4")["compilations"]
     assert [(one["gpu"], one["built"], one["fates"]) for one in made] == [("l4", True, {"kept": 1})]
     assert made[0]["estimate"]["gpu"] == "l4"
     assert "estimate: " in run("build", path, "--gpu", "l4").stdout
+
+
+@pytest.mark.parametrize("command", ["deploy", "tune"])
+def test_a_second_gpu_is_refused_where_one_is_taken(command: str) -> None:
+    said = run(command, "model", "out.onnx", "--gpu", "l4", "--gpu", "sm86", code=2).stderr
+    assert "give --gpu once" in " ".join(said.split())
 
 
 @needs_rtx

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from embedl_deploy.cli import texts
 from embedl_deploy.cli.options import ModelArgument
@@ -53,6 +53,17 @@ class _Commands(TyperGroup):
         sys.exit(status or 0)
 
 
+class _Command(TyperCommand):
+    """A command that refuses a second GPU where it takes one, of which the last would be meant."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = self.make_parser(ctx).parse_args(args=list(args))[2]
+        twice = [one for one in given if one.name == "gpu"][1:]
+        if twice and not (twice[0].multiple or ctx.resilient_parsing):
+            raise typer.BadParameter("give --gpu once; build takes several", ctx=ctx)
+        return super().parse_args(ctx, args)
+
+
 def program(loaded: Collection[str] = COMMANDS.keys()) -> typer.Typer:
     """The command line.
 
@@ -72,7 +83,7 @@ def program(loaded: Collection[str] = COMMANDS.keys()) -> typer.Typer:
         if name in loaded:
             module = importlib.import_module(f"embedl_deploy.cli.commands.{name}")
             command = getattr(module, function)
-        app.command(name, help=texts.flowing(text), no_args_is_help=True)(command)
+        app.command(name, cls=_Command, help=texts.flowing(text), no_args_is_help=True)(command)
     app.callback()(_common)
     return app
 

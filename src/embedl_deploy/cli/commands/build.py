@@ -73,10 +73,11 @@ class Wish:
         ),
     ] = CompilerChoice.AUTO
     gpu: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="NAME[,NAME]",
-            help="What TensorRT for RTX compiles for, such as l4 or sm86; an RTX 4090 by default.",
+            help="What TensorRT for RTX compiles for, such as l4 or sm86; an RTX 4090 by default. "
+            "May be repeated.",
         ),
     ] = None
     timeout: Annotated[
@@ -142,7 +143,8 @@ class Wish:
     @property
     def gpus(self) -> Sequence[str | None]:
         """Names, or None where none is given."""
-        return [one.strip() for one in self.gpu.split(",")] if self.gpu else [None]
+        names = (one.strip() for one in ",".join(self.gpu or ()).split(","))
+        return [*dict.fromkeys(filter(None, names))] or [None]
 
     @property
     def targets(self) -> "Iterator[tuple[str | None, Path]]":
