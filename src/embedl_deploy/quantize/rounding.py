@@ -69,7 +69,7 @@ def fake_quantize(tensor: Tensor, scale: Tensor, grid: Grid, *, sharing: int = 1
         sharing: How many values share a scale, for the gradient of a scale that is learned.
     """
     if not torch.is_grad_enabled():
-        return _multiples(_clamp_(in_steps(tensor, scale), grid), scale, grid).to(tensor.dtype)
+        return _multiples(_clamp_(in_steps(tensor, scale), grid), scale, grid, tensor.dtype)
     return _FakeQuantize.apply(tensor, scale, grid, sharing)  # type: ignore[no-untyped-call]
 
 
@@ -86,7 +86,7 @@ class _FakeQuantize(torch.autograd.Function):
         else:
             clamped = _clamped(steps, grid)
             ctx.save_for_backward(clamped == steps)
-        return _multiples(clamped, scale, grid).to(tensor.dtype)
+        return _multiples(clamped, scale, grid, tensor.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -120,9 +120,15 @@ def _limits(grid: Grid) -> tuple[float, float]:
     return grid.lowest * beyond, grid.highest * beyond
 
 
-def _multiples(clamped: Tensor, scale: Tensor, grid: Grid) -> Tensor:
-    """Clamped steps as multiples of the scale; overwrites them."""
-    return (grid.round(clamped) if grid.float8 else clamped.round_()).mul_(scale)
+def _multiples(clamped: Tensor, scale: Tensor, grid: Grid, dtype: torch.dtype) -> Tensor:
+    """Clamped steps as multiples of the scale in a type; overwrites them.
+
+    Compiled, the last operation gives a tensor of its own: where it gives back what it was given
+    (`mul_()`, `to()` the same type), torch 2.11 loses the gradient of a function of autograd.
+    """
+    rounded = grid.round(clamped) if grid.float8 else clamped.round_()
+    multiples = rounded * scale if torch.compiler.is_compiling() else rounded.mul_(scale)
+    return multiples if multiples.dtype == dtype else multiples.to(dtype)
 
 
 def in_steps(tensor: Tensor, scale: Tensor) -> Tensor:

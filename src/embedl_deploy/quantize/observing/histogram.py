@@ -83,8 +83,8 @@ class HistogramObserver(Observer):
         self._batches = [(counts, exponents)]
         return counts, torch.ldexp(torch.ones_like(exponents).double(), exponents) / self.bins
 
-    def compute(self, grid: Grid = INT8) -> Tensor | None:
-        return computed([(self, grid)])[0]
+    def compute(self, grid: Grid | None = None) -> Tensor | None:
+        return computed([(self, grid or INT8)])[0]
 
     def reset(self) -> None:
         self.lowest = self.largest = None

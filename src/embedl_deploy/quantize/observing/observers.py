@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from embedl_deploy.errors import QuantizationError
-from embedl_deploy.quantize.rounding import INT8, Grid
+from embedl_deploy.quantize.rounding import Grid
 
 
 class Observer(ABC):
@@ -37,13 +37,14 @@ class Observer(ABC):
         """Add one batch, of any shape but not empty."""
 
     @abstractmethod
-    def compute(self, grid: Grid = INT8) -> Tensor | None:
+    def compute(self, grid: Grid | None = None) -> Tensor | None:
         """The largest magnitude to represent; `None` before any data.
 
         A scalar, or one for each index of `axis`.
 
         Args:
-            grid: The numbers there are, for observers that weigh clipping against rounding.
+            grid: The numbers there are, for observers that weigh clipping against rounding; by
+                default those of INT8. (torch.compile of torch 2.11 takes no grid as a default.)
         """
 
     @abstractmethod
@@ -88,7 +89,7 @@ class MinMaxObserver(Observer):
     def collect(self, tensor: Tensor) -> None:
         self._see(tensor)
 
-    def compute(self, grid: Grid = INT8) -> Tensor | None:
+    def compute(self, grid: Grid | None = None) -> Tensor | None:
         return self.largest
 
     def reset(self) -> None:
@@ -117,7 +118,7 @@ class FixedObserver(Observer):
     def collect(self, tensor: Tensor) -> None:
         self._see(tensor)
 
-    def compute(self, grid: Grid = INT8) -> Tensor | None:
+    def compute(self, grid: Grid | None = None) -> Tensor | None:
         return None if self.largest is None else torch.full_like(self.largest, self.bound)
 
     def reset(self) -> None:
@@ -154,7 +155,7 @@ class MovingAverageObserver(Observer):
         self._average = before + self.momentum * (largest - before)
         self._batches += 1
 
-    def compute(self, grid: Grid = INT8) -> Tensor | None:
+    def compute(self, grid: Grid | None = None) -> Tensor | None:
         return self._average
 
     def reset(self) -> None:
