@@ -1,5 +1,6 @@
 """Functions that `torch.fx.wrap` hides from tracing are looked into."""
 
+import inspect
 import logging
 import pickle
 from collections.abc import Callable
@@ -361,3 +362,36 @@ def test_written_attention_of_timm_with_a_mask_is_one_attention(name: str, mask:
     for rows in (5, 7) if mask in {"none", "causal"} else (5,):
         args = (torch.randn(2, rows, 16), *MASKS.get(mask, ()))
         assert_close(run(result.model, args), run(model, args))
+
+
+@fx.wrap
+def until(x: Tensor, mask: Tensor) -> Tensor:
+    return x[:, : int(mask.sum())]
+
+
+@fx.wrap
+def scaled(x: Tensor, mask: Tensor) -> Tensor:
+    return x * mask.max().item()
+
+
+@fx.wrap
+def chosen(x: Tensor, mask: Tensor) -> Tensor:
+    return x[:, mask > 0]
+
+
+@pytest.mark.parametrize("name", ["until", "scaled", "chosen"])
+def test_a_function_that_reads_values_is_named_with_its_line(name: str) -> None:
+    class Reading(nn.Module):
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            read: Tensor = globals()[name](x, mask)  # as tracing finds it
+            return read
+
+    function = globals()[name]
+    with pytest.raises(CaptureError) as caught:
+        transform(Reading(), (torch.ones(2, 4), torch.ones(4)))
+    said = str(caught.value)
+    assert f"'{function.__name__}' reads values of tensors" in said
+    line = inspect.getsource(function).splitlines()[-1].strip()
+    assert f"test_wrapped.py:{function.__code__.co_firstlineno + 2}: {line}\n" in said
+    assert "What to try: " in said
+    assert "do not fit" not in said

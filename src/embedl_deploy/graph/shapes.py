@@ -17,6 +17,8 @@ from torch.utils import _pytree as pytree
 from embedl_deploy.batches import remedy
 from embedl_deploy.errors import CaptureError
 from embedl_deploy.graph.interpreter import plain
+from embedl_deploy.graph.stops import source_line
+from embedl_deploy.graph.writes import called
 from embedl_deploy.table import counted
 
 
@@ -187,16 +189,32 @@ def _fake(graph: fx.GraphModule, objects: Mapping[str, Any], inputs: Mapping[fx.
         with mode:
             _ShapePass(objects, None).run(graph.graph, fakes)
     except _ShapeError as error:
-        where = error.node.target if error.node.op == "call_module" else error.node
-        shapes = [shape(source) for source in error.node.all_input_nodes]
-        message = (
-            f"the example inputs do not fit the model: '{where}' cannot take shapes {shapes}: "
-            f"{str(error).splitlines()[0]}{remedy(list(inputs.values()))}"
-        )
-        raise CaptureError(message) from error
+        raise CaptureError(_said(graph, error, inputs)) from error
     for node in graph.graph.nodes:
         if "val" in node.meta:  # fake tensors do not mix with those of propagate_new()
             node.meta["val"] = pytree.tree_map_only(Tensor, _bare, node.meta["val"])
+
+
+def _said(graph: fx.GraphModule, error: _ShapeError, inputs: Mapping[fx.Node, Any]) -> str:
+    from torch._subclasses.fake_tensor import (
+        DataDependentOutputException,
+        DynamicOutputShapeException,
+    )
+
+    node, cause = error.node, error.__cause__
+    if isinstance(cause, DataDependentOutputException | DynamicOutputShapeException):
+        return (
+            f"'{called(node)}' reads values of tensors, and a graph holds for any values"
+            f"{source_line(cause, graph)}\nWhat to try: compute with the tensor itself (a product "
+            "with a mask, torch.where), pass what is read as an input, or capture a submodule "
+            "without it"
+        )
+    where = node.target if node.op == "call_module" else node
+    shapes = [shape(source) for source in node.all_input_nodes]
+    return (
+        f"the example inputs do not fit the model: '{where}' cannot take shapes {shapes}: "
+        f"{str(error).splitlines()[0]}{remedy(list(inputs.values()))}"
+    )
 
 
 def _bare(tensor: Tensor) -> Tensor:
