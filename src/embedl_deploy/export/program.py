@@ -56,7 +56,7 @@ def _exported(
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # no code of a user runs here
             exported = torch.onnx.export(
-                model,
+                _of_modules(model),
                 args,
                 dynamo=True,
                 opset_version=opset,
@@ -67,6 +67,17 @@ def _exported(
         raise ExportError(f"torch.onnx cannot express the model: {reason(error)}") from error
     assert exported is not None  # noqa: S101 - it is one with dynamo=True
     return exported.model
+
+
+def _of_modules(model: nn.Module) -> nn.Module:
+    """The model as a module like any other, which shares all that it has.
+
+    Of a graph module, torch 2.8 notes what its nodes say of modules, and not the modules that run.
+    """
+    kind = type("Exported", (nn.Module,), {"forward": type(model).forward})
+    plain: nn.Module = kind.__new__(kind)
+    vars(plain).update(vars(model))
+    return plain
 
 
 @contextmanager

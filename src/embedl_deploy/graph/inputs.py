@@ -36,8 +36,12 @@ def read_inputs(graph: fx.Graph, nodes: Sequence[fx.Node], spec: Any) -> list[fx
 
 
 def _arguments(spec: Any) -> Iterator[Any]:
-    for side in spec.children():
-        yield from side.children()
+    for side in _children(spec):
+        yield from _children(side)
+
+
+def _children(spec: Any) -> Any:
+    return spec.children() if hasattr(spec, "children") else spec.children_specs  # torch 2.8
 
 
 def _leaves(spec: Any) -> list[tuple[Any, ...]]:
