@@ -42,9 +42,11 @@ def no_way(model: nn.Module, traced: CaptureError, exported: CaptureError) -> Ca
 
 def source_line(error: Exception, model: nn.Module) -> str:
     """The last line of the traceback that is the model's own, or else of no library of torch."""
+    # Without columns: the code of a function that torch 2.8 traces has none, and Python ends there.
+    lines = traceback.walk_tb(error.__traceback__)
     frames = [
         frame
-        for frame in traceback.extract_tb(error.__traceback__)
+        for frame in traceback.StackSummary.extract(lines)
         if not _is_library(frame.filename) and frame.line
     ]
     files = _files(model) if frames else set()
