@@ -74,7 +74,7 @@ def _of_modules(model: nn.Module) -> nn.Module:
 
     Of a graph module, torch 2.8 notes what its nodes say of modules, and not the modules that run.
     """
-    kind = type("Exported", (nn.Module,), {"forward": type(model).forward})
+    kind: Any = type("Exported", (nn.Module,), {"forward": type(model).forward})
     plain: nn.Module = kind.__new__(kind)
     vars(plain).update(vars(model))
     return plain
