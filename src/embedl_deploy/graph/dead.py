@@ -29,6 +29,5 @@ def _may_write(node: fx.Node) -> bool:
 def is_opaque(node: fx.Node) -> bool:
     """Whether a node calls a function that tracing did not look into (`torch.fx.wrap`)."""
     module = getattr(node.target, "__module__", None) or "torch"
-    if node.target is check_input:
-        return False
-    return node.op == "call_function" and module.partition(".")[0] not in _WRITE_NOTHING
+    hides = module.partition(".")[0] not in _WRITE_NOTHING and node.target is not check_input
+    return node.op == "call_function" and hides
