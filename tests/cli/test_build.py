@@ -104,12 +104,6 @@ def test_several_gpus_are_compiled_for_and_compared(tmp_path: Path) -> None:
     assert "estimate: " in run("build", path, "--gpu", "l4").stdout
 
 
-@pytest.mark.parametrize("command", ["deploy", "tune"])
-def test_a_second_gpu_is_refused_where_one_is_taken(command: str) -> None:
-    said = run(command, "model", "out.onnx", "--gpu", "l4", "--gpu", "sm86", code=2).stderr
-    assert "give --gpu once" in " ".join(said.split())
-
-
 @needs_rtx
 @pytest.mark.parametrize(
     ("options", "words"),

@@ -114,6 +114,21 @@ def test_options_that_would_be_ignored_are_refused(arguments: tuple[str, ...]) -
 
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ((*SMALL, "--gpu", "l4", "--gpu", "sm86"), "--gpu"),
+        ((*SMALL, "--shape", "3,8,8", "--shape", "3,9,9"), "--shape"),
+        (("tune", "model", "out.onnx", "--gpu", "l4", "--gpu", "sm86"), "--gpu"),
+        (("check", "x.onnx", "--version", "10.x", "--version", "11.x"), "--version"),
+    ],
+)
+def test_an_option_with_one_value_is_given_once(arguments: tuple[str, ...], name: str) -> None:
+    said = run(*arguments, "--json", "--json", code=2).stdout
+    assert json.loads(said)["error"]["message"].endswith(f"give {name} once")
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
     "arguments",
     [
         ("check",),

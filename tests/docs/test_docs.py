@@ -23,6 +23,7 @@ OTHERS = (ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 NUMBER = re.compile(r"\d+(\.\d+)?(e[+-]\d+)?|inf")
+TIES = re.compile(r"no rounded number differs|# of the numbers differ, by at most # step")
 
 
 def name_of(page: Path) -> str:
@@ -55,8 +56,9 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def loose(line: str) -> str:
-    """A line with a decimal fraction in it is a measurement: its numbers may differ."""
-    return (NUMBER.sub("#", line) if re.search(r"\d\.\d", line) else line).rstrip()
+    """A line with a decimal fraction in it is a measurement: its numbers may differ, none too."""
+    measured = re.search(r"\d\.\d", line)
+    return (TIES.sub("ties", NUMBER.sub("#", line)) if measured else line).rstrip()
 
 
 def lines(text: str) -> list[str]:

@@ -54,13 +54,14 @@ class _Commands(TyperGroup):
 
 
 class _Command(TyperCommand):
-    """A command that refuses a second GPU where it takes one, of which the last would be meant."""
+    """A command that refuses an option with one value given twice: the last alone would count."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         given = self.make_parser(ctx).parse_args(args=list(args))[2]
-        twice = [one for one in given if one.name == "gpu"][1:]
-        if twice and not (twice[0].multiple or ctx.resilient_parsing):
-            raise typer.BadParameter("give --gpu once; build takes several", ctx=ctx)
+        valued = [one for one in given if not (one.multiple or getattr(one, "is_flag", True))]
+        twice = next((one for one in valued if valued.count(one) > 1), None)
+        if twice is not None and not ctx.resilient_parsing:
+            raise typer.BadParameter(f"give {max(twice.opts, key=len)} once", ctx=ctx)
         return super().parse_args(ctx, args)
 
 
