@@ -4,11 +4,14 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from typing import TypeVar
 
-from rich.console import JustifyMethod, RenderableType
+from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 T = TypeVar("T")
+
+_ROOM = 70
+"""Characters in a line from which on a name of 36 leaves room for the other columns."""
 
 
 def grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> Sequence[Sequence[T]]:
@@ -26,14 +29,28 @@ def groups(items: Sequence[T], key: Callable[[T], Hashable], *, every: bool) -> 
     return [(len(group), group[0]) for group in grouped(items, key)]
 
 
-def columns(*names: str, right: Collection[str] = ()) -> Table:
+class _Columns(Table):
+    """A table that keeps the names of `whole` columns in one piece where there is room."""
+
+    whole: Collection[str] = ()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for column in self.columns:
+            if column.header in self.whole:
+                column.no_wrap = options.max_width >= _ROOM
+        return super().__rich_console__(console, options)
+
+
+def columns(*names: str, right: Collection[str] = (), whole: Collection[str] = ()) -> Table:
     """An empty table; what is too long for its column goes on in the next line, and nothing is cut.
 
     Args:
         names: Of the columns.
         right: Those with numbers.
+        whole: Those whose names are not broken where the terminal is wide enough.
     """
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    table = _Columns(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    table.whole = whole
     for name in names:
         numbers = name in right
         justify: JustifyMethod = "right" if numbers else "left"

@@ -72,9 +72,8 @@ def _conversions(conversions: Sequence[Rewritten], *, every: bool) -> Renderable
 def _fusions(fusions: Sequence[Rewritten], *, every: bool) -> RenderableType:
     if not fusions:
         return Text("nothing", "dim")
-    table = columns(
-        "Count", "Fused module", "Q/DQ points", "At" if every else "First at", right=("Count",)
-    )
+    names = ("Count", "Fused module", "Q/DQ points", "At" if every else "First at")
+    table = columns(*names, right=("Count",), whole=("Fused module",))
     key = lambda one: (one.kind, one.pattern, one.qdq_points, without_names(one.kept_float))  # noqa: E731
     for count, first in groups(fusions, key, every=every):
         points = "\n".join(first.qdq_points) or first.kept_float or "none"
