@@ -140,6 +140,36 @@ def test_what_changes_the_next_call_is_refused(forward: Callable[..., Any], meth
     assert (model.calls, model.seen, model.tables, model.hidden) == (0, [], {}, None)
 
 
+def in_a_dictionary(m: Any, x: Tensor) -> Any:
+    return m.tables.setdefault("scale", x.mean())
+
+
+def of_an_object(m: Any, x: Tensor) -> Any:
+    m.notes.last = x.mean() if m.notes.last is None else m.notes.last
+    return m.notes.last
+
+
+def of_a_child(m: Any, x: Tensor) -> Any:
+    if not hasattr(m.linear, "scale"):
+        m.linear.scale = x.mean()
+    return m.linear.scale
+
+
+@pytest.mark.parametrize("method", ["export", "auto"])
+@pytest.mark.parametrize("kept", [in_a_dictionary, of_an_object, of_a_child])
+def test_an_export_that_fails_leaves_nothing_to_the_next(kept: Any, method: Any) -> None:
+    """It is tried with two rows first, which raises after the write; one row then computes it."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        scale = kept(m, x)
+        if x.shape[0] != 1:
+            raise ValueError(x.shape)
+        return m.linear(x) * scale
+
+    with pytest.raises(CaptureError, match="a second call computes something else"):
+        capture(Writer(forward).eval(), (torch.randn(1, 16),), method=method)
+
+
 @pytest.mark.parametrize("forward", [assigned, cached, used_count])
 def test_without_inputs_nothing_shows_what_the_next_call_computes(
     forward: Callable[..., Any],

@@ -1,7 +1,6 @@
 """Capture by `torch.export`: for models whose Python code depends on shapes or values."""
 
 import inspect
-import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from embedl_deploy.graph.known import KnownValues
 from embedl_deploy.graph.leaves import Leaves, dropout
 from embedl_deploy.graph.reader import SAME_VALUE, Reader
 from embedl_deploy.graph.respell import spelling_of
-from embedl_deploy.graph.state import State
+from embedl_deploy.graph.state import State, taken_back
 from embedl_deploy.graph.stops import stopped
 from embedl_deploy.graph.tracer import Tracer
 
@@ -120,10 +119,7 @@ def _writes(node: fx.Node) -> bool:
 def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     args, kwargs = moved((inputs.args, inputs.kwargs), device_of(model))
     dynamic_shapes = inputs.dynamic_shapes
-    with warnings.catch_warnings():
-        # What the code writes to the model is looked at in _watched(), and torch takes it back.
-        warnings.filterwarnings("ignore", "The tensor attributes? .* assigned during export")
-        return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+    return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
 
 
 @contextmanager
@@ -139,10 +135,11 @@ def _watched(model: nn.Module) -> Iterator[list[str]]:
     @wraps(forward)
     def run(*args: Any, **kwargs: Any) -> Any:
         known.start(model)
-        state = State(model)
-        with _SeparateDropouts(), known:
-            result = forward(*args, **kwargs)
-        written[:] = state.written(model)
+        with taken_back(model):
+            state = State(model)
+            with _SeparateDropouts(), known:
+                result = forward(*args, **kwargs)
+            written[:] = state.written(model)
         return result
 
     model.forward = run

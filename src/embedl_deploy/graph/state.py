@@ -1,7 +1,8 @@
 """What a model's code writes to the model itself, and whether its next call depends on it."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from logging import Logger
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import _disable_current_modes
 
 from embedl_deploy.errors import CaptureError
 from embedl_deploy.graph.paths import join
@@ -16,6 +18,7 @@ from embedl_deploy.graph.paths import join
 _CODE = (ModuleType, FunctionType, BuiltinFunctionType, MethodType, type, Logger)
 _PLAIN = (str, int, float, complex, bytes)
 _INNER = {"_parameters", "_buffers", "_modules"}
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _DEPTH = 6
 """How far into containers and objects an attribute is followed."""
 
@@ -74,6 +77,34 @@ def _items(value: Any) -> list[tuple[str, Any]]:
     if isinstance(value, list | tuple):
         return [(f"[{index}]", one) for index, one in enumerate(value)]
     return [(f".{key}", one) for key, one in getattr(value, "__dict__", {}).items()]
+
+
+@contextmanager
+def taken_back(model: nn.Module) -> Iterator[None]:
+    """While this holds, a model's modules have copies of their attributes: code writes to those.
+
+    Tensors and modules stay the same ones. torch takes back some writes, and not where an export
+    ends with an error.
+    """
+    modules = list(model.modules())
+    own = [_attributes(module) for module in modules]
+    values = (*modules, *_held(model).values())
+    shared: dict[int, Any] = {id(one): one for one in values if isinstance(one, nn.Module | Tensor)}
+    with _disable_current_modes():
+        copies = copy.deepcopy(own, shared)
+    try:
+        for module, attributes in zip(modules, copies, strict=True):
+            vars(module).update(attributes)
+        yield
+    finally:
+        for module, attributes in zip(modules, own, strict=True):
+            for name in _attributes(module).keys() - attributes.keys():
+                del vars(module)[name]
+            vars(module).update(attributes)
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    return {name: one for name, one in vars(module).items() if name not in _OF_EVERY_MODULE}
 
 
 def check_calls_are_alike(
