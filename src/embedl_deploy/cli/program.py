@@ -38,6 +38,9 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 class _Commands(TyperGroup):
     """The commands: a short usage without one; with `--json` misuse is said as JSON too."""
 
+    def get_params(self, ctx: Any) -> Any:
+        return _described(super().get_params(ctx))
+
     def main(self, args: Sequence[str] | None = None, *others: Any, **options: Any) -> Any:
         words = sys.argv[1:] if args is None else list(args)
         if not words and _COMPLETING not in os.environ:
@@ -54,17 +57,10 @@ class _Commands(TyperGroup):
 
 
 class _Command(TyperCommand):
-    """A command that refuses an option with one value given twice: the last alone would count.
-
-    In its help a flag has no type, since it takes no value.
-    """
+    """A command that refuses an option with one value given twice: the last alone would count."""
 
     def get_params(self, ctx: Any) -> Any:
-        params = super().get_params(ctx)
-        for one in params:
-            if getattr(one, "is_flag", False):
-                one.metavar = ""
-        return params
+        return _described(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         given = self.make_parser(ctx).parse_args(args=list(args))[2]
@@ -73,6 +69,14 @@ class _Command(TyperCommand):
         if twice is not None and not ctx.resilient_parsing:
             raise typer.BadParameter(f"give {max(twice.opts, key=len)} once", ctx=ctx)
         return super().parse_args(ctx, args)
+
+
+def _described(params: Sequence[Any]) -> Sequence[Any]:
+    """The parameters; the help shows no type for a flag, which takes no value."""
+    for one in params:
+        if getattr(one, "is_flag", False):
+            one.metavar = ""
+    return params
 
 
 def program(loaded: Collection[str] = COMMANDS.keys()) -> typer.Typer:
