@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import fx, nn
 
+from embedl_deploy.graph.stand_ins import StandInTracer, torch_takes_stand_ins
+
 
 def parent(path: str) -> str:
     """The path of the module that holds `path`; empty for the root."""
@@ -81,6 +83,8 @@ def graph_module(objects: dict[str, Any], graph: fx.Graph, source: nn.Module) ->
         graph: The graph; the module takes it over.
         source: Gives class name and mode, module by module where it has the same path.
     """
+    if not torch_takes_stand_ins():
+        graph._tracer_cls = StandInTracer  # noqa: SLF001 - it traces the code where it is unpickled
     module = fx.GraphModule(objects, graph, class_name=source_name(source))
     keep_name(module, source)
     known = dict(source.named_modules(remove_duplicate=False))

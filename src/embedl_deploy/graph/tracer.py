@@ -10,6 +10,7 @@ from embedl_deploy.errors import CaptureError
 from embedl_deploy.graph.constants import Constants
 from embedl_deploy.graph.kinds import given_type, types_of_values
 from embedl_deploy.graph.proxies import TensorProxy, ValueProxy, is_size
+from embedl_deploy.graph.stand_ins import StandInTracer
 from embedl_deploy.graph.stops import stopped
 from embedl_deploy.graph.writes import called, is_write
 from embedl_deploy.modules import LeafModule
@@ -36,7 +37,7 @@ class _Own(dict[str, Any]):
         self.update(root.named_buffers(remove_duplicate=False))
 
 
-class Tracer(fx.Tracer):
+class Tracer(StandInTracer):
     """`torch.fx`'s tracer with the library's leaves; tensors are looked up in constant time.
 
     Args:
