@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from torch import nn
+
 from embedl_deploy.patterns import ACTIVATIONS, NOISE, Op, Pattern
 from embedl_deploy.patterns.tree import (
     Again,
@@ -68,6 +70,8 @@ def _constructor(kind: type) -> str:
     inherited = f" < {', '.join(bases)}" if bases else ""
     if issubclass(kind, enum.Enum | Pattern) or getattr(kind, "_is_protocol", False):
         return inherited
+    if kind.__init__ is nn.Module.__init__:
+        return f"(){inherited}"  # versions of torch write the signature differently
     own = "__init__" in vars(kind)
     if issubclass(kind, Exception) and not own:
         return inherited

@@ -15,6 +15,8 @@ from tests.helpers import assert_close
 class Sized(nn.Module):
     """Asks functions of torch for what follows from sizes."""
 
+    shift: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("shift", torch.ones(1))
