@@ -61,7 +61,7 @@ bench: $(STAMP)  ## Measure the speed and memory of every stage, against bars
 gpu: $(STAMP)  ## Check and measure everything on one GPU, eight minutes; says so where there is none
 	@$(BIN)/python benchmarks/gpu.py
 
-compat: $(STAMP)  ## Run the tests of torch.compile on the oldest torch, 2.11 and the newest, where CPU builds are offered
+compat: $(STAMP)  ## Run tests of torch.compile and capture on the oldest torch, 2.11 and the newest, where CPU builds are offered
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/compat.py
 
 bench-quality: $(STAMP) $(PEERS)  ## Compare the accuracy with other tools, hours; writes docs/quality.md, goes on

@@ -1,4 +1,4 @@
-"""The tests of `torch.compile` on other versions of torch, each in an environment of its own.
+"""Tests of `torch.compile` and of capture on other versions of torch, each in its own environment.
 
 Run by `make compat`. A version of which the machine's package index offers no build for the CPU is
 named and left out: builds for CUDA are gigabytes. `--cuda` takes those too; the tests run on the
@@ -16,7 +16,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".venv-compat"
-TESTS = "tests/quantize/test_compile.py"
+_CAPTURE = ("exported", "known", "parametrized", "stand_ins", "state")
+TESTS = ("tests/quantize/test_compile.py", *(f"tests/graph/test_{one}.py" for one in _CAPTURE))
 BETWEEN = "2.11.0"
 """A version on which a model was once compiled with breaks."""
 
@@ -85,7 +86,7 @@ def tried(version: str, build: str) -> str:
         print(installed.stderr)
         return "FAILED"
     options = ["--noconftest", "-q", "-p", "no:cacheprovider"]
-    run = subprocess.run([*python, "-m", "pytest", *options, TESTS], cwd=ROOT, check=False)  # noqa: S603 - pytest
+    run = subprocess.run([*python, "-m", "pytest", *options, *TESTS], cwd=ROOT, check=False)  # noqa: S603 - pytest
     return "FAILED" if run.returncode else "passed"
 
 

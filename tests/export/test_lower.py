@@ -208,6 +208,18 @@ def test_pooling_of_an_image_without_a_batch_stays_what_it_is() -> None:
         torch.testing.assert_close(lowered(image), model(image))
 
 
+@pytest.mark.parametrize("size", [1, (1, 1)])
+def test_a_maximum_over_the_whole_image_is_no_adaptive_one(size: Any) -> None:
+    pool, image = nn.AdaptiveMaxPool2d(size), torch.randn(2, 3, 4, 5)
+    assert torch.equal(
+        to_operators(fold(transform(pool).model), TENSORRT.lowering)(image), pool(image)
+    )
+    model = transform(nn.Sequential(nn.ReLU(), pool)).model
+    lowered = to_operators(fold(model), TENSORRT.lowering)
+    assert torch.equal(lowered(image), model(image))
+    assert not any(isinstance(one, nn.AdaptiveMaxPool2d) for one in lowered.modules())
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_a_quantized_model_of_another_type_is_refused(dtype: torch.dtype) -> None:
     model = transform(nn.Conv2d(3, 4, 1)).model

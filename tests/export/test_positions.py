@@ -42,7 +42,7 @@ def test_positions_are_as_exact_as_simulated(precision: str, tmp_path: Path) -> 
 
 
 def test_what_an_activation_is_in_is_not_of_sizes() -> None:
-    model = transform(Encoded().eval(), (torch.zeros(1, 3, 9, 33),)).model
+    model = transform(Encoded().eval(), (torch.zeros(1, 3, 9, 33),), method="export").model
     found = {node.name for node in from_sizes(model)}
     assert {"arange", "sin", "cos", "cat", "cumsum"} <= found
     of_input = [node for node in model.graph.nodes if node.op in {"placeholder", "call_module"}]

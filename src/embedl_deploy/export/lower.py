@@ -23,6 +23,7 @@ from embedl_deploy.export.host import on_host
 from embedl_deploy.export.operators import (
     DequantizedWeight,
     GlobalAveragePool,
+    GlobalMaxPool,
     GridAveragePool,
     QuantizeDequantize,
     QuantizedWeight,
@@ -88,6 +89,8 @@ def to_operators(folded: fx.GraphModule, lowering: Lowering) -> fx.GraphModule:
                 folded.set_submodule(path, SmallEpsRMSNorm(module))
             case nn.AdaptiveAvgPool2d(output_size=1 | (1, 1)) if pooling:
                 folded.set_submodule(path, GlobalAveragePool())
+            case nn.AdaptiveMaxPool2d(output_size=1 | (1, 1), return_indices=False) if path:
+                folded.set_submodule(path, GlobalMaxPool())
             case nn.AdaptiveAvgPool2d() if pooling:
                 folded.set_submodule(path, GridAveragePool(module))
     return folded

@@ -191,6 +191,14 @@ class GlobalAveragePool(nn.Module):
         )
 
 
+class GlobalMaxPool(nn.Module):
+    """Maximum over height and width; the exporter of torch 2.8 has no adaptive one."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
+        """Pool. Shapes: (…, H, W) to (…, 1, 1)."""
+        return input.amax((-2, -1), keepdim=True)
+
+
 class GridAveragePool(nn.Module):
     """Average to a grid, as plain pooling where the cells are of one size.
 
