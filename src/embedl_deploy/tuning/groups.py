@@ -1,7 +1,8 @@
 """Equal layers as one group: what is quantized or left is decided for all of them."""
 
+import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import fx, nn
@@ -12,7 +13,7 @@ from embedl_deploy.quantize.measuring.onepass import measured_modules, stubs_bef
 from embedl_deploy.quantize.stubs import quantizers_of
 
 _MOST = 24
-"""Groups at most; where there are more, layers of different shapes share one."""
+"""Groups at most; where there are more, numbers within names and then shapes do not count."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,13 @@ class Group:
         name: Their path with `*` for numbers, and the shape of the weight where groups share that.
         kind: Class of the fused modules.
         paths: Of the modules.
+        pattern: Their path with `*`.
     """
 
     name: str
     kind: str
     paths: tuple[str, ...]
+    pattern: str
 
     def skips(self, fused: Sequence[str]) -> tuple[str, ...]:
         """Path patterns that select these of all fused modules, as `QuantConfig.skip` takes them.
@@ -35,31 +38,33 @@ class Group:
         Args:
             fused: Paths of all fused modules of the model.
         """
-        pattern = _starred(self.paths[0])
-        chosen = {path for path in fused if Skip(pattern).fits(path, FusedModule())}
-        return (pattern,) if chosen == set(self.paths) else self.paths
+        chosen = {path for path in fused if Skip(self.pattern).fits(path, FusedModule())}
+        return (self.pattern,) if chosen == set(self.paths) else self.paths
 
 
 def groups_of(model: fx.GraphModule) -> tuple[Group, ...]:
     """The groups of a quantized model, in the order in which they first run.
 
-    Modules of one class, depthwise or not, whose paths differ in numbers alone and whose weights
-    have the same shapes; where that makes more than 24 groups, shapes do not count.
+    Modules of one class, depthwise or not, whose paths differ in numbers alone (`blocks.0.fc`) and
+    whose weights have the same shapes. Where that makes more than 24 groups, numbers in the names
+    of the modules around them do not count either (`encoder_layer_0.fc`), and then shapes.
 
     Args:
         model: A model from `insert_qdq`.
     """
     found = measured_modules(model)
-    fine = _grouped(found, shapes=True)
-    groups = fine if len(fine) <= _MOST else _grouped(found, shapes=False)
-    names = [_starred(paths[0]) for paths in groups]
+    ways = ((_numbers, True), (_numbers_within, True), (_numbers_within, False))
+    made = [(starred, _grouped(found, starred, shapes=shapes)) for starred, shapes in ways]
+    starred, groups = next((one for one in made if len(one[1]) <= _MOST), made[-1])
+    patterns = [starred(paths[0]) for paths in groups]
     return tuple(
         Group(
-            name if names.count(name) == 1 else f"{name} {_shape(found[paths[0]])}",
+            pattern if patterns.count(pattern) == 1 else f"{pattern} {_shape(found[paths[0]])}",
             type(found[paths[0]]).__name__,
             paths,
+            pattern,
         )
-        for name, paths in zip(names, groups, strict=True)
+        for pattern, paths in zip(patterns, groups, strict=True)
     )
 
 
@@ -76,12 +81,14 @@ def quantizers_by_group(
     return {group.name: set().union(*(read[path] for path in group.paths)) for group in groups}
 
 
-def _grouped(found: dict[str, FusedModule], *, shapes: bool) -> list[tuple[str, ...]]:
+def _grouped(
+    found: dict[str, FusedModule], starred: Callable[[str], str], *, shapes: bool
+) -> list[tuple[str, ...]]:
     groups: dict[object, list[str]] = defaultdict(list)
     for path, module in found.items():
         sizes = _sizes(module)
         key = sizes if shapes else [one[1:2] == (1,) for one in sizes]
-        groups[(_starred(path), type(module), tuple(key))].append(path)
+        groups[(starred(path), type(module), tuple(key))].append(path)
     return [tuple(paths) for paths in groups.values()]
 
 
@@ -94,5 +101,11 @@ def _shape(module: FusedModule) -> str:
     return "×".join(map(str, sizes[0])) if sizes else ""
 
 
-def _starred(path: str) -> str:
+def _numbers(path: str) -> str:
     return ".".join("*" if name.isdecimal() else name for name in path.split("."))
+
+
+def _numbers_within(path: str) -> str:
+    """Also those within the names before the last: `stage*.block_*.conv1`."""
+    around, dot, name = _numbers(path).rpartition(".")
+    return f"{re.sub(r'[0-9]+', '*', around)}{dot}{name}"
