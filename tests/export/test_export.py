@@ -1,5 +1,7 @@
 """What is in the file, and that it computes what was simulated."""
 
+import gc
+import weakref
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -306,3 +308,16 @@ def test_an_output_that_is_an_input(tmp_path: Path) -> None:
     assert torch.equal(ort_outputs(path, args)[1], args[0])
     assert isinstance(model(*args), dict)
     assert list(model(*args)) == list(Named()(*args))
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_an_export_keeps_nothing_of_the_model_in_memory(precision: Any, tmp_path: Path) -> None:
+    example = torch.rand(2, 8)
+    result = transform(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)), (example,))
+    model = quantize(result, [example])
+    del result
+    kept = [weakref.ref(one) for one in model.parameters()]
+    export_onnx(model, (example,), tmp_path / "model.onnx", precision=precision)
+    del model
+    gc.collect()
+    assert [one() for one in kept] == [None] * 4

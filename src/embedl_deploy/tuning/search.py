@@ -87,6 +87,7 @@ class Search:
         self.bound.holds(self.base, self.score)  # raises where no drop can be told
         self._gain()
         self.alone = self.store.of("alone", self._alone)
+        vars(self).pop("whole", None)  # as large as the model
         self._climb(bases)
         self.complete = True
         return self.outcome()
