@@ -79,17 +79,42 @@ def test_the_accurate_recipe_is_nearer_to_floating_point() -> None:
     report = recipe_report(model)
     assert [step.name for step in report.steps] == NAMES
     assert report.held_out
-    assert str(report).splitlines()[0].split() == ["Step", "Before", "After", "Kept"]
+    assert str(report).splitlines()[0].split() == ["Step", "Before", "After", "Needed", "Kept"]
 
 
-def test_a_step_is_kept_where_it_is_not_worse() -> None:
+def test_a_step_is_kept_where_it_gains_what_it_needs() -> None:
     steps = recipe_report(quantize(made(), DATA, COARSE, recipe="accurate")).steps
     assert any(step.kept for step in steps)
     for step, following in pairwise(steps):
-        least = 0.3 if step.name in FLOAT else 0.0
-        assert step.kept == (step.after_db >= step.before_db + least)
+        assert step.kept == (step.after_db - step.before_db > step.needed_db)
+        assert step.needed_db >= (0.3 if step.name in FLOAT else 0.0)
         if following.name != "adaround":  # from there on, other batches judge
             assert following.before_db == (step.after_db if step.kept else step.before_db)
+
+
+@pytest.mark.parametrize(
+    ("gains", "kept"),
+    [
+        ([0.5, 0.4, 0.5, 0.4], True),
+        ([0.5, -0.4, 0.4, -0.3], False),  # a chance
+        ([0.0, 0.0, 0.0, 0.0], False),
+        ([-0.5, -0.4, -0.5, -0.4], False),
+    ],
+)
+def test_a_gain_is_more_than_a_chance(gains: list[float], *, kept: bool) -> None:
+    work = accurate._Work(made().model, DATA[:4], QuantConfig())
+    scores = [one + gain for one, gain in zip(work.scores, gains, strict=True)]
+    assert work._kept("a step", scores) == kept
+    assert work.steps[0].kept == kept
+
+
+def test_every_batch_counts_alike() -> None:
+    model = made().model
+    (good, wanted), (bad, _) = ((one, model(one)) for one in DATA[:2])
+    judged = [((good,), wanted * 1.001), ((bad,), torch.zeros_like(wanted) + 1)]
+    first, second = accurate._scores(model, judged)
+    assert first == pytest.approx(60, abs=0.1)
+    assert second < 10
 
 
 def test_the_state_dict_restores_it() -> None:

@@ -20,7 +20,10 @@ def candidate(cost: float, sqnr: float, *left: str) -> Candidate:
 
 def tuning(*candidates: Candidate, half: float = 100.0) -> Tuning:
     return Tuning(
-        groups=(Group("a", "FusedConvBN", ("a",)), Group("b<i>", "FusedConvBN", ("b",))),
+        groups=(
+            Group("a", "FusedConvBN", ("a",), "a"),
+            Group("b<i>", "FusedConvBN", ("b",), "b<i>"),
+        ),
         gains={"a": 20.0, "b<i>": 10.0},
         alone={"a": 0.1, "b<i>": 0.3},
         candidates=candidates,

@@ -1,8 +1,11 @@
-"""The accurate recipe: one step after the other, each kept where it is not worse."""
+"""The accurate recipe: one step after the other, each kept where what it gains is no chance."""
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
+from statistics import fmean, stdev
 from typing import Any
 
 from torch import fx
@@ -39,6 +42,9 @@ _FINE = 8
 _JUDGED = 128
 """How many samples are looked at to learn and to judge."""
 
+_MOST = 200.0
+"""Decibels that a batch counts at most: one without any noise has infinitely many."""
+
 _WORTH = 0.3
 """Decibels that the first or the last layers have to gain for staying in floating point."""
 
@@ -49,17 +55,19 @@ class RecipeStep:
 
     Attributes:
         name: What was tried.
-        before_db: Signal to noise at the model's outputs before it, on batches that it did not
-            learn from: each half with the scales of the other; and a quarter, with all scales,
-            for `adaround` and `correct_bias`.
+        before_db: Signal to noise at the model's outputs before it, the mean of the batches' in
+            decibels, on batches that it did not learn from: each half with the scales of the other;
+            and a quarter, with all scales, for `adaround` and `correct_bias`.
         after_db: That after it.
-        kept: Whether its result was taken: where it is not worse; for layers in floating point,
-            where it gains at least 0.3 dB.
+        needed_db: What it has to gain: the standard error of the gain, by how it differs between
+            the batches, and for layers in floating point at least 0.3 dB.
+        kept: Whether its result was taken: where it gains that.
     """
 
     name: str
     before_db: float
     after_db: float
+    needed_db: float
     kept: bool
 
 
@@ -84,11 +92,12 @@ class RecipeReport(Printed):
                 step.name,
                 f"{step.before_db:.1f} dB",
                 f"{step.after_db:.1f} dB",
+                f"{step.needed_db:.1f} dB",
                 "yes" if step.kept else "no",
             )
             for step in self.steps
         ]
-        return (table(("Step", "Before", "After", "Kept"), cells),)
+        return (table(("Step", "Before", "After", "Needed", "Kept"), cells),)
 
 
 def recipe_report(model: fx.GraphModule) -> RecipeReport:
@@ -174,7 +183,7 @@ class _Work:
         ]
         cut = len(some) - max(1, len(some) // 4) if self.held_out else 0
         self.learned, self.later = some[:cut] or some, judged[cut:]
-        self.score = self._validated(self.draft)
+        self.scores = self._validated(self.draft)
         self.steps: list[RecipeStep] = []
 
     def smooth(self) -> None:
@@ -207,7 +216,7 @@ class _Work:
         """Weights up or down, where steps are coarse: at 8 bits it costs most and gains least."""
         self.float = self.draft.rescaled(self.data)
         self.model = calibrate(insert_qdq(self.float, self.draft.config), self.data)
-        self.score = self._score(self.model, self.later)
+        self.scores = _scores(self.model, self.later)
         if self.draft.config.weights.bits >= _FINE:
             return
         candidate = copy.deepcopy(self.model)
@@ -229,35 +238,41 @@ class _Work:
             self._draw(name, replace(self.draft, config=config), _WORTH)
 
     def _draw(self, name: str, draft: _Draft, least: float = 0.0) -> None:
-        """Take a way where it gains at least so many decibels."""
+        """Take a way where it gains enough, and at least so many decibels."""
         if self._kept(name, self._validated(draft), least):
             self.draft = draft
 
     def _try(self, name: str, candidate: fx.GraphModule) -> None:
-        """Take a model where it is not worse."""
-        if self._kept(name, self._score(candidate, self.later)):
+        """Take a model where it gains enough."""
+        if self._kept(name, _scores(candidate, self.later)):
             self.model = candidate
 
-    def _kept(self, name: str, after: float, least: float = 0.0) -> bool:
-        before, kept = self.score, after >= self.score + least
-        self.steps.append(RecipeStep(name, before, after, kept))
-        self.score = after if kept else before
+    def _kept(self, name: str, scores: list[float], least: float = 0.0) -> bool:
+        gains = [after - before for after, before in zip(scores, self.scores, strict=True)]
+        error = stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
+        needed = max(least, error)
+        kept = fmean(gains) > needed
+        step = RecipeStep(name, fmean(self.scores), fmean(scores), needed, kept)
+        self.steps.append(step)
+        self.scores = scores if kept else self.scores
         return kept
 
-    def _validated(self, draft: _Draft) -> float:
-        """Signal to noise where each half of the batches is judged with scales of the other."""
-        noise = Noise()
-        for learned, judged in self.folds:
-            self._score(draft.made(learned), judged, noise)
-        return noise.sqnr_db
+    def _validated(self, draft: _Draft) -> list[float]:
+        """Signal to noise of each batch, with the scales of the half that it is not in."""
+        found = (_scores(draft.made(learned), judged) for learned, judged in self.folds)
+        return [*chain.from_iterable(found)]
 
-    @staticmethod
-    def _score(
-        model: fx.GraphModule, judged: Iterable[_Judged], noise: Noise | None = None
-    ) -> float:
-        """Signal to noise at the outputs."""
-        noise = noise or Noise()
-        with inferring(model):
-            for inputs, wanted in judged:
-                noise.add(wanted, model(*inputs))
-        return noise.sqnr_db
+
+def _scores(model: fx.GraphModule, judged: Iterable[_Judged]) -> list[float]:
+    """Signal to noise at the outputs for each batch, in decibels.
+
+    Over all batches together it would be that of the one with the most noise: an image beyond what
+    half of the others calibrate decides alone then, and with all of them it would not be beyond.
+    """
+    found = []
+    with inferring(model):
+        for inputs, wanted in judged:
+            noise = Noise()
+            noise.add(wanted, model(*inputs))
+            found.append(max(-_MOST, min(noise.sqnr_db, _MOST)))
+    return found
