@@ -230,3 +230,18 @@ def _own(layer: nn.Module, bias: nn.Parameter) -> nn.Module:
     own = copy.copy(layer)
     own._parameters = {**layer._parameters, "bias": bias}  # noqa: SLF001 - a copy shares the slots
     return own
+
+
+def drop_rounded(model: nn.Module) -> None:
+    """Put stand-ins without memory in place of weights whose rounded numbers are in the file.
+
+    Nothing reads them, and the exporter would keep the weights of the model it was given last.
+    """
+    for module in model.modules():
+        for path in module.weights() if isinstance(module, FusedModule) else ():
+            if isinstance(module.quantizer(path), DequantizedWeight | QuantizedWeight):
+                owner, _, name = path.rpartition(".")
+                weight = module.unrounded(path)
+                empty = weight.new_zeros(()).expand_as(weight)
+                stand_in = nn.Parameter(empty, requires_grad=False)
+                setattr(module.get_submodule(owner), name, stand_in)

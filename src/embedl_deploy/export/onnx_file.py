@@ -21,7 +21,7 @@ from embedl_deploy.export.extremes import spell_out, warn_of_limited
 from embedl_deploy.export.files import written_beside
 from embedl_deploy.export.host import HOST
 from embedl_deploy.export.integers import cast_integers
-from embedl_deploy.export.lower import fold, to_operators
+from embedl_deploy.export.lower import drop_rounded, fold, to_operators
 from embedl_deploy.export.manifest import Manifest, settle
 from embedl_deploy.export.numbers import check_numbers
 from embedl_deploy.export.options import ExportOptions
@@ -174,6 +174,7 @@ def _proto(
     to_operators(folded, options.lowering)
     add_biases(folded, every=options.dtype != torch.float32)
     edge = _give_types(folded, options, kept)
+    drop_rounded(folded)
     typed = pytree.tree_map(lambda one: to_type(one, edge), inputs)
     proto = program(
         folded, typed, options.version, options.dynamic_shapes, dynamic_batch=options.dynamic_batch

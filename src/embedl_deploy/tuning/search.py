@@ -128,6 +128,7 @@ class Search:
     # --- measuring ----------------------------------------------------------------------------
 
     def _quantized(self, choice: Choice) -> fx.GraphModule:
+        gc.collect()  # graph modules are in circles, and hold the weights of the one before
         model = insert_qdq(self.source, choice.config(self.config, self.groups))
         return calibrate(model, self.learned)
 
