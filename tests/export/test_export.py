@@ -328,3 +328,24 @@ def test_an_export_keeps_nothing_of_the_model_in_memory(
     gc.collect()
     assert [one() for one in kept] == [None] * len(kept)
     assert len(kept) >= 4
+
+
+@pytest.mark.parametrize("skipped", ["first", "second"])
+def test_a_weight_that_is_quantized_in_one_place_alone(skipped: str, tmp_path: Path) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.act = nn.Linear(8, 8), nn.ReLU()
+            self.second = nn.Linear(8, 8)
+            self.second.weight = self.first.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(self.act(self.first(x)))
+
+    example = torch.rand(2, 8)
+    result = transform(Tied().eval(), (example,))
+    model = quantize(result, [example], QuantConfig(skip=(skipped,)))
+    path = export_onnx(model, (example,), tmp_path / "model.onnx")
+    assert verify_onnx(path, model, [example]).only_ties
+    for got, want in zip(ort_outputs(path, (example,)), outputs(model, (example,)), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3)

@@ -219,16 +219,16 @@ def _fold(path: str, module: Any) -> Tensor | None:
     folded = shift * factor
     if norm.bias is not None:
         folded = folded + norm.bias.detach().double()
-    own = _own(layer, nn.Parameter(folded.to(layer.weight.dtype), requires_grad=False))
+    own = _own(layer, bias=nn.Parameter(folded.to(layer.weight.dtype), requires_grad=False))
     setattr(module, part.layer, own)
     module.batch_norm = None
     return factor
 
 
-def _own(layer: nn.Module, bias: nn.Parameter) -> nn.Module:
-    """The layer with another bias; one that is shared with other modules stays as it is."""
+def _own(layer: nn.Module, **parameters: nn.Parameter) -> nn.Module:
+    """The layer with other parameters; one that is shared with other modules stays as it is."""
     own = copy.copy(layer)
-    own._parameters = {**layer._parameters, "bias": bias}  # noqa: SLF001 - a copy shares the slots
+    own._parameters = {**layer._parameters, **parameters}  # noqa: SLF001 - a copy shares the slots
     return own
 
 
@@ -237,11 +237,16 @@ def drop_rounded(model: nn.Module) -> None:
 
     Nothing reads them, and the exporter would keep the weights of the model it was given last.
     """
-    for module in model.modules():
-        for path in module.weights() if isinstance(module, FusedModule) else ():
+    fused = [one for one in model.modules() if isinstance(one, FusedModule)]
+    for module in fused:
+        for path in module.weights():
             if isinstance(module.quantizer(path), DequantizedWeight | QuantizedWeight):
                 owner, _, name = path.rpartition(".")
                 weight = module.unrounded(path)
                 empty = weight.new_zeros(()).expand_as(weight)
                 stand_in = nn.Parameter(empty, requires_grad=False)
-                setattr(module.get_submodule(owner), name, stand_in)
+                if owner:
+                    own = _own(module.get_submodule(owner), **{name: stand_in})
+                    module.set_submodule(owner, own)
+                else:
+                    setattr(module, name, stand_in)
