@@ -112,7 +112,8 @@ def with_packages(
     for extra, names in extras.items():
         lines = "; ".join(f"import {modules[plain(name)]}" for name in names)
         first = "from embedl_deploy.cli.torchvision_ops import import_torchvision as i; i(); "
-        run([python, "-I", "-c", (first if extra == "zoo" else "") + lines], folder)
+        images = extra in {"zoo", "dev"}  # they import torchvision
+        run([python, "-I", "-c", (first if images else "") + lines], folder)
         print(f"{extra}: {', '.join(names) or 'nothing on this machine'}")
     run([python, "-I", "-c", PAGE], folder)
     run([python.parent / "embedl-deploy", "--version"], folder)
