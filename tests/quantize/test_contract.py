@@ -137,7 +137,7 @@ def test_every_class_goes_through_all_stages(kind: type[FusedModule], tmp_path: 
     assert analyze(model, data).rows
     accurate = quantize(result, data, config, recipe="accurate")
     assert recipe_report(accurate).steps
-    again = restore(result, config, accurate.state_dict())
+    again = restore(result, recipe_report(accurate).config, accurate.state_dict())
     assert torch.equal(run(again, data[:1]), run(accurate, data[:1]))
     through(model, data, tmp_path)
     through(accurate, data, tmp_path)
