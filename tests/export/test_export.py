@@ -314,13 +314,14 @@ def test_an_output_that_is_an_input(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 @pytest.mark.parametrize("target", [TENSORRT, TENSORRT_RTX], ids=["tensorrt", "rtx"])
+@pytest.mark.parametrize("rounded", [True, False])
 def test_an_export_keeps_nothing_of_the_model_in_memory(
-    precision: Any, target: Target, tmp_path: Path
+    precision: Any, target: Target, *, rounded: bool, tmp_path: Path
 ) -> None:
     example = torch.rand(2, 8)
     source = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
     result = transform(source, (example,), target=target)
-    model = quantize(result, [example])
+    model = quantize(result, [example]) if rounded else result.model
     del result
     kept = [weakref.ref(one) for one in model.parameters()]
     export_onnx(model, (example,), tmp_path / "model.onnx", precision=precision)

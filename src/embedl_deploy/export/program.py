@@ -42,7 +42,6 @@ def program(
     with _without_trials():
         written = _exported(model, args, opset, dynamic_shapes)
         fold_constants(written)
-        _let_go()
     if dynamic_batch:
         _check_rows(written)
     else:
@@ -91,20 +90,6 @@ def _without_trials() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(tried)
-
-
-def _let_go() -> None:
-    """Free a model's weights: onnxscript's rules keep the last graph they saw, so they see another.
-
-    Without, they stay in memory until the next export.
-    """
-    import onnx_ir
-    from onnxscript.optimizer import optimize
-
-    entry = onnx_ir.Value(name="input")
-    node = onnx_ir.node("Identity", [entry])
-    graph = onnx_ir.Graph([entry], node.outputs, nodes=[node], opset_imports={"": 18})
-    optimize(onnx_ir.Model(graph, ir_version=10))
 
 
 def _check_rows(model: "onnx_ir.Model") -> None:
