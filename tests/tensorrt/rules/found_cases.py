@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import ml_dtypes
 import numpy as np
+from onnx import TensorProto
 
 from tests.tensorrt.rules.models import Text
 from tests.tensorrt.rules.placement_cases import attention, fp8_attention
@@ -33,6 +34,7 @@ _FP8 = ("f", np.array(0, ml_dtypes.float8_e4m3fn))
 _WEIGHT = ("w8", np.ones((16, 16, 3, 3), ml_dtypes.float8_e4m3fn))
 _CONV8 = "v = DequantizeLinear(w8, s, f)\nc = Conv<pads=[1,1,1,1]>(b, v)\n"
 _INT4 = ("f", np.array(0, ml_dtypes.int4))
+_COMPUTED = "p = ReduceMax<keepdims=0>(x)\na = QDQ(x, p)\n"
 _PAIR = "a_q = QuantizeLinear(x, s, f)\na = DequantizeLinear(a_q, s, f)\n"
 
 FOUND = {
@@ -93,11 +95,62 @@ FOUND = {
     "FP8 times INT8": Case(
         Text(f"{_PAIR}b = QDQ(x, s)\nc = MatMul(a, b)", arrays=[_FP8]), frozenset({"P26"})
     ),
+    "a key that is pooled, and quantized again": Case(
+        Text(f"{_POOL}q = QDQ(b, s2)\nt = Transpose<perm=[0,1,3,2]>(b)\nc = MatMul(q, t)"),
+        types=(("MatMul_c", "FP32"),),
+    ),
+    "FP8 times an INT8 weight, transposed": Case(
+        Text(f"{_PAIR}v = DQ(W_16x16x3x3)\nc = ConvTranspose(a, v)", arrays=[_FP8])
+    ),
+    "a layer norm with factors of another type": Case(
+        Text("c = LayerNormalization(x, B_8)", dtype=TensorProto.FLOAT16), frozenset({"T01"})
+    ),
+    "a group norm with factors of another type": Case(
+        Text("c = GroupNormalization<num_groups=4>(x, B_16, B_16)", dtype=TensorProto.FLOAT16),
+        frozenset({"T01"}),
+    ),
+    "an RMS norm with factors of another type": Case(
+        Text("c = RMSNormalization(x, B_8)", opset=23, dtype=TensorProto.FLOAT16)
+    ),
     "FP8 added to INT8": Case(Text(f"{_PAIR}b = QDQ(x, s)\nc = Add(a, b)", arrays=[_FP8])),
     "INT4 in a convolution": Case(
         Text(f"{_PAIR}v = DQ(W_16x16x3x3)\nc = Conv(a, v)", arrays=[_INT4]), frozenset({"F12"})
     ),
-    "INT4 in no product": Case(
-        Text(f"{_PAIR}c = Relu(a)", arrays=[_INT4]), warnings=frozenset({"F12"})
+    "a computed scale before a convolution of a float weight": Case(
+        Text(f"{_COMPUTED}c = Conv(a, B_16x16x3x3)"), warnings=frozenset({"F05"})
+    ),
+    "a computed scale before a transposed convolution": Case(
+        Text(f"{_COMPUTED}v = DQ(W_16x16x3x3)\nc = ConvTranspose(a, v)"),
+        warnings=frozenset({"F05"}),
+    ),
+    "computed scales before a concatenation": Case(
+        Text(f"{_COMPUTED}c = Concat<axis=1>(a, a)"), frozenset({"F05"})
+    ),
+    "a computed scale before a concatenation with floats": Case(
+        Text(f"{_COMPUTED}r = Relu(a)\nc = Concat<axis=1>(a, r)"), warnings=frozenset({"F05"})
+    ),
+    "a half-precision scale that gives FLOAT": Case(
+        Text(
+            "q = QuantizeLinear(x, h, z)\na = DequantizeLinear<output_dtype=1>(q, h, z)\n"
+            "v = DequantizeLinear<axis=0>(W_16x16x3x3, B_16, W0_16)\nc = Conv(a, v)",
+            opset=23,
+            dtype=TensorProto.FLOAT16,
+        ),
+        warnings=frozenset({"T03"}),
+        types=(("Conv_c", "FP32"),),
+    ),
+    "FP8 quantized to INT8": Case(
+        Text(f"{_PAIR}t = Transpose<perm=[0,1,3,2]>(a)\nb = QDQ(t, s)\nc = Relu(b)", arrays=[_FP8]),
+        frozenset({"P26"}),
+    ),
+    "FP8 joined and quantized to INT8": Case(
+        Text(f"{_PAIR}t = Concat<axis=1>(a, x)\nb = QDQ(t, s)\nc = Relu(b)", arrays=[_FP8]),
+        frozenset({"P26"}),
+    ),
+    "FP8 pooled and quantized to INT8": Case(
+        Text(f"{_PAIR}{_PLAIN.replace('b =', 't =')}b = QDQ(t, s)\nc = Relu(b)", arrays=[_FP8])
+    ),
+    "a computed scale before an INT8 convolution": Case(
+        Text(f"{_COMPUTED}v = DQ(W_16x16x3x3)\nc = Conv(a, v)"), frozenset({"F05"})
     ),
 }

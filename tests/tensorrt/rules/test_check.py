@@ -278,7 +278,7 @@ def test_what_is_not_known_is_said(tmp_path: Path) -> None:
     ("version", "errors"), [("10.12", 2), ("10.x", 2), ("10.13", 0), ("11", 0)]
 )
 def test_a_rule_may_depend_on_the_version(version: str, errors: int, tmp_path: Path) -> None:
-    """Where the scale is that of a matrix product; a convolution's is an error always."""
+    """Where the scale is that of a matrix product; an INT8 convolution's is an error always."""
     model = Text(
         LINEAR.replace("a = QDQ(x, s)", "p = ReduceMax<keepdims=0>(x)\na = QDQ(x, p)"), ROWS
     )

@@ -18,9 +18,15 @@ from hypothesis import strategies as st
 from onnx import ModelProto, NodeProto, TensorProto, shape_inference
 
 from embedl_deploy.onnx_model import OnnxFile
-from embedl_deploy.onnx_model.graph import Node
-from embedl_deploy.onnx_model.view import KEEPING, dequantizer, is_constant, made_by
-from embedl_deploy.tensorrt import Compilation, check_onnx, compile_onnx, explain_onnx
+from embedl_deploy.onnx_model.graph import Node, Value
+from embedl_deploy.onnx_model.view import COMMUTING, DEQUANTIZE, KEEPING, is_constant, made_by
+from embedl_deploy.tensorrt import (
+    Compilation,
+    Severity,
+    check_onnx,
+    compile_onnx,
+    explain_onnx,
+)
 from embedl_deploy.tensorrt.engine import process
 from tests.tensorrt.rules.compiler_server import Server
 from tests.tensorrt.rules.format_mutations import FORMAT_MUTATIONS, HALF_MUTATIONS
@@ -55,26 +61,40 @@ def _transposed(node: Node) -> bool:
     return node.op == "ConvTranspose"
 
 
+def _factored(value: Value | None) -> Value | None:
+    """What a constant factor, a sign, a magnitude or a cast is applied to."""
+    maker = made_by(value, "Neg", "Abs", "Mul", "Cast")
+    inputs = [] if maker is None else [one for one in maker.inputs if one is not None]
+    rest = [one for one in inputs if not is_constant(one)]
+    return rest[0] if len(rest) == 1 else None
+
+
 def _scaled(node: Node) -> bool:
-    """Whether a constant factor, a sign, a magnitude or a cast is between a DQ and a product."""
-    value, passed = node.first, False
-    while (maker := made_by(value, "Neg", "Abs", "Mul", "Cast")) is not None:
-        if maker.op == "Mul" and not any(map(is_constant, maker.inputs)):
-            return False
-        value = next(one for one in maker.inputs if one is not None and not is_constant(one))
-        passed = True
-    return passed and dequantizer(value) is not None
+    """Whether such a factor is between a DQ and a product."""
+    return any(_is_scaled(value) for value in node.inputs[:2])
+
+
+def _is_scaled(value: Value | None) -> bool:
+    passed = False
+    while value is not None:
+        if (inner := _factored(value)) is not None:
+            value, passed = inner, True
+        elif (maker := made_by(value, *COMMUTING)) is not None:
+            value = maker.first
+        else:
+            break
+    return passed and made_by(value, DEQUANTIZE) is not None
 
 
 def _of_microsoft(node: Node) -> bool:
     values = [*node.inputs]
     while values:
         value = values.pop()
-        if (maker := None if value is None else value.producer) is None:
+        if value is None or (maker := value.producer) is None:
             continue
         if maker.domain == "com.microsoft":
             return True
-        values += maker.inputs if maker.op in KEEPING else []
+        values += maker.inputs if maker.op in KEEPING else [_factored(value)]
     return False
 
 
@@ -91,8 +111,11 @@ NO_REFUSALS = {"F03", "F04", "F06", "F12"}
 UINT8 is read as INT8, infinity is no scale, and few products take INT4 activations.
 """
 
-CRASHES = {"F05"}
-"""Warnings that may take the compiler down: a scale that is computed from activations."""
+NO_BUILDS = {"F05", "P26"}
+"""Warnings of files that are not built now and then.
+
+A scale that is computed may take the compiler down; FP8 is not always quantized to INT8.
+"""
 
 
 # --- the comparison -----------------------------------------------------------------------------
@@ -105,8 +128,8 @@ def disagreements(proto: ModelProto, folder: Path) -> list[str]:
     report = check_onnx(path)
     errors = {one.rule for one in report.errors}
     if bool(errors) == made.built and not (made.built and errors <= NO_REFUSALS):
-        crashed = any("crashed" in one.message for one in made.errors)
-        if (crashed and CRASHES & {one.rule for one in report.findings}) or not _is_onnx(proto):
+        warned = {one.rule for one in report.findings if one.severity is Severity.WARNING}
+        if (made.errors and NO_BUILDS & warned) or not _is_onnx(proto):
             return []
         said = [f"{one.rule} {one.message}" for one in report.errors]
         return [f"check: {said or 'no error'}; compiler: {[one.message for one in made.errors]}"]

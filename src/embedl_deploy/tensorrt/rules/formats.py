@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from embedl_deploy.onnx_model.dtypes import FP4, FP8, OWN_PAIR, QUANTIZED
 from embedl_deploy.onnx_model.graph import Node
 from embedl_deploy.onnx_model.view import (
+    COPIES,
     DEQUANTIZE,
-    KEEPING,
     QUANTIZE,
-    WEIGHTED,
     View,
     activation_quantizer,
     dequantizer,
@@ -167,10 +166,7 @@ def _four_bits(view: View) -> Iterator[Outcome]:
         if dtype not in {"INT4", FP4}:
             continue
         if dtype == "INT4" and not is_constant(node.first):
-            what = "an activation is quantized to INT4, which is for weights alone"
-            users = reached(node.output, KEEPING)
-            read = any(one is not None and one.op in WEIGHTED for one in users)
-            yield Fault(what, (node,), Severity.ERROR if read else Severity.WARNING)
+            yield Fault("an activation is quantized to INT4, which is for weights alone", (node,))
         elif shape is None or None in shape:
             yield Unknown("the number of 4-bit elements is not known", (node,))
         elif _count(shape) % 2:
@@ -189,7 +185,7 @@ F12 = Rule(
     Severity.ERROR,
     "4-bit tensors have an even number of elements, and INT4 is for weights alone",
     why="Two elements share a byte. There are no kernels for INT4 activations: TensorRT for RTX "
-    "refuses most products of them, and takes what multiplies nothing (a warning).",
+    "refuses most products of them and of what is quantized to INT8 next to them.",
     source="Parser; Guide",
     remedy="Pad the weight by a channel, or leave it in INT8; quantize activations to INT8 or FP8.",
     check=_four_bits,
@@ -197,16 +193,31 @@ F12 = Rule(
 
 
 def _mixed(view: View) -> Iterator[Outcome]:
-    for node in view.of(*sorted(WEIGHTED)):
+    for node in view.of("Conv", "Gemm", "MatMul"):  # transposed, it is computed in half precision
         by = activation_quantizer(node), weight_quantizer(node) or dequantizer(node.input(1))
         if {stored_type(one) for one in by if one is not None} == {"INT8", FP8}:
             yield Fault(f"{node.op} multiplies INT8 and FP8", (node,), Severity.ERROR)
-    kinds: dict[str, Node] = {}
+    for node in view.of(DEQUANTIZE):
+        yield from _changed(node)
+    first: dict[str, Node] = {}
     for node in view.pairs:
         if stored_type(node) in {"INT8", FP8}:
-            kinds.setdefault(stored_type(node), node)
-    if len(kinds) == 2:
-        yield Fault("the file has both INT8 and FP8", tuple(kinds.values()))
+            first.setdefault(stored_type(node), node)
+    if len(first) == 2:
+        yield Fault("the file has both INT8 and FP8", tuple(first.values()))
+
+
+def _changed(node: Node) -> Iterator[Outcome]:
+    """What is quantized to the other kind, with nothing computed between but perhaps a sign."""
+    moved = COPIES | {"Concat"}
+    right_after = {id(one) for one in reached(node.output, moved)}
+    for one in reached(node.output, moved | {"Neg", "Abs"}):
+        if one is not None and one.op == QUANTIZE:
+            kinds = stored_type(node), stored_type(one)
+            if {*kinds} == {"INT8", FP8}:
+                what = f"{kinds[0]} is dequantized and quantized to {kinds[1]}"
+                severity = Severity.ERROR if id(one) in right_after else Severity.WARNING
+                yield Fault(what, (node, one), severity)
 
 
 P26 = Rule(
@@ -214,7 +225,8 @@ P26 = Rule(
     Severity.INFO,
     "INT8 and FP8 are not mixed",
     why="Whether one network may have both is not documented; trtexec 10.16 forbids its options "
-    "for the two together. TensorRT for RTX builds it, but no product of the two (an error).",
+    "for the two together. TensorRT for RTX builds it, but no product of the two, no pair of one "
+    "kind right after a pair of the other (errors), and with Neg between not always (a warning).",
     source="trtexec 10.16, sampleOptions.cpp",
     remedy="Quantize both operands of a product to one kind; build such a file early.",
     check=_mixed,

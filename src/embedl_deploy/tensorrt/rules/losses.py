@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from math import prod
 
-from embedl_deploy.onnx_model.dtypes import FP8
+from embedl_deploy.onnx_model.dtypes import FP8, HALF
 from embedl_deploy.onnx_model.graph import Node, Value
 from embedl_deploy.onnx_model.view import (
     CONVOLUTIONS,
@@ -23,7 +23,10 @@ from embedl_deploy.tensorrt.rules.scales import positive, weight_uses
 def scale_loss(node: Node) -> str:
     """Why a weighted operator after two DQ computes in floating point; empty where it does not."""
     weight, activation = weight_quantizer(node), activation_quantizer(node)
-    for pair in (activation, None if weight is not None else dequantizer(node.input(1))):
+    other = dequantizer(node.input(1)) if weight is None else None
+    if any(_widened(pair) for pair in (activation, weight, other)):
+        return "a half-precision scale is multiplied in FLOAT (output_dtype)"
+    for pair in (activation, other):
         shape = _scale_shape(pair)
         if pair is None or pair.attributes.get("block_size") or is_constant(pair.first):
             continue
@@ -36,7 +39,11 @@ def scale_loss(node: Node) -> str:
             return "what it reads is pooled, and FP8 numbers are not"
         if is_quantized_after(pool.output):
             return "what it reads is pooled, and quantized again after the pooling"
-    if weight is None or len(_scale_shape(weight)) != 1 or _scale_shape(weight) == (1,):
+    return "" if weight is None else _axis_loss(node, weight)
+
+
+def _axis_loss(node: Node, weight: Node) -> str:
+    if len(shape := _scale_shape(weight)) != 1 or shape == (1,):
         return ""
     if weight.attributes.get("block_size"):
         return ""
@@ -47,9 +54,15 @@ def scale_loss(node: Node) -> str:
     )
 
 
+def _widened(pair: Node | None) -> bool:
+    if pair is None or (scale := pair.input(1)) is None:
+        return False
+    return scale.dtype in HALF and pair.output.dtype == "FLOAT"
+
+
 def _poolings(node: Node) -> Iterator[Node]:
-    """Each MaxPool between the DQ of an activation and a product."""
-    pending: list[Value | None] = [node.first]
+    """Each MaxPool between a DQ and a product."""
+    pending: list[Value | None] = [*node.inputs[:2]]
     seen: set[int] = set()
     while pending:
         maker = made_by(pending.pop(), *KEEPING)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _MIXING = frozenset({QUANTIZE, DEQUANTIZE, "Cast", "CastLike", "Resize", "If", "Loop", "Scan"})
+_MIXING_NORMS = frozenset({"BatchNormalization", "RMSNormalization"})
 _COMPUTING = WEIGHTED | {
     "Softmax", "LayerNormalization", "BatchNormalization", "InstanceNormalization",
     "GroupNormalization", "RMSNormalization", "Attention", "Add", "Sub", "Mul", "Div", "Pow",
@@ -48,8 +49,8 @@ def _uniform(view: View) -> Iterator[Outcome]:
         if node.domain or node.op in _MIXING or _by_quantizer(node):
             continue
         types = dict.fromkeys(one.dtype for one in floats(node))
-        if len(types) > 1 and node.op.endswith("Normalization"):
-            yield Unknown("whether a norm may have factors of another type is not said", (node,))
+        if len(types) > 1 and node.op in _MIXING_NORMS:
+            yield Unknown("TensorRT for RTX takes it; of data centres nothing is said", (node,))
         elif len(types) > 1:
             yield Fault(f"{node.op} has inputs of types {' and '.join(types)}", (node,))
 
@@ -104,7 +105,8 @@ T03 = Rule(
     "the scale has the type of Q's input and DQ's output",
     why="Up to TensorRT 10.12 the two must be equal (an error there), and in opsets 19 to 22 the "
     "file is not valid otherwise; later a FLOAT scale is allowed with half-precision data, and "
-    "not the other way. Data centres: documented; TensorRT for RTX: seen otherwise, it takes both.",
+    "not the other way. Data centres: documented; TensorRT for RTX: seen otherwise, it takes both, "
+    "and a product after a half-precision scale that gives FLOAT loses INT8.",
     source="API, NvInfer.h of 10.12 and 11.1; ONNX",
     remedy="Write scales in the type of the data.",
     check=_scale_type,
