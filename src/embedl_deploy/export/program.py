@@ -1,6 +1,7 @@
 """From a lowered model to ONNX, by `torch.onnx`."""
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from torch.utils import _pytree as pytree
 from embedl_deploy.batches import first_line
 from embedl_deploy.errors import ExportError
 from embedl_deploy.export.constants import fold_constants
+from embedl_deploy.export.translations import translations
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -61,6 +63,7 @@ def _exported(
                 dynamo=True,
                 opset_version=opset,
                 dynamic_shapes=dynamic_shapes,  # type: ignore[arg-type]
+                custom_translation_table=translations(),
                 verbose=False,
             )
     except Exception as error:  # the exporter raises what it likes
@@ -129,4 +132,10 @@ def reason(error: BaseException) -> str:
     """The innermost cause in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return f"{type(error).__name__}: {first_line(error)}"
+    said = first_line(error)
+    if type(error).__name__ == "DispatchError" and (found := re.search(r"op='([\w.]+)'", said)):
+        return (
+            f"PyTorch has no translation of {found[1]} to ONNX; write it with other operators, or "
+            "compute it outside the model"
+        )
+    return f"{type(error).__name__}: {said}"
