@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from embedl_deploy import transform
 from embedl_deploy.errors import ExportError
 from embedl_deploy.export import export_onnx
+from embedl_deploy.tensorrt import check_onnx
 
 X = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0))
 
@@ -65,6 +67,25 @@ def computed(model: nn.Module, x: Tensor, folder: Path) -> Tensor:
 )
 def test_it_is_computed_as_in_pytorch(function: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
     torch.testing.assert_close(computed(Computes(function), X, tmp_path), function(X))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x[0, 0].argmax(),
+        lambda x: x[0, 0].argmin(0, keepdim=True),
+        lambda x: x[0, 0].softmax(0),
+        lambda x: x[0, 0].log_softmax(-1) + 1,
+        lambda x: x[0, 0].max(0).indices,
+    ],
+)
+def test_one_dimension_is_computed_as_a_row(
+    function: Callable[[Tensor], Tensor], tmp_path: Path
+) -> None:
+    torch.testing.assert_close(computed(Computes(function), X, tmp_path), function(X))
+    assert not check_onnx(tmp_path / "model.onnx").errors
+    (output,) = onnx.load(tmp_path / "model.onnx").graph.output
+    assert output.name == "output"
 
 
 @pytest.mark.parametrize(("batch", "rows"), [(1, 1), (2, 2), (2, 1)])

@@ -12,7 +12,9 @@ _ATEN = torch.ops.aten
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """What each becomes, for `torch.onnx.export`. Their arguments are those of the operator."""
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
+
+    op: Any = opset18
 
     def copy(self: Any, src: Any, non_blocking: bool = False) -> Any:  # noqa: ARG001, FBT001, FBT002
         """`torch.onnx` leaves out that `src` is broadcast."""

@@ -92,6 +92,10 @@ FORMAT: dict[str, tuple[Text, Text]] = {
         Text("a = QDQ(x, s)\nw = QDQ(B_16x16x3x3, s1)\ny = Conv(a, w)"),
     ),
     "F15": (conv("w, B_16)", "w, , )"), conv("w, B_16)", "w)")),
+    "F16": (
+        Text("y = MaxPool<kernel_shape=[3,3],dilations=[2,2]>(x)"),
+        Text("y = MaxPool<kernel_shape=[3,3],dilations=[1,1]>(x)"),
+    ),
 }
 
 TYPES: dict[str, tuple[Text, Text]] = {

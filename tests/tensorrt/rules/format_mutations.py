@@ -226,6 +226,14 @@ def computed_weight(draft: Draft, node: NodeProto) -> None:
     node.input[1] = draft.pair("given")
 
 
+def second_output(_: Draft, node: NodeProto) -> None:
+    node.output.append(f"{node.output[0]}_more")
+
+
+def antialiased(draft: Draft, node: NodeProto) -> None:
+    draft.set(node, "antialias", 1)
+
+
 # --- types --------------------------------------------------------------------------------------
 
 
@@ -335,6 +343,10 @@ FORMAT_MUTATIONS: dict[str, Sequence[Mutation]] = {
     "F13": (each(convs, grouped),),
     "F14": (each(convs, computed_weight),),
     "F15": (each(ops("Conv", "Gemm"), empty_bias),),
+    "F16": (
+        each(ops("MaxPool", "LayerNormalization"), second_output),
+        each(ops("Resize"), antialiased),
+    ),
     "T01": (each(joins, mixed),),
     "T02": (each(weighted, half_weight, half_bias),),
     "T03": (each(pairs, half_scale),),

@@ -7,6 +7,7 @@ from embedl_deploy.tensorrt.rules import (
     joins,
     kernels,
     norms,
+    operators,
     pairs,
     scales,
     sizes,
@@ -15,8 +16,9 @@ from embedl_deploy.tensorrt.rules import (
 from embedl_deploy.tensorrt.rules.rule import Rule
 
 FORMAT_RULES: tuple[Rule, ...] = (
-    formats.F01, formats.F02, formats.F03, scales.F04, scales.F05, scales.F06, scales.F07,
+    formats.F01, formats.F02, formats.F03, scales.F04, pairs.F05, scales.F06, scales.F07,
     scales.F08, scales.F09, pairs.F10, pairs.F11, formats.F12, pairs.F13, pairs.F14, formats.F15,
+    operators.F16,
 )  # fmt: skip
 
 TYPE_RULES: tuple[Rule, ...] = (

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from embedl_deploy.onnx_model.graph import Node, Value
 from embedl_deploy.onnx_model.view import (
+    COMMUTING,
     CONVOLUTIONS,
     DEQUANTIZE,
     KEEPING,
@@ -11,6 +12,8 @@ from embedl_deploy.onnx_model.view import (
     WEIGHTED,
     View,
     channels,
+    constant,
+    dequantizer,
     is_constant,
     made_by,
     quantizer_of,
@@ -18,7 +21,41 @@ from embedl_deploy.onnx_model.view import (
     stored_type,
     weight_quantizer,
 )
-from embedl_deploy.tensorrt.rules.rule import Fault, Outcome, Rule, Severity, Unknown
+from embedl_deploy.tensorrt.rules.rule import Fault, Outcome, Rule, Severity, Subject, Unknown
+
+
+def _constant_scale(view: Subject) -> Iterator[Outcome]:
+    old = view.version.may_be_before(10, 13)
+    for node in view.pairs:
+        if node.input(1) is not None and constant(node.input(1)) is None:
+            severity = None if old or _breaks_the_build(node) else Severity.WARNING
+            yield Fault("the scale is computed when the network runs", (node,), severity)
+
+
+def _breaks_the_build(node: Node) -> bool:
+    """Whether TensorRT for RTX stops at a pair of a computed scale."""
+    for one in reached(node.output, COMMUTING | {DEQUANTIZE}):
+        if one is None:
+            continue
+        if one.op == "Conv" and dequantizer(one.input(1)) is not None:
+            return True
+        if one.op == "Concat" and all(dequantizer(value) is not None for value in one.inputs):
+            return True
+    return False
+
+
+F05 = Rule(
+    "F05",
+    Severity.ERROR,
+    "the scale is a constant",
+    why="Up to TensorRT 10.12 a scale that is no constant is refused. Data centres: documented as "
+    "taken from 10.13 on; TensorRT for RTX: seen otherwise, a convolution of a quantized weight "
+    "crashes the compiler, a concatenation of pairs is refused, and a matrix product loses INT8 (a "
+    "warning, as is any other reader).",
+    source="API, NvInfer.h of 10.12 and of 10.13; TensorRT for RTX 1.7.1",
+    remedy="Calibrate, and write the scale as an initializer.",
+    check=_constant_scale,
+)
 
 
 def _pairing(view: View) -> Iterator[Outcome]:
