@@ -7,7 +7,7 @@ import numpy as np
 from onnx import TensorProto
 
 from tests.tensorrt.rules.models import Text
-from tests.tensorrt.rules.placement_cases import attention, fp8_attention
+from tests.tensorrt.rules.placement_cases import attention, fp8_attention, one_query
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,20 @@ FOUND = {
     "a key that is pooled, and quantized again": Case(
         Text(f"{_POOL}q = QDQ(b, s2)\nt = Transpose<perm=[0,1,3,2]>(b)\nc = MatMul(q, t)"),
         types=(("MatMul_c", "FP32"),),
+    ),
+    "one query": Case(
+        one_query(),
+        types=(("MatMul_q0", "FP16"), ("MatMul_v0", "FP16"), ("MatMul_o", "FP16")),
+    ),
+    "one query of many keys": Case(one_query(keys=300), types=(("MatMul_k0", "FP16"),)),
+    "one query in two heads": Case(one_query(heads=2), types=(("MatMul_q0", "INT8"),)),
+    "two queries": Case(one_query(queries=2), types=(("MatMul_q0", "INT8"),)),
+    "FP8 joined with INT8, times an INT8 weight": Case(
+        Text(f"{_PAIR}p = QDQ(x, s)\nb = Concat<axis=2>(a, p)\n{_CONV}", arrays=[_FP8]),
+        frozenset({"P26"}),
+    ),
+    "FP8 joined with INT8": Case(
+        Text(f"{_PAIR}p = QDQ(x, s)\nb = Concat<axis=2>(a, p)\nc = Relu(b)", arrays=[_FP8])
     ),
     "FP8 times an INT8 weight, transposed": Case(
         Text(f"{_PAIR}v = DQ(W_16x16x3x3)\nc = ConvTranspose(a, v)", arrays=[_FP8])

@@ -68,6 +68,26 @@ def attention(head: int = 16, positions: int = 8, **changes: str) -> Text:
     return Text("\n".join((lines | changes).values()), inputs)
 
 
+def one_query(heads: int = 4, queries: int = 1, keys: int = 8) -> Text:
+    """Attention of one query, with quantized projections."""
+    head, lines = 64 // heads, ["a = QDQ(x, h)", "b = QDQ(u, h)"]
+    for one, source, rows, order in (
+        ("q", "b", queries, "0,2,1,3"),
+        ("k", "a", keys, "0,2,3,1"),
+        ("v", "a", keys, "0,2,1,3"),
+    ):
+        lines += [
+            f"w{one} = DequantizeLinear<axis=0>(W_64x64, H_64, W0_64)",
+            f"t{one} = Transpose<perm=[1,0]>(w{one})",
+            f"{one}0 = MatMul({source}, t{one})",
+            f"{one}1 = Reshape({one}0, I_1_{rows}_{heads}_{head})",
+            f"{one} = Transpose<perm=[{order}]>({one}1)",
+        ]
+    lines += ["m = MatMul(q, k)", "p = Softmax(m)", "o = MatMul(p, v)"]
+    inputs = (("x", (1, keys, 64)), ("u", (1, queries, 64)))
+    return Text("\n".join(lines), inputs, dtype=TensorProto.FLOAT16)
+
+
 def fp8_attention(scale: float = 1 / 448, query: int = 128, key: int = 128) -> Text:
     pairs = {
         name: f"{name}q = QuantizeLinear({name}, {by}, z8)\n"
@@ -186,4 +206,5 @@ PLACEMENT: dict[str, tuple[Text, Text]] = {
              "c = ConvTranspose(a, w)\nr = Relu(c)" + LAST.format("r")),
         Text("c = ConvTranspose(x, B_16x16x2x2)\nr = Relu(c)" + LAST.format("r")),
     ),
+    "P28": (one_query(), one_query(queries=2)),
 }  # fmt: skip

@@ -5,7 +5,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from onnx import NodeProto
+from onnx import NodeProto, TensorProto, helper
 
 from tests.tensorrt.rules.draft import Draft
 from tests.tensorrt.rules.format_mutations import (
@@ -338,6 +338,23 @@ def linears(draft: Draft) -> list[NodeProto]:
     return [node for node in weighted(draft) if node.op_type in {"Gemm", "MatMul"}]
 
 
+def queried(draft: Draft, node: NodeProto) -> None:
+    """Another reader: an attention of four heads, one query and two keys."""
+    size = draft.known(draft.weight_of(node).input[0]).shape[-1]  # type: ignore[union-attr]
+
+    def projected(*sizes: int) -> str:
+        product = draft.add("MatMul", [node.input[0], draft.weight(size, size)])
+        return draft.add("Reshape", [product, draft.constant(sizes, np.int64)])
+
+    def twice(value: str, *times: int) -> str:
+        return draft.add("Tile", [value, draft.constant(times, np.int64)])
+
+    scores = draft.add("MatMul", [projected(4, 1, -1), twice(projected(4, -1, 1), 1, 1, 2)])
+    weights = draft.add("Softmax", [scores], axis=-1)
+    result = draft.add("MatMul", [weights, twice(projected(4, 1, -1), 1, 2, 1)])
+    draft.graph.output.append(helper.make_tensor_value_info(result, TensorProto.FLOAT, None))
+
+
 PLACEMENT_MUTATIONS: dict[str, Sequence[Mutation]] = {
     "P01": (each(weighted, unpaired(0), float_weight),),
     "P02": (following("Relu", "Conv", "Gemm", "Add"),),
@@ -377,4 +394,5 @@ PLACEMENT_MUTATIONS: dict[str, Sequence[Mutation]] = {
     "P25": (each(convs, gated),),
     "P26": (each(pairs, zero_point(0, FP8)),),
     "P27": (each(convs, transposed),),
+    "P28": (each(linears, queried),),
 }

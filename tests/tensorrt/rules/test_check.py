@@ -412,18 +412,18 @@ def test_a_report_says_all_in_its_forms(tmp_path: Path) -> None:
     assert values["ok"] is False
     assert values["errors"] == len(report.errors) == 2
     assert values["findings"][0]["rule"] == "F04"
-    assert len(values["rules"]) == 52
+    assert len(values["rules"]) == 53
 
 
 def test_a_report_prints_as_tables(tmp_path: Path) -> None:
     lines = str(broken(tmp_path)).splitlines()
     assert lines[0].startswith("Rule  Severity  Count  First at")
     assert lines[2].split()[:4] == ["F04", "error", "2", "QuantizeLinear_a_q"]
-    assert lines[-1] == "2 errors, 0 warnings, 2 notes by 52 rules for TensorRT 11.x"
+    assert lines[-1] == "2 errors, 0 warnings, 2 notes by 53 rules for TensorRT 11.x"
 
 
 def test_ignored_rules_are_not_run(tmp_path: Path) -> None:
     report = check_onnx(FORMAT["F04"][0].save(tmp_path), ignore=["F04", "P21"])
     assert report.ok
     assert report.ignored == ("F04", "P21")
-    assert len(report.rules) == 50
+    assert len(report.rules) == 51

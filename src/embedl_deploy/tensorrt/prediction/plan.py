@@ -1,10 +1,12 @@
 """Who takes which operator: every node of a graph in exactly one group."""
 
 from collections.abc import Container, Iterator
+from functools import cached_property
 
 from embedl_deploy.onnx_model.graph import Node, Value
 from embedl_deploy.onnx_model.view import BINARY, View
 from embedl_deploy.tensorrt.prediction.rule import Claim, Found, Group, is_pair
+from embedl_deploy.tensorrt.rules.attention import attentions
 from embedl_deploy.tensorrt.rules.chains import PLAIN, SMOOTH
 
 POINTWISE = (
@@ -33,6 +35,12 @@ class Plan:
         self.groups: dict[Group, None] = {}
         self._taken: dict[int, Group] = {}
         self._places = {id(node): place for place, node in enumerate(view.graph)}
+
+    @cached_property
+    def of_one_query(self) -> frozenset[int]:
+        """Ids of the products that TensorRT for RTX computes with an attention of one query."""
+        found = (one for one in attentions(self.view) if one.has_one_query)
+        return frozenset(id(node) for one in found for node in one.projections)
 
     def take(self, rule: Claim, found: Found) -> None:
         """Give operators to a group of their own, or to one that takes them in.

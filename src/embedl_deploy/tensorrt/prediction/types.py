@@ -9,6 +9,7 @@ from embedl_deploy.onnx_model.view import (
     reached,
     stored_type,
 )
+from embedl_deploy.tensorrt.prediction.plan import Plan
 from embedl_deploy.tensorrt.rules.losses import scale_loss
 
 NAMES = {
@@ -33,9 +34,11 @@ def compute_type(node: Node) -> str:
     return named(node.output.dtype if found is None else stored_type(found))
 
 
-def predicted(node: Node) -> tuple[str, str]:
+def predicted(plan: Plan, node: Node) -> tuple[str, str]:
     """What a weighted operator is expected to compute in, and why that is not what is stored."""
     loss = scale_loss(node) if is_quantized(node) else ""
+    if not loss and is_quantized(node) and id(node) in plan.of_one_query:
+        loss = "an attention of one query reads it, which TensorRT for RTX computes with it"
     return (named(node.output.dtype) if loss else compute_type(node)), loss
 
 

@@ -88,7 +88,7 @@ def _residual(plan: Plan) -> Iterator[Found]:
         epilogue = _epilogue(plan, head, residual=True)
         if epilogue.residual is None:
             continue
-        nodes, (dtype, loss) = _nodes(head, epilogue), predicted(head)
+        nodes, (dtype, loss) = _nodes(head, epilogue), predicted(plan, head)
         if loss or not is_quantized(head):
             yield Found(nodes, dtype, reason=loss)
         elif dequantizer(epilogue.residual) is None:
@@ -115,7 +115,7 @@ RESIDUAL = Fusion(
 def _convolution(plan: Plan) -> Iterator[Found]:
     for head in plan.free(*sorted(CONVOLUTIONS)):
         nodes = _nodes(head, _epilogue(plan, head, residual=False))
-        dtype, loss = predicted(head)
+        dtype, loss = predicted(plan, head)
         quantized = is_quantized(head) and not loss
         doubt = _doubt(head) if quantized else ""
         basis = Basis.UNKNOWN if doubt else Basis.COMPILED if loss else None
@@ -188,7 +188,7 @@ def _beside(plan: Plan) -> Iterator[Found]:
     """Products of one value with weights, in one type, that are no results of the file."""
     found: dict[tuple[int, str, str], list[Node]] = {}
     for head in plan.free("MatMul"):
-        value, (dtype, loss) = head.first, predicted(head)
+        value, (dtype, loss) = head.first, predicted(plan, head)
         pair = made_by(value, DEQUANTIZE)
         source = value if pair is None else pair.first
         if plan.is_fixed(head.input(1)) and not plan.is_fixed(value) and not head.output.is_output:
@@ -203,7 +203,7 @@ def _product(plan: Plan) -> Iterator[Found]:
     yield from _beside(plan)
     for head in plan.free("Gemm", "MatMul"):
         epilogue = _epilogue(plan, head, residual=False)
-        dtype, loss = predicted(head)
+        dtype, loss = predicted(plan, head)
         quantized = is_quantized(head) and not loss
         alone = quantized and dtype == "INT8" and _rescales(head, epilogue)
         weight = None if quantized or weight_index(head) is None else weight_quantizer(head)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 
 from embedl_deploy.onnx_model.dtypes import FP8
 from embedl_deploy.onnx_model.graph import Node, Value
@@ -98,6 +99,26 @@ class Attention:
         return query[0], key[1], query[1] if query[1] is not None else key[0]
 
     @property
+    def has_one_query(self) -> bool:
+        """Whether one position of the query reads several of the key, in four heads or more.
+
+        TensorRT for RTX 1.7.1 computes that with its projections in one floating-point kernel; of
+        fewer heads (times the batch) it does not.
+        """
+        query, key, _ = self.sizes
+        shape = self.scores.output.shape
+        if shape is None or query != 1 or key is None or key < 2:
+            return False
+        return prod(one or 1 for one in shape[:-2]) >= 4
+
+    @property
+    def projections(self) -> list[Node]:
+        """The products with weights that give query, key and value to it alone, without a pair."""
+        values = (self.scores.input(0), self.scores.input(1), self.product.input(1))
+        found = [_projection(value) for value in values]
+        return [one for one in found if one is not None]
+
+    @property
     def value_head(self) -> int | None:
         """The size of a head of the value; None if not known."""
         return _last(self.product.input(1))[1]
@@ -122,6 +143,14 @@ def attentions(view: View) -> Iterator[Attention]:
             operand(product.input(1)),
         )
         yield Attention(scores, before, softmax, product, *operands)
+
+
+def _projection(value: Value | None) -> Node | None:
+    while value is not None and value.single and (maker := value.producer) is not None:
+        if maker.op in {"MatMul", "Gemm"}:
+            return maker if weight_index(maker) is not None else None
+        value = maker.first if maker.op in COPIES else data_operand(maker)
+    return None
 
 
 def _scores(value: Value | None) -> tuple[Node, tuple[Node, ...]] | None:

@@ -30,7 +30,7 @@ PLACEMENT_RULES: tuple[Rule, ...] = (
     kernels.P01, kernels.P02, kernels.P03, joins.P04, joins.P05, joins.P06, joins.P07, joins.P08,
     joins.P09, sizes.P10, sizes.P11, sizes.P12, norms.P13, norms.P14, norms.P15, heads.P16,
     heads.P17, heads.P18, heads.P19, sizes.P20, edges.P21, kernels.P22, edges.P23, kernels.P24,
-    joins.P25, formats.P26, kernels.P27,
+    joins.P25, formats.P26, kernels.P27, heads.P28,
 )  # fmt: skip
 
 RULES = FORMAT_RULES + TYPE_RULES + PLACEMENT_RULES

@@ -12,6 +12,7 @@ from embedl_deploy.onnx_model.view import (
     activation_quantizer,
     dequantizer,
     is_constant,
+    made_by,
     reached,
     stored_type,
     weight_quantizer,
@@ -194,8 +195,12 @@ F12 = Rule(
 
 def _mixed(view: View) -> Iterator[Outcome]:
     for node in view.of("Conv", "Gemm", "MatMul"):  # transposed, it is computed in half precision
-        by = activation_quantizer(node), weight_quantizer(node) or dequantizer(node.input(1))
-        if {stored_type(one) for one in by if one is not None} == {"INT8", FP8}:
+        weight = weight_quantizer(node)
+        by = activation_quantizer(node), weight or dequantizer(node.input(1))
+        kinds = {stored_type(one) for one in by if one is not None}
+        if weight is not None and stored_type(weight) == "INT8":
+            kinds |= _joined(node)
+        if kinds == {"INT8", FP8}:
             yield Fault(f"{node.op} multiplies INT8 and FP8", (node,), Severity.ERROR)
     for node in view.of(DEQUANTIZE):
         yield from _changed(node)
@@ -205,6 +210,14 @@ def _mixed(view: View) -> Iterator[Outcome]:
             first.setdefault(stored_type(node), node)
     if len(first) == 2:
         yield Fault("the file has both INT8 and FP8", tuple(first.values()))
+
+
+def _joined(node: Node) -> set[str]:
+    """Types of the pairs whose values a product reads joined."""
+    joined = made_by(node.first, "Concat")
+    pairs = [] if joined is None else [dequantizer(one, COPIES) for one in joined.inputs]
+    known = {stored_type(one) for one in pairs if one is not None}
+    return known if None not in pairs else set()
 
 
 def _changed(node: Node) -> Iterator[Outcome]:
