@@ -19,7 +19,14 @@ from onnx import ModelProto, NodeProto, TensorProto, shape_inference
 
 from embedl_deploy.onnx_model import OnnxFile
 from embedl_deploy.onnx_model.graph import Node, Value
-from embedl_deploy.onnx_model.view import COMMUTING, DEQUANTIZE, KEEPING, is_constant, made_by
+from embedl_deploy.onnx_model.view import (
+    COMMUTING,
+    CONVOLUTIONS,
+    DEQUANTIZE,
+    KEEPING,
+    is_constant,
+    made_by,
+)
 from embedl_deploy.tensorrt import (
     Compilation,
     Severity,
@@ -116,7 +123,7 @@ UINT8 is read as INT8, infinity is no scale, and few products take INT4 activati
 NO_BUILDS = {"F05", "P26"}
 """Warnings of files that are not built now and then.
 
-A scale that is computed may take the compiler down; FP8 is not always quantized to INT8.
+A scale that is computed may take the compiler down; INT8 and FP8 are taken together now and then.
 """
 
 
@@ -153,13 +160,15 @@ def _is_onnx(proto: ModelProto) -> bool:
         else [size.dim_value for size in one.type.tensor_type.shape.dim]
         for one in values
     }
-    convolutions = [node for node in proto.graph.node if node.op_type == "Conv"]
+    convolutions = [node for node in proto.graph.node if node.op_type in CONVOLUTIONS]
     return all(_fits(node, *(shapes[name] for name in node.input[:2])) for node in convolutions)
 
 
 def _fits(node: NodeProto, image: list[int], weight: list[int]) -> bool:
     """The channels of a convolution, which ONNX's inference does not look at."""
     group = next((one.i for one in node.attribute if one.name == "group"), 1)
+    if node.op_type == "ConvTranspose":
+        return image[1] == weight[0]
     return image[1] == weight[1] * group and weight[0] % group == 0
 
 

@@ -221,26 +221,23 @@ def _joined(node: Node) -> set[str]:
 
 
 def _changed(node: Node) -> Iterator[Outcome]:
-    """What is quantized to the other kind, with nothing computed between but perhaps a sign."""
-    moved = COPIES | {"Concat"}
-    right_after = {id(one) for one in reached(node.output, moved)}
-    for one in reached(node.output, moved | {"Neg", "Abs"}):
+    """What is quantized to the other kind, with nothing computed between."""
+    for one in reached(node.output, COPIES | {"Concat"}):
         if one is not None and one.op == QUANTIZE:
             kinds = stored_type(node), stored_type(one)
             if {*kinds} == {"INT8", FP8}:
                 what = f"{kinds[0]} is dequantized and quantized to {kinds[1]}"
-                severity = Severity.ERROR if id(one) in right_after else Severity.WARNING
-                yield Fault(what, (node, one), severity)
+                yield Fault(what, (node, one), Severity.ERROR)
 
 
 P26 = Rule(
     "P26",
-    Severity.INFO,
+    Severity.WARNING,
     "INT8 and FP8 are not mixed",
     why="Whether one network may have both is not documented; trtexec 10.16 forbids its options "
-    "for the two together. TensorRT for RTX builds it, but no product of the two, no pair of one "
-    "kind right after a pair of the other (errors), and with Neg between not always (a warning).",
-    source="trtexec 10.16, sampleOptions.cpp",
-    remedy="Quantize both operands of a product to one kind; build such a file early.",
+    "for the two together. TensorRT for RTX: seen, it builds some such files, but no product of "
+    "the two, and no pair of one kind right after a pair of the other (errors).",
+    source="trtexec 10.16, sampleOptions.cpp; TensorRT for RTX 1.7.1",
+    remedy="Quantize to one kind.",
     check=_mixed,
 )

@@ -30,6 +30,8 @@ def _constant_scale(view: Subject) -> Iterator[Outcome]:
         if node.input(1) is not None and constant(node.input(1)) is None:
             severity = None if old or _breaks_the_build(node) else Severity.WARNING
             yield Fault("the scale is computed when the network runs", (node,), severity)
+        elif made_by(node.input(1), "Cast") is not None:
+            yield Fault("a Cast makes the scale", (node,), Severity.WARNING)
 
 
 def _breaks_the_build(node: Node) -> bool:
@@ -51,7 +53,7 @@ F05 = Rule(
     why="Up to TensorRT 10.12 a scale that is no constant is refused. Data centres: documented as "
     "taken from 10.13 on; TensorRT for RTX: seen otherwise, a convolution of a quantized weight "
     "crashes the compiler, a concatenation of pairs is refused, and a matrix product loses INT8 (a "
-    "warning, as is any other reader).",
+    "warning, as is any other reader). A Cast of a constant is refused now and then (a warning).",
     source="API, NvInfer.h of 10.12 and of 10.13; TensorRT for RTX 1.7.1",
     remedy="Calibrate, and write the scale as an initializer.",
     check=_constant_scale,
