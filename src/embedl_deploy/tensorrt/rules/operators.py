@@ -60,7 +60,9 @@ def _reducing(node: Node) -> str:
 
 
 def _flat(node: Node) -> str:
-    return "has one dimension, and two are needed" if len(node.first.shape or "xx") < 2 else ""
+    shape = node.first.shape
+    few = shape is not None and len(shape) < 2
+    return "has fewer than two dimensions" if few else ""
 
 
 def _resized(node: Node) -> str:
