@@ -347,6 +347,46 @@ def test_a_search_that_was_stopped_goes_on(result: Result, tmp_path: Path) -> No
     assert len(measured) == len(found.candidates) + len(found.groups) + 1
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("made_up")
+def test_what_was_measured_before_a_stop_is_not_measured_again(
+    result: Result, tmp_path: Path
+) -> None:
+    """Neither the accuracy of a candidate whose cost is not known yet, nor the noise of a group."""
+    evaluated: list[str] = []
+    said: list[str] = []
+    stops = {2, 5}
+
+    def score(model: fx.GraphModule) -> float:
+        evaluated.append(model.code)
+        return 90.0
+
+    def stopping(path: Path) -> float:
+        if stops and len(said) in stops:
+            stops.remove(len(said))
+            raise KeyboardInterrupt
+        return cost(path)
+
+    def search(name: str) -> Tuning:
+        return tune(
+            result,
+            data(),
+            cost=stopping,
+            evaluate=score,
+            store=tmp_path / name,
+            report=lambda what, _: said.append(what),
+        )
+
+    while stops:
+        with pytest.raises(KeyboardInterrupt):
+            search("stopped.jsonl")
+    found, count = search("stopped.jsonl"), len(evaluated)
+    noises = [one for one in said if "the noise of" in one]
+    search("whole.jsonl")
+    assert len(evaluated) == 2 * count
+    assert len(noises) == len(set(noises)) == len(found.groups)
+
+
 def test_a_plan_on_disk_quantizes_as_the_best(result: Result, free: Tuning, tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     path.write_text(json.dumps(free.to_dict()))

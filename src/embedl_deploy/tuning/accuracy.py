@@ -1,6 +1,6 @@
 """How near a quantized model is to the model in floating point."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -69,18 +69,13 @@ class Judge:
             score = None if self.evaluate is None else float(self.evaluate(model))
         return Accuracy(noise.sqnr_db, same / samples if samples else None, score)
 
-    def alone(
-        self, model: fx.GraphModule, groups: Mapping[str, AbstractSet[nn.Module]]
-    ) -> dict[str, float]:
-        """Noise over signal at the outputs with the quantizers of each group alone."""
-        found = {}
-        for name, quantizers in groups.items():
-            noise = Noise()
-            with inferring(model), enabled_only(model, quantizers):
-                for inputs, wanted in zip(self.batches, self.wanted, strict=True):
-                    noise.add(wanted, model(*inputs))
-            found[name] = noise.noise / noise.signal if noise.signal else 0.0
-        return found
+    def alone(self, model: fx.GraphModule, quantizers: AbstractSet[nn.Module]) -> float:
+        """Noise over signal at the outputs with some quantizers alone."""
+        noise = Noise()
+        with inferring(model), enabled_only(model, quantizers):
+            for inputs, wanted in zip(self.batches, self.wanted, strict=True):
+                noise.add(wanted, model(*inputs))
+        return noise.noise / noise.signal if noise.signal else 0.0
 
 
 def _class_scores(output: Any) -> Tensor | None:

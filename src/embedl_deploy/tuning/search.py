@@ -6,7 +6,7 @@ import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,9 @@ class Search:
         self.base_choice = self.base.choice
         self.bound.holds(self.base, self.score)  # raises where no drop can be told
         self._gain()
-        self.alone = self.store.of("alone", self._alone)
+        for one in self.groups:
+            key, make = f"alone {one.name}", partial(self._alone, one.name)
+            self.alone[one.name] = self.store.of(key, make)["noise"]
         vars(self).pop("whole", None)  # as large as the model
         self._climb(bases)
         self.complete = True
@@ -97,7 +99,7 @@ class Search:
         return Tuning(
             groups=self.groups,
             gains={**self.gains},
-            alone=self.alone,
+            alone={**self.alone},
             candidates=tuple(self.candidates.values()),
             half=self.half,
             score=self.score,
@@ -133,14 +135,17 @@ class Search:
         return calibrate(model, self.learned)
 
     def _measure(self, choice: Choice, predicted: float | None = None) -> Candidate:
-        def make() -> dict[str, Any]:
+        @cache
+        def quantized() -> fx.GraphModule:
             self._report(f"measuring {_said(choice)}")
-            model = self._quantized(choice)
-            accuracy = self.judge.accuracy(model)
-            return {"cost": self._cost(model).to_dict(), "accuracy": accuracy.to_dict()}
+            return self._quantized(choice)
 
-        found = self.store.of(choice.key, make)
-        one = Candidate(choice, Cost(**found["cost"]), Accuracy(**found["accuracy"]), predicted)
+        key = choice.key
+        accuracy = self.store.of(
+            f"accuracy {key}", lambda: self.judge.accuracy(quantized()).to_dict()
+        )
+        cost = self.store.of(f"cost {key}", lambda: self._cost(quantized()).to_dict())
+        one = Candidate(choice, Cost(**cost), Accuracy(**accuracy), predicted)
         self.candidates[choice.key] = one
         return one
 
@@ -162,9 +167,10 @@ class Search:
     def _groups(self) -> tuple[Group, ...]:
         return groups_of(insert_qdq(self.source, replace(self.config, attention="full")))
 
-    def _alone(self) -> dict[str, float]:
-        self._report("measuring the noise of each group alone")
-        return self.judge.alone(self.whole, quantizers_by_group(self.whole, self.groups))
+    def _alone(self, name: str) -> dict[str, float]:
+        self._report(f"measuring the noise of {name} alone")
+        quantizers = quantizers_by_group(self.whole, self.groups)[name]
+        return {"noise": self.judge.alone(self.whole, quantizers)}
 
     # --- choosing -----------------------------------------------------------------------------
 
