@@ -45,6 +45,27 @@ def test_findings_are_shown_with_reason_and_remedy(broken: str) -> None:
     assert "1 F04 the zero-point is not 0: TensorRT quantizes symmetrically at Deq" in every
 
 
+def test_everything_that_a_rule_says_is_shown(tmp_path: Path) -> None:
+    pools = "".join(
+        f"{out} = MaxPool<kernel_shape=[1,1],dilations=[2,2]>({name})\n"
+        for name, out in ("xa", "ab", "bc")
+    )
+    image, half = (1, 16, 8, 8), '<mode="linear",antialias=1>'
+    path = Text(
+        f"{pools}d = LpPool<kernel_shape=[1,1],dilations=[2,2]>(c)\n"
+        f"e = Resize{half}(d, , , I_1_16_4_4)\nf = Reshape(e, I_256)\ng = Softmax(f)\n"
+        "h = LogSoftmax(g)\ni = ArgMax<keepdims=0>(h)\ny = Det(e)",
+        (("x", image),),
+    ).save(tmp_path)
+    said = " ".join(run("check", str(path), code=1).stdout.split())
+    assert "9 F16 MaxPool is dilated, first at MaxPool_a" in said
+    assert "also: LpPool is dilated, at LpPool_d also: Resize has antialiasing" in said
+    assert "and 2 other kinds (--all)" in said
+    assert said.count("MaxPool is dilated") == 1
+    every = run("check", str(path), "--all", code=1).stdout
+    assert (every.count("MaxPool is dilated"), every.count("also:")) == (3, 0)
+
+
 def test_what_could_not_be_judged_is_shown(tmp_path: Path) -> None:
     path = Text("a = QDQ(x, s)\nw = DQ(W_32x32)\ny = MatMul(a, w)", (("x", (None, 32)),))
     said = run("check", str(path.save(tmp_path)), "--ignore", "F09").stdout

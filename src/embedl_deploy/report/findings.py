@@ -1,13 +1,19 @@
 """The findings of the rule checker for the terminal."""
 
+import re
 from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from embedl_deploy.report.blocks import groups, hanging
+from embedl_deploy.table import counted
 from embedl_deploy.tensorrt import Finding, Report, Severity
 
+_MOST = 4
+"""Other things that a rule says which are shown."""
+
+_VARYING = re.compile(r"'[^']*'|[\d.]+(e[-+]\d+)?")
 _NOTES = {
     Severity.ERROR: ("Errors", "TensorRT refuses the file, or computes something else", "red"),
     Severity.WARNING: ("Warnings", "it runs slower than it could", "yellow"),
@@ -27,7 +33,9 @@ def report_tables(report: Report, *, every: bool = False) -> Iterator[Renderable
         if found:
             yield Text.assemble((title, f"bold {style}"), (f" – {note}", "dim"))
             for count, first in groups(found, lambda one: one.rule, every=every):
-                yield _entry(count, first.rule, first.message, first.nodes, _advice(first))
+                other = () if every else _others(first, found)
+                more = (*other, *_advice(first))
+                yield _entry(count, first.rule, first.message, first.nodes, more)
             yield Text()
     if report.unjudged:
         yield Text.assemble(("Not judged", "bold"), (" – the file does not say enough", "dim"))
@@ -35,6 +43,21 @@ def report_tables(report: Report, *, every: bool = False) -> Iterator[Renderable
         for count, open_ in groups(report.unjudged, key, every=every):
             yield _entry(count, open_.rule, open_.reason, open_.nodes, ())
         yield Text()
+
+
+def _others(first: Finding, found: Sequence[Finding]) -> Iterator[str]:
+    """What else the rule says; what differs in names and numbers alone is the same."""
+    kinds: dict[str, list[Finding]] = {}
+    for one in found:
+        if one.rule == first.rule:
+            kinds.setdefault(_VARYING.sub("", one.message), []).append(one)
+    _, *rest = kinds.values()
+    for same in rest[:_MOST]:
+        where = "at" if len(same) == 1 else f"at {len(same)} places, first"
+        place = same[0].nodes[0] if same[0].nodes else "the file"
+        yield f"also: {same[0].message}, {where} {place}"
+    if len(rest) > _MOST:
+        yield f"and {counted(len(rest) - _MOST, 'other kind')} (--all)"
 
 
 def _advice(finding: Finding) -> tuple[str, ...]:
