@@ -48,6 +48,8 @@ class Lowering:
             `AveragePool`.
         normal_scales: Whether weights whose scale is below the smallest normal number of a
             half-precision file get that scale, with numbers rounded anew.
+        vectors_as_rows: Whether softmax and argmax of one dimension are written as those of a
+            matrix of one row.
         quantized_weights: How weights are stored: as numbers, or in floating point before a pair.
     """
 
@@ -58,6 +60,7 @@ class Lowering:
     one_weight_scale: bool = False
     plain_pooling: bool = False
     normal_scales: bool = False
+    vectors_as_rows: bool = False
     quantized_weights: StoredAs = "int8"
 
 

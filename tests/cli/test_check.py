@@ -59,7 +59,7 @@ def test_everything_that_a_rule_says_is_shown(tmp_path: Path) -> None:
     ).save(tmp_path)
     said = " ".join(run("check", str(path), code=1).stdout.split())
     assert "9 F16 MaxPool is dilated, first at MaxPool_a" in said
-    assert "also: LpPool is dilated, at LpPool_d also: Resize has antialiasing" in said
+    assert "also: LpPool is dilated at LpPool_d also: Resize has antialiasing" in said
     assert "and 2 other kinds (--all)" in said
     assert said.count("MaxPool is dilated") == 1
     every = run("check", str(path), "--all", code=1).stdout

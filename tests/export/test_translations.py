@@ -1,6 +1,7 @@
 """Operators that `torch.onnx` does not translate, or translates for some of their inputs alone."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from embedl_deploy import transform
 from embedl_deploy.errors import ExportError
 from embedl_deploy.export import export_onnx
-from embedl_deploy.tensorrt import check_onnx
+from embedl_deploy.tensorrt import TENSORRT, check_onnx
 
 X = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0))
 
@@ -95,6 +96,20 @@ def test_what_is_written_is_broadcast(batch: int, rows: int, tmp_path: Path) -> 
     wanted = model(x)
     assert len(wanted[:, 1:].unique()) > 1
     torch.testing.assert_close(computed(model, x, tmp_path), wanted)
+
+
+def test_a_target_may_take_vectors(tmp_path: Path) -> None:
+    target = replace(TENSORRT, lowering=replace(TENSORRT.lowering, vectors_as_rows=False))
+    model = transform(Computes(lambda x: x[0, 0].softmax(0)).eval(), (X,), target=target).model
+    export_onnx(model, (X,), tmp_path / "model.onnx", target=target)
+    nodes = onnx.load(tmp_path / "model.onnx").graph.node
+    assert "Unsqueeze" not in [one.op_type for one in nodes]
+
+
+def test_the_median_of_any_number_of_values_is_refused(tmp_path: Path) -> None:
+    result = transform(Computes(torch.median).eval(), (X,))
+    with pytest.raises(ExportError, match="fix its size"):
+        export_onnx(result, (X,), tmp_path / "model.onnx", dynamic_batch=True)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from embedl_deploy.export.options import ExportOptions
 from embedl_deploy.export.positions import constants, store
 from embedl_deploy.export.precision import Keep, Precision, kept_nodes
 from embedl_deploy.export.program import DynamicShapes, program, reason
+from embedl_deploy.export.rows import as_rows
 from embedl_deploy.export.runtime import require
 from embedl_deploy.export.slim import slim
 from embedl_deploy.export.typed import give_types, to_type
@@ -182,6 +183,8 @@ def _proto(
     proto = program(
         folded, typed, options.version, options.dynamic_shapes, dynamic_batch=options.dynamic_batch
     )
+    if options.lowering.vectors_as_rows:
+        as_rows(proto)
     entries = naming.given(options.input_names, "input") or naming.input_names(
         model, inputs, proto.graph
     )

@@ -15,7 +15,6 @@ from torch.utils import _pytree as pytree
 from embedl_deploy.batches import first_line
 from embedl_deploy.errors import ExportError
 from embedl_deploy.export.constants import fold_constants
-from embedl_deploy.export.rows import as_rows
 from embedl_deploy.export.translations import translations
 
 if TYPE_CHECKING:
@@ -45,7 +44,6 @@ def program(
     with _without_trials():
         written = _exported(model, args, opset, dynamic_shapes)
         fold_constants(written)
-    as_rows(written)
     if dynamic_batch:
         _check_rows(written)
     else:

@@ -1,4 +1,4 @@
-"""Operators of one dimension, as rows of a matrix: TensorRT takes no other form of them."""
+"""Operators of one dimension, as rows of a matrix."""
 
 from typing import TYPE_CHECKING
 

@@ -47,15 +47,11 @@ def report_tables(report: Report, *, every: bool = False) -> Iterator[Renderable
 
 def _others(first: Finding, found: Sequence[Finding]) -> Iterator[str]:
     """What else the rule says; what differs in names and numbers alone is the same."""
-    kinds: dict[str, list[Finding]] = {}
-    for one in found:
-        if one.rule == first.rule:
-            kinds.setdefault(_VARYING.sub("", one.message), []).append(one)
-    _, *rest = kinds.values()
-    for same in rest[:_MOST]:
-        where = "at" if len(same) == 1 else f"at {len(same)} places, first"
-        place = same[0].nodes[0] if same[0].nodes else "the file"
-        yield f"also: {same[0].message}, {where} {place}"
+    of_rule = [one for one in found if one.rule == first.rule]
+    kinds = groups(of_rule, lambda one: _VARYING.sub("", one.message), every=False)
+    rest = kinds[1:]
+    for count, one in rest[:_MOST]:
+        yield f"also: {one.message}{_where(count, one.nodes)}"
     if len(rest) > _MOST:
         yield f"and {counted(len(rest) - _MOST, 'other kind')} (--all)"
 
@@ -67,8 +63,11 @@ def _advice(finding: Finding) -> tuple[str, ...]:
 def _entry(
     count: int, rule: str, what: str, nodes: Sequence[str], more: Sequence[str]
 ) -> RenderableType:
-    place = nodes[0] if nodes else "the file"
-    where = f" at {place}" if count == 1 else f", first at {place}"
-    head = Text.assemble(what, (where, "dim"))
+    head = Text.assemble(what, (_where(count, nodes), "dim"))
     start = Text.assemble(f"{count:>5}  ", (rule, "bold"))
     return hanging(start, Group(head, *(Text(text) for text in more)))
+
+
+def _where(count: int, nodes: Sequence[str]) -> str:
+    place = nodes[0] if nodes else "the file"
+    return f" at {place}" if count == 1 else f", first at {place}"

@@ -105,6 +105,7 @@ TENSORRT: Target = Target(
         separate_projections=True,
         plain_pooling=True,
         normal_scales=True,
+        vectors_as_rows=True,
     ),
     numbers=frozenset({"int8", "float8_e4m3", "int4"}),
     check=check_onnx,

@@ -86,9 +86,10 @@ class Search:
         self.base_choice = self.base.choice
         self.bound.holds(self.base, self.score)  # raises where no drop can be told
         self._gain()
-        for one in self.groups:
-            key, make = f"alone {one.name}", partial(self._alone, one.name)
-            self.alone[one.name] = self.store.of(key, make)["noise"]
+        self.alone = {
+            one.name: self.store.of(f"alone {one.name}", partial(self._alone, one))["noise"]
+            for one in self.groups
+        }
         vars(self).pop("whole", None)  # as large as the model
         self._climb(bases)
         self.complete = True
@@ -99,7 +100,7 @@ class Search:
         return Tuning(
             groups=self.groups,
             gains={**self.gains},
-            alone={**self.alone},
+            alone=self.alone,
             candidates=tuple(self.candidates.values()),
             half=self.half,
             score=self.score,
@@ -167,9 +168,9 @@ class Search:
     def _groups(self) -> tuple[Group, ...]:
         return groups_of(insert_qdq(self.source, replace(self.config, attention="full")))
 
-    def _alone(self, name: str) -> dict[str, float]:
-        self._report(f"measuring the noise of {name} alone")
-        quantizers = quantizers_by_group(self.whole, self.groups)[name]
+    def _alone(self, group: Group) -> dict[str, float]:
+        self._report(f"measuring the noise of {group.name} alone")
+        quantizers = quantizers_by_group(self.whole, [group])[group.name]
         return {"noise": self.judge.alone(self.whole, quantizers)}
 
     # --- choosing -----------------------------------------------------------------------------

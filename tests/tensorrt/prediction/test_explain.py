@@ -198,8 +198,9 @@ def test_what_was_found_is_what_the_compiler_does(name: str, tmp_path: Path) -> 
     made, kernels = compile_onnx(path, "rtx4090", compiler="rtx"), explain_onnx(path).kernels
     types = {node: one.dtype for one in kernels for node in one.nodes}
     assert bool(FOUND[name].errors) == (not made.built)
-    named = [one for one in made.products if one.computed]
-    assert {one.node: one.computed for one in named} == {one.node: types[one.node] for one in named}
+    assert {one.node: one.computed for one in made.products} == {
+        one.node: types[one.node] for one in made.products
+    }
     fused = [one for one in kernels if one.rules[0] == "K01"]
     assert len(fused) == sum(bool(one.reads) for one in made.attentions)
 

@@ -105,6 +105,9 @@ FOUND = {
     ),
     "one query of many keys": Case(one_query(keys=300), types=(("MatMul_k0", "FP16"),)),
     "one query in two heads": Case(one_query(heads=2), types=(("MatMul_q0", "INT8"),)),
+    "one query, and a scale for each weight": Case(
+        one_query(scale="h"), types=(("MatMul_q0", "INT8"), ("MatMul_v0", "INT8"))
+    ),
     "two queries": Case(one_query(queries=2), types=(("MatMul_q0", "INT8"),)),
     "FP8 joined with INT8, times an INT8 weight": Case(
         Text(f"{_PAIR}p = QDQ(x, s)\nb = Concat<axis=2>(a, p)\n{_CONV}", arrays=[_FP8]),

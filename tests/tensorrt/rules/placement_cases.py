@@ -68,16 +68,18 @@ def attention(head: int = 16, positions: int = 8, **changes: str) -> Text:
     return Text("\n".join((lines | changes).values()), inputs)
 
 
-def one_query(heads: int = 4, queries: int = 1, keys: int = 8) -> Text:
-    """Attention of one query, with quantized projections."""
+def one_query(heads: int = 4, queries: int = 1, keys: int = 8, scale: str = "H_64") -> Text:
+    """Attention of one query, with quantized projections; `scale` is that of their weights."""
     head, lines = 64 // heads, ["a = QDQ(x, h)", "b = QDQ(u, h)"]
+    dequantize = "DequantizeLinear<axis=0>" if scale == "H_64" else "DequantizeLinear"
+    zero = "W0_64" if scale == "H_64" else "z"
     for one, source, rows, order in (
         ("q", "b", queries, "0,2,1,3"),
         ("k", "a", keys, "0,2,3,1"),
         ("v", "a", keys, "0,2,1,3"),
     ):
         lines += [
-            f"w{one} = DequantizeLinear<axis=0>(W_64x64, H_64, W0_64)",
+            f"w{one} = {dequantize}(weight{one}, {scale}, {zero})",
             f"t{one} = Transpose<perm=[1,0]>(w{one})",
             f"{one}0 = MatMul({source}, t{one})",
             f"{one}1 = Reshape({one}0, I_1_{rows}_{heads}_{head})",
@@ -85,7 +87,8 @@ def one_query(heads: int = 4, queries: int = 1, keys: int = 8) -> Text:
         ]
     lines += ["m = MatMul(q, k)", "p = Softmax(m)", "o = MatMul(p, v)"]
     inputs = (("x", (1, keys, 64)), ("u", (1, queries, 64)))
-    return Text("\n".join(lines), inputs, dtype=TensorProto.FLOAT16)
+    arrays = [array(f"weight{one}", np.full((64, 64), at), np.int8) for at, one in enumerate("qkv")]
+    return Text("\n".join(lines), inputs, dtype=TensorProto.FLOAT16, arrays=arrays)
 
 
 def fp8_attention(scale: float = 1 / 448, query: int = 128, key: int = 128) -> Text:

@@ -39,8 +39,8 @@ class Plan:
     @cached_property
     def of_one_query(self) -> frozenset[int]:
         """Ids of the products that TensorRT for RTX computes with an attention of one query."""
-        found = (one for one in attentions(self.view) if one.has_one_query)
-        return frozenset(id(node) for one in found for node in one.projections)
+        found = (node for one in attentions(self.view) for node in one.half_projections)
+        return frozenset(map(id, found))
 
     def take(self, rule: Claim, found: Found) -> None:
         """Give operators to a group of their own, or to one that takes them in.

@@ -37,7 +37,7 @@ def compute_type(node: Node) -> str:
 def predicted(plan: Plan, node: Node) -> tuple[str, str]:
     """What a weighted operator is expected to compute in, and why that is not what is stored."""
     loss = scale_loss(node) if is_quantized(node) else ""
-    if not loss and is_quantized(node) and id(node) in plan.of_one_query:
+    if not loss and id(node) in plan.of_one_query:
         loss = "an attention of one query reads it, which TensorRT for RTX computes with it"
     return (named(node.output.dtype) if loss else compute_type(node)), loss
 

@@ -13,14 +13,17 @@ from embedl_deploy.onnx_model.view import (
     View,
     bare,
     dequantizer,
+    is_quantized,
     is_quantized_after,
     made_by,
     reached,
     weight_index,
+    weight_quantizer,
 )
 from embedl_deploy.tensorrt.rules.chains import data_operand
 
 _STEPS = 8
+_HEADS = 4
 _BETWEEN = frozenset({"Mul", "Div", "Add", "Sub", "Where", "Cast", "Identity", "Dropout"})
 
 
@@ -99,24 +102,21 @@ class Attention:
         return query[0], key[1], query[1] if query[1] is not None else key[0]
 
     @property
-    def has_one_query(self) -> bool:
-        """Whether one position of the query reads several of the key, in four heads or more.
+    def half_projections(self) -> list[Node]:
+        """Quantized products that TensorRT for RTX 1.7.1 computes in half precision with it.
 
-        TensorRT for RTX 1.7.1 computes that with its projections in one floating-point kernel; of
-        fewer heads (times the batch) it does not.
+        They give query, key and value to it alone, and their weights have a scale per channel; one
+        position of the query reads several of the key, in four heads or more (times the batch).
         """
         query, key, _ = self.sizes
         shape = self.scores.output.shape
         if shape is None or query != 1 or key is None or key < 2:
-            return False
-        return prod(one or 1 for one in shape[:-2]) >= 4
-
-    @property
-    def projections(self) -> list[Node]:
-        """The products with weights that give query, key and value to it alone, without a pair."""
+            return []
+        if prod(one or 1 for one in shape[:-2]) < _HEADS:
+            return []
         values = (self.scores.input(0), self.scores.input(1), self.product.input(1))
         found = [_projection(value) for value in values]
-        return [one for one in found if one is not None]
+        return [one for one in found if one is not None and _has_channel_scales(one)]
 
     @property
     def value_head(self) -> int | None:
@@ -151,6 +151,12 @@ def _projection(value: Value | None) -> Node | None:
             return maker if weight_index(maker) is not None else None
         value = maker.first if maker.op in COPIES else data_operand(maker)
     return None
+
+
+def _has_channel_scales(node: Node) -> bool:
+    weight = weight_quantizer(node) if is_quantized(node) else None
+    scale = None if weight is None else weight.input(1)
+    return scale is not None and prod(one or 1 for one in scale.shape or ()) > 1
 
 
 def _scores(value: Value | None) -> tuple[Node, tuple[Node, ...]] | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from embedl_deploy.onnx_model.view import View, dequantizer, is_quantized
+from embedl_deploy.onnx_model.view import View, dequantizer
 from embedl_deploy.tensorrt.rules.attention import Attention, attentions
 from embedl_deploy.tensorrt.rules.rule import Fault, Outcome, Rule, Severity, Unknown
 
@@ -117,8 +117,7 @@ P19 = Rule(
 
 def _one_query(view: View) -> Iterator[Outcome]:
     for one in attentions(view):
-        lost = [node for node in one.projections if is_quantized(node)]
-        if one.has_one_query and lost:
+        if lost := one.half_projections:
             what = f"{len(lost)} quantized projections feed an attention of one query"
             yield Fault(what, (*lost, one.softmax))
 
@@ -126,10 +125,12 @@ def _one_query(view: View) -> Iterator[Outcome]:
 P28 = Rule(
     "P28",
     Severity.INFO,
-    "the projections of an attention of one query are not quantized",
-    why="Data centres: not documented; TensorRT for RTX: seen, with four heads or more (times the "
-    "batch) it computes query, key and value in half precision, in one kernel with the attention.",
+    "weights of projections have one scale where an attention of one query reads them",
+    why="Data centres: not documented; TensorRT for RTX: seen, with a scale per channel and four "
+    "heads or more (times the batch) it computes query, key and value in half precision, in one "
+    "kernel with the attention.",
     source="TensorRT for RTX 1.7.1",
-    remedy="Leave them in floating point, as the target rtx does at batch size 1.",
+    remedy="Write one scale for the weight and a factor per channel after the product, as the "
+    "target rtx does, or leave them in floating point.",
     check=_one_query,
 )

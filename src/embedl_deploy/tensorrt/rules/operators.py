@@ -67,7 +67,7 @@ def _resized(node: Node) -> str:
 def _many(node: Node) -> str:
     count = constant(node.input(1))
     values = None if count is None else count.array()
-    most = 0 if values is None else int(values.max())
+    most = 0 if values is None else max(values.ravel().tolist(), default=0)
     return f"gives {most} values, and {_MOST} are the most" if most > _MOST else ""
 
 
