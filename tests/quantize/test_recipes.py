@@ -21,7 +21,7 @@ from embedl_deploy.quantize import (
     restore,
 )
 from embedl_deploy.quantize.measuring.noise import Noise
-from embedl_deploy.quantize.measuring.onepass import outer_layers
+from embedl_deploy.quantize.measuring.onepass import inner_pooled_layers, outer_layers
 from tests.helpers import assert_untouched, run, snapshot
 from tests.quantize.nets import batches, ready
 
@@ -75,7 +75,7 @@ def test_the_accurate_recipe_is_nearer_to_floating_point() -> None:
     )
     assert_untouched(result.model, before)
     assert sqnr(model, result) > sqnr(fast, result) + 4
-    assert seen == [(count, 7) for count in range(1, 8)]
+    assert seen == [(count, 8) for count in range(1, 9)]
     report = recipe_report(model)
     assert [step.name for step in report.steps] == NAMES
     assert report.held_out
@@ -172,6 +172,53 @@ def test_the_outer_layers_are_those_without_others_beyond() -> None:
     model = transform(Branches().eval(), (DATA[0],)).model
     assert sorted(outer_layers(model, last=True)) == ["left", "right"]
     assert outer_layers(model, last=False) == ["stem"]
+
+
+class Gated(nn.Module):
+    """Squeeze and excitation between two convolutions, and two layers after the last pooling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1)
+        self.pool, self.down, self.up = (
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(8, 2, 1),
+            nn.Conv2d(2, 8, 1),
+        )
+        self.last, self.head = nn.AdaptiveAvgPool2d(1), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x).relu()
+        y = self.body(y * self.up(self.down(self.pool(y)).relu()).sigmoid()).relu()
+        logits: Tensor = self.head(self.last(y).flatten(1))
+        return logits
+
+
+def test_inner_pooled_layers_are_those_of_gates() -> None:
+    model = transform(ready(Gated, SHAPE), (DATA[0],)).model
+    assert inner_pooled_layers(model, (DATA[0],)) == ["pool", "down", "up"]
+    assert inner_pooled_layers(model, (DATA[0][:1],)) == ["pool", "down", "up"]
+    flat = transform(
+        nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)).eval(), (torch.ones(2, 8),)
+    )
+    assert inner_pooled_layers(flat.model, (torch.ones(2, 8),)) == []
+    assert inner_pooled_layers(made().model, (DATA[0],)) == []
+
+
+def test_gates_that_quantize_badly_stay_in_floating_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    source: Any = ready(Gated, SHAPE)
+    with torch.no_grad():  # a channel that is never active takes the range of the weights
+        source.down.weight[0], source.down.bias[0] = 0.0, -1.0
+        source.down.bias[1] = 1.0
+        source.up.weight[:, 0] = 500.0
+    result = transform(source, (DATA[0],))
+    monkeypatch.setattr(accurate, "equalize", lambda *_: None)  # which would move the range away
+    model = quantize(result, DATA, recipe="accurate")
+    assert recipe_report(model).steps[0].name == "inner pooled layers in floating point"
+    assert recipe_report(model).steps[0].kept
+    chosen = [str(one) for one in recipe_report(model).config.skips]
+    assert {"'pool'", "'down'", "'up'"} <= {*chosen}
+    assert sqnr(model, result) > sqnr(quantize(result, DATA), result) + 3
 
 
 def test_one_batch_learns_and_judges() -> None:

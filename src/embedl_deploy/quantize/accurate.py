@@ -19,7 +19,11 @@ from embedl_deploy.quantize.correcting.bias import correct_bias
 from embedl_deploy.quantize.correcting.equalize import equalize
 from embedl_deploy.quantize.correcting.smooth import smooth
 from embedl_deploy.quantize.measuring.noise import Noise
-from embedl_deploy.quantize.measuring.onepass import measured_modules, outer_layers
+from embedl_deploy.quantize.measuring.onepass import (
+    inner_pooled_layers,
+    measured_modules,
+    outer_layers,
+)
 from embedl_deploy.quantize.measuring.sidebyside import first_inputs
 from embedl_deploy.quantize.observing.clipping import MSEObserver
 from embedl_deploy.quantize.observing.observers import MinMaxObserver
@@ -60,7 +64,7 @@ class RecipeStep:
             and a quarter, with all scales, for `adaround` and `correct_bias`.
         after_db: That after it.
         needed_db: What it has to gain: the standard error of the gain, by how it differs between
-            the batches, and for layers in floating point at least 0.3 dB.
+            the batches, and for first and last layers in floating point at least 0.3 dB.
         kept: Whether its result was taken: where it gains that.
     """
 
@@ -128,8 +132,9 @@ def quantize_accurately(
     """
     source = result.model if isinstance(result, Result) else result
     work = _Work(source, data, config or config_of(source))
+    ranges = [work.smooth, work.equalize, work.clip]
     ends = [work.last_in_float, work.first_in_float]
-    steps = [work.smooth, work.equalize, work.clip, *ends, work.adaround, work.correct_bias]
+    steps = [work.pooled_in_float, *ranges, *ends, work.adaround, work.correct_bias]
     for count, step in enumerate(steps, 1):
         step()
         if progress is not None:
@@ -206,11 +211,11 @@ class _Work:
 
     def last_in_float(self) -> None:
         """The layers after which no other comes, such as a classifier."""
-        self._left("last layers in floating point", last=True)
+        self._left("last layers in floating point", outer_layers(self.draft.source, last=True))
 
     def first_in_float(self) -> None:
         """The layers before which no other comes."""
-        self._left("first layers in floating point", last=False)
+        self._left("first layers in floating point", outer_layers(self.draft.source, last=False))
 
     def adaround(self) -> None:
         """Weights up or down, where steps are coarse: at 8 bits it costs most and gains least."""
@@ -229,13 +234,18 @@ class _Work:
         correct_bias(candidate, self.learned, reference=self.float)
         self._try("correct_bias", candidate)
 
-    def _left(self, name: str, *, last: bool) -> None:
+    def pooled_in_float(self) -> None:
+        """Those on one value a channel, with others after them: squeeze and excitation."""
+        paths = inner_pooled_layers(self.draft.source, self.learned[0])
+        self._left("inner pooled layers in floating point", paths, 0.0)
+
+    def _left(self, name: str, paths: Sequence[str], least: float = _WORTH) -> None:
         """Leave layers in floating point, where others are quantized and it is worth it."""
         config = self.draft.config
-        paths = outer_layers(self.draft.source, last=last)
-        if {*measured_modules(insert_qdq(self.draft.source, config))} - {*paths}:
+        measured = {*measured_modules(insert_qdq(self.draft.source, config))}
+        if measured.intersection(paths) and measured.difference(paths):
             config = replace(config, skip=(*config.skip, *paths))
-            self._draw(name, replace(self.draft, config=config), _WORTH)
+            self._draw(name, replace(self.draft, config=config), least)
 
     def _draw(self, name: str, draft: _Draft, least: float = 0.0) -> None:
         """Take a way where it gains enough, and at least so many decibels."""

@@ -36,11 +36,12 @@ def quantize(
         data: Representative batches; see `calibrate`. The accurate recipe needs several passes:
             no function, and of an iterator up to 1024 samples are kept.
         config: How to quantize; by default as the target asks: 8 bits, min-max for TensorRT.
-        recipe: `"fast"` calibrates. `"accurate"` tries `smooth`, `equalize`, ranges of the least
-            squared error where the config leaves the observer of the activations at min-max,
-            the last layers and the first ones in floating point, `adaround` for weights below 8
-            bits, and `correct_bias`, in this order, and keeps each where the outputs are not
-            further from those in floating point; see `recipe_report`.
+        recipe: `"fast"` calibrates. `"accurate"` tries layers on one value a channel in floating
+            point (squeeze and excitation), `smooth`, `equalize`, ranges of the least squared error
+            where the config leaves the observer of the activations at min-max, the last layers and
+            the first ones in floating point, `adaround` for weights below 8 bits, and
+            `correct_bias`, in this order, and keeps each where the outputs are not further from
+            those in floating point; see `recipe_report`.
         fine_tune: Trains the quantized model in place, with any PyTorch loop.
         progress: Called after every calibration batch; of the accurate recipe after every step.
 

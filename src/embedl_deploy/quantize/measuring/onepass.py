@@ -1,12 +1,16 @@
 """Measure every quantizer in one pass of the model in floating point."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from itertools import chain
 from typing import Any
 
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
+from embedl_deploy.batches import inferring
 from embedl_deploy.graph.interpreter import Interpreter, plain
 from embedl_deploy.modules import FusedModule
 from embedl_deploy.quantize.measuring.noise import Noise
@@ -105,6 +109,44 @@ def outer_layers(model: fx.GraphModule, *, last: bool) -> list[str]:
         if layer or beyond.intersection(inner):
             beyond.add(node)
     return list(dict.fromkeys(found))
+
+
+def inner_pooled_layers(model: fx.GraphModule, inputs: Sequence[Any]) -> list[str]:
+    """Paths of the fused modules on one value a channel from which others come that have more.
+
+    Their results are `(N, C)` or `(N, C, 1, 1)`, such as those of squeeze and excitation; a
+    classifier is not within.
+
+    Args:
+        model: Without stubs.
+        inputs: By position, for one run.
+    """
+    pooled = _pooled_layers(model, inputs)
+    found, before = [], set[fx.Node]()
+    for node in reversed(model.graph.nodes):
+        is_pooled = pooled.get(str(node.target)) if node.op == "call_module" else None
+        inner = not before.isdisjoint(node.users)
+        if inner or is_pooled is False:
+            before.add(node)
+        if inner and is_pooled:
+            found.append(str(node.target))
+    return list(dict.fromkeys(reversed(found)))
+
+
+def _pooled_layers(model: fx.GraphModule, inputs: Sequence[Any]) -> dict[str, bool]:
+    """Whether the result of a fused module always has one value a channel, by path."""
+    found: dict[str, bool] = {}
+
+    def see(path: str, _: nn.Module, __: Any, given: Any) -> None:
+        one = isinstance(given, Tensor) and given.dim() > 1 and math.prod(given.shape[2:]) == 1
+        found[path] = found.get(path, True) and one
+
+    fused = [(path, one) for path, one in model.named_modules() if isinstance(one, FusedModule)]
+    with inferring(model), ExitStack() as hooks:
+        for path, module in fused:
+            hooks.enter_context(module.register_forward_hook(partial(see, path)))
+        model(*inputs)
+    return found
 
 
 def stubs_before(node: fx.Node, modules: Mapping[str, nn.Module]) -> dict[fx.Node, QuantStub]:
