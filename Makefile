@@ -85,7 +85,7 @@ compiled: $(STAMP) $(ZOO)  ## Compile a file for each rule and models in three k
 bench-compiled: $(STAMP) $(PEERS) $(ZOO)  ## Compile INT8 files of this library and of other tools, an hour; goes on where it stopped
 	@PYTHONPATH=.zoo/packages OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.compiled_peers
 
-bench-placement: $(STAMP)  ## Tune nine models, an hour or two, and write docs/placement.md; goes on where it stopped
+bench-placement: $(STAMP) $(PEERS)  ## Tune ten models beside other tools, an hour or two, and write docs/placement.md; goes on where it stopped
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.placement
 
 zoo: $(STAMP) $(ZOO)  ## Run every model of the zoo, an hour or two, and write docs/zoo.md; goes on where it stopped

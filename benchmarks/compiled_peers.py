@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def settings(name: str) -> list[str]:
     """Those that a model is quantized with."""
-    attends = any(one in name for one in ("bert", "segformer", "deit", "swin", "vit"))
+    attends = any(one in name for one in ("bert", "former", "deit", "swin", "vit"))
     of_cnns = {"onnxruntime-float-bias", "nncf-symmetric"}
     of_others = {"onnxruntime-products", "nncf-transformer"}
     left_out = of_cnns if attends else of_others | {"rtx-full"}
@@ -108,7 +108,7 @@ def measure(name: str, wanted: Sequence[str], interpreter: str, seconds: float) 
         others = [one for one in wanted if one in PEERS]
         if others:
             prepare(built, samples, folder)
-        return rows + [_other(name, one, folder, interpreter, seconds) for one in others]
+        return rows + [other(name, one, folder, interpreter, seconds) for one in others]
 
 
 def _ours(
@@ -147,7 +147,8 @@ def prepare(built: Built, samples: Sequence[Inputs], folder: Path) -> None:
     np.savez(folder / "calibration.npz", **stored)
 
 
-def _other(name: str, setting: str, folder: Path, interpreter: str, seconds: float) -> Row:
+def other(name: str, setting: str, folder: Path, interpreter: str, seconds: float) -> Row:
+    """What came of `SETTING.onnx`, which another tool makes of what `prepare` wrote."""
     from embedl_deploy.tensorrt import compile_onnx
 
     call = interpreter if peers.needs_own(setting) else sys.executable

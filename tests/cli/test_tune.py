@@ -23,12 +23,13 @@ TWICE = ("user_nets:twice", "plan.json", "--data", "user_nets:pairs", "--target"
 DEPLOY = ("deploy", "user_nets:twice", "out.onnx", "--data", "user_nets:pairs", "--no-verify")
 
 PLAN = {
-    "schema": 3,
+    "schema": 4,
     "config": {"skip": [{"which": "right"}]},
     "target": "TensorRT",
     "compiler": "TensorRT for RTX 9",
     "gpu": "l4",
     "batch": 1,
+    "precision": "float16",
     "groups": [{"paths": ["left"]}, {"paths": ["right"]}],
 }
 
@@ -50,7 +51,7 @@ def test_a_plan_is_written_and_followed() -> None:
     plan = json.loads(Path("plan.json").read_text())
     more = {"output", "schema_version"}
     assert plan == {key: value for key, value in found.items() if key not in more}
-    assert (plan["schema"], plan["complete"]) == (3, True)
+    assert (plan["schema"], plan["complete"]) == (4, True)
     assert {one["name"] for one in plan["groups"]} == {"left", "right"}
     said = run("tune", *TWICE, "--trials", "0", "--report", "page.html").stdout
     assert plan["verdict"].rpartition(" at ")[0] in " ".join(said.split())
@@ -66,13 +67,17 @@ def test_a_search_skips_what_is_there() -> None:
 @pytest.mark.usefixtures("folder")
 def test_deploy_follows_a_plan() -> None:
     Path("plan.json").write_text(json.dumps(PLAN))
-    found = run_json(*DEPLOY, "--plan", "plan.json")
+    half = (*DEPLOY, "--plan", "plan.json", "--precision", "float16")
+    found = run_json(*half)
     assert (found["quantized_weights"], found["observer"], found["recipe"]) == (1, None, "fast")
-    shown = " ".join(run(*DEPLOY, "--plan", "plan.json").stdout.split())
-    assert "for TensorRT: measured for l4 at batch 1 with TensorRT for RTX 9" in shown
-    shown = " ".join(run(*DEPLOY, "--plan", "plan.json", "--batch", "2").stdout.split())
+    shown = " ".join(run(*half).stdout.split())
+    assert "for TensorRT: measured for l4 in float16 at batch 1 with TensorRT for RTX 9" in shown
+    assert "tune again" not in shown
+    shown = " ".join(run(*half, "--batch", "2").stdout.split())
     assert "and this file takes 2: tune again for that" in shown
-    said = run(*DEPLOY, "--plan", "plan.json", "--attention", "full", code=2).stderr
+    shown = " ".join(run(*DEPLOY, "--plan", "plan.json", "--precision", "bfloat16").stdout.split())
+    assert "and this file is bfloat16: tune again for that" in shown
+    said = run(*half, "--attention", "full", code=2).stderr
     assert "--plan excludes" in said
 
 
@@ -213,6 +218,16 @@ def test_where_no_placement_pays_the_file_is_float16(monkeypatch: pytest.MonkeyP
     _holds_the_float_file(again)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("folder", "pairs_pay")
+def test_a_search_for_bfloat16_is_followed_by_a_file_of_it() -> None:
+    run("tune", *TWICE, "--trials", "0", "--precision", "bfloat16")
+    assert json.loads(Path("plan.json").read_text())["precision"] == "bfloat16"
+    tuned = (*DEPLOY, "--tune", "--precision", "bfloat16")
+    found = run_json(*tuned)
+    assert (found["precision"], found["tuning"]["precision"]) == ("bfloat16", "bfloat16")
+
+
 @pytest.mark.usefixtures("folder")
 def test_two_bounds_are_a_usage_error() -> None:
     assert (
@@ -244,7 +259,7 @@ def test_deploy_searches_first_and_keeps_the_plan() -> None:
     ("options", "said"),
     [
         (["--min-sqnr", "30"], "need --tune"),
-        (["--tune"], "--precision float16"),
+        (["--tune"], "--precision float16 or bfloat16"),
         (["--tune", "--plan", "plan.json"], "leave these out"),
         (["--tune", "--attention", "full", "--precision", "float16"], "leave these out"),
     ],

@@ -34,6 +34,7 @@ def tuning(*candidates: Candidate, half: float = 100.0) -> Tuning:
         unit="time",
         gpu="l4",
         batch=1,
+        precision="float16",
         target="RTX",
         refused={},
         base_choice=Choice(),

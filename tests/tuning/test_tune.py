@@ -56,10 +56,11 @@ class Net(nn.Module):
         return self.head(self.wide(self.blocks(self.stem(x).relu())).mean((2, 3)))
 
 
-def export_names(model: fx.GraphModule, _: object, path: Path, **__: object) -> None:
+def export_names(model: fx.GraphModule, _: object, path: Path, *, precision: str) -> None:
     """In place of an export: the paths of what is quantized; there is no FP8."""
     if any(one.config.format != "int" for one in quantizers_of(model)):
         raise ExportError("no FP8")
+    assert precision in {"float16", "bfloat16"}
     calls = {str(node.target): node for node in model.graph.nodes if node.op == "call_module"}
     quantized = [
         path
@@ -216,6 +217,13 @@ def test_what_does_not_pay_is_left_without_a_bound(free: Tuning) -> None:
     assert free.best.choice.left == ("head",)
     head = next(one for one in free.groups if one.name == "head")
     assert free.reason(head) == "half precision: quantizing costs 4.0 more"
+
+
+@pytest.mark.usefixtures("made_up")
+def test_what_may_be_the_cheapest_is_measured_first(result: Result) -> None:
+    found = tune(result, data(), cost=cost, trials=1)
+    assert found.best is not None
+    assert found.best.choice.left == ("head",)
 
 
 @pytest.mark.slow
@@ -418,12 +426,38 @@ def test_what_saves_next_to_nothing_is_not_worth_its_noise(result: Result) -> No
     assert found.best is None
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"schema": 7, "config": null}', '{"schema": 3}'])
+@pytest.mark.parametrize("text", ["", "[]", '{"schema": 7, "config": null}', '{"schema": 4}'])
 def test_what_is_no_plan_is_said(tmp_path: Path, text: str) -> None:
     path = tmp_path / "plan.json"
     path.write_text(text)
     with pytest.raises(LoadError, match=r"plan"):
         read_plan(path)
+
+
+@pytest.mark.usefixtures("made_up")
+def test_a_file_is_of_the_precision_that_is_asked_for(
+    result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def export(model: fx.GraphModule, _: object, path: Path, *, precision: str) -> None:
+        seen.append(precision)
+        export_names(model, _, path, precision=precision)
+
+    monkeypatch.setattr(search, "export_onnx", export)
+    store = tmp_path / "measured.jsonl"
+    tune(result, data(), cost=cost, trials=0, store=store)
+    assert {*seen} == {"float16"}
+    seen.clear()
+    found = tune(result, data(), cost=cost, trials=0, store=store, precision="bfloat16")
+    assert {*seen} == {"bfloat16"}  # nothing of the other is taken for it
+    assert found.verdict.startswith("84.0, 84% of bfloat16's")
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(found.to_dict()))
+    assert read_plan(path).precision == "bfloat16"
+    wrong: Any = "float32"
+    with pytest.raises(QuantizationError, match="not 'float32'"):
+        tune(result, data(), cost=cost, precision=wrong)
 
 
 def test_two_bounds_are_refused(result: Result) -> None:
@@ -469,7 +503,7 @@ def test_the_compiler_gives_the_cost() -> None:
     said = " ".join(str(found).split())
     assert "estimated for sm89 at batch 1 from what TensorRT for RTX" in said
     assert "nothing was run; the files are for TensorRT, whose kernels may be others" in said
-    assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["float16"]["kernels"]
+    assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["half"]["kernels"]
 
 
 def images(channels: int) -> torch.Tensor:

@@ -99,9 +99,9 @@ Every place is quantized alone as well, to see what it does to the model's outpu
 TUNE = """Find what to quantize for a fast engine and an accurate model.
 
 Equal layers are one group, quantized or left in half precision together. Each placement is
-exported in float16, given to NVIDIA's compiler, whose layers give an estimate of the time, and
-simulated. The plan says of each group what became of it and why; [bold]deploy --plan[/bold]
-follows it, and you may edit it. It keeps float16 where no placement is faster.
+exported, given to NVIDIA's compiler, whose layers give an estimate of the time, and simulated. The
+plan says of each group what became of it and why; [bold]deploy --plan[/bold] follows it, and you
+may edit it. It keeps half precision where no placement is faster.
 
 A search takes minutes. One that is stopped leaves the best plan so far, and goes on where it was
 when it is started again with the same options.

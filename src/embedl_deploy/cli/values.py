@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from embedl_deploy.target import Target
 
 
+class HalfChoice(enum.StrEnum):
+    """Types of 16 bits."""
+
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+
+
 class TargetChoice(enum.StrEnum):
     """The targets by name."""
 

@@ -21,6 +21,7 @@ from embedl_deploy.quantize import QuantStub
 from embedl_deploy.target import Lowering
 
 Precision = Literal["float32", "float16", "bfloat16"]
+Half = Literal["float16", "bfloat16"]
 """The type of everything in a file that is not an integer."""
 
 Keep = str | type[nn.Module]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from embedl_deploy.export.precision import Half
 from embedl_deploy.quantize import QuantConfig
 from embedl_deploy.table import Printed, counted, percent, table
 from embedl_deploy.tuning.bounds import Bound
@@ -14,7 +15,7 @@ from embedl_deploy.tuning.groups import Group
 from embedl_deploy.tuning.stored import SCHEMA
 
 _SAVES = 0.995
-"""The share of float16's cost that the best costs at most."""
+"""The share of half precision's cost that the best costs at most."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -24,16 +25,17 @@ class Tuning(Printed):
     Attributes:
         groups: Of the model.
         gains: What quantizing a group saves where all others are quantized or, where that costs
-            more than float16, where no other is; below 0 where it costs.
+            more than half precision, where no other is; below 0 where it costs.
         alone: Noise over signal at the outputs where a group alone is quantized.
         candidates: All that were measured as a whole.
-        half: The cost of the float16 file.
+        half: The cost of the file in half precision.
         score: The user's score of the model in floating point; None without.
         bound: What the best has to keep to.
         base: How to quantize besides.
         unit: Of the costs: `time`, an estimate in microseconds, or `bytes`, in megabytes.
         gpu: That files were compiled for; empty where a function gave the costs.
         batch: Samples that a file takes at a time.
+        precision: Of what is not quantized.
         target: The name of the target that files were written for.
         refused: Formats and placements that could not be measured, and why.
         base_choice: With everything quantized, the cheapest: the one that each group is left of.
@@ -51,6 +53,7 @@ class Tuning(Printed):
     unit: Unit
     gpu: str
     batch: int
+    precision: Half
     target: str
     refused: dict[str, str]
     base_choice: Choice
@@ -58,12 +61,12 @@ class Tuning(Printed):
 
     @property
     def front(self) -> tuple[Candidate, ...]:
-        """The candidates that neither another nor float16 beats, the cheapest first."""
+        """The candidates that neither another nor half precision beats, the cheapest first."""
         return front_of(one for one in self.candidates if one.cost.value < self.half.value)
 
     @property
     def best(self) -> Candidate | None:
-        """The best that keeps to the bound and costs less than float16; None where none does.
+        """The best that keeps to the bound and costs less than half precision; None without one.
 
         What saves less than half a percent does not count.
         """
@@ -73,7 +76,7 @@ class Tuning(Printed):
 
     @property
     def config(self) -> QuantConfig | None:
-        """How to quantize; None: not at all, float16 is better."""
+        """How to quantize; None: not at all, half precision is better."""
         best = self.best
         return None if best is None else best.choice.config(self.base, self.groups)
 
@@ -84,13 +87,13 @@ class Tuning(Printed):
         if best is None:
             cheapest = min(one.cost.value for one in self.candidates)
             return (
-                f"keep float16 ({self.half.value:.1f}{unit}): no placement costs less"
+                f"keep {self.precision} ({self.half.value:.1f}{unit}): no placement costs less"
                 f"{f' and keeps to {self.bound}' if self.bound else ''}; the cheapest costs "
                 f"{cheapest:.1f}{unit}"
             )
         return (
-            f"{best.cost.value:.1f}{unit}, {best.cost.value / self.half.value:.0%} of float16's, "
-            f"at {best.accuracy.sqnr_db:.1f} dB"
+            f"{best.cost.value:.1f}{unit}, {best.cost.value / self.half.value:.0%} of "
+            f"{self.precision}'s, at {best.accuracy.sqnr_db:.1f} dB"
         )
 
     @property
@@ -149,7 +152,8 @@ class Tuning(Printed):
             "batch": self.batch,
             "cost_from": self.cost_from,
             "unit": self.unit,
-            "float16": self.half.to_dict(),
+            "precision": self.precision,
+            "half": self.half.to_dict(),
             "best": best and best.to_dict(),
             "groups": [
                 {

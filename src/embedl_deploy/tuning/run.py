@@ -1,10 +1,10 @@
 """Where to quantize: the fastest placement that keeps accuracy, by measurement."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from importlib.metadata import distributions, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 import torch
 from torch import Tensor, fx
@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from embedl_deploy.batches import inferring
 from embedl_deploy.default import target_for
 from embedl_deploy.errors import QuantizationError
+from embedl_deploy.export.precision import Half
 from embedl_deploy.quantize import QuantConfig
 from embedl_deploy.quantize.config import config_of
 from embedl_deploy.quantize.measuring.sidebyside import first_inputs
@@ -23,6 +24,8 @@ from embedl_deploy.tuning.costs import CostFunction, Unit, cost_of
 from embedl_deploy.tuning.plan import Tuning
 from embedl_deploy.tuning.search import Report, Search
 from embedl_deploy.tuning.store import Store, fingerprint
+
+T = TypeVar("T")
 
 
 def tune(  # noqa: PLR0913 - each is one choice
@@ -35,6 +38,7 @@ def tune(  # noqa: PLR0913 - each is one choice
     max_cost: float | None = None,
     gpu: str = "rtx4090",
     batch: int = 1,
+    precision: Half = "float16",
     unit: Unit = "time",
     cost: CostFunction | None = None,
     evaluate: Evaluate | None = None,
@@ -46,10 +50,10 @@ def tune(  # noqa: PLR0913 - each is one choice
     """Find what to quantize, so that the file costs least within a bound.
 
     Equal layers are one group, quantized or left in half precision together. What each saves is
-    compiled: everything quantized without it, or, where everything costs more than float16, it
-    alone. Candidates are exported in float16, compiled and simulated as a whole; an additive model
-    of cost and noise only says which to measure next. Attention is tried with `none`, `full` and
-    `inputs`, residuals in half precision, and FP8 where the compiler takes it.
+    compiled: everything quantized without it, or, where everything costs more than half precision,
+    it alone. Candidates are exported in half precision, compiled and simulated as a whole; an
+    additive model of cost and noise only says which to measure next. Attention is tried with
+    `none`, `full` and `inputs`, residuals in half precision, and FP8 where the compiler takes it.
 
     Args:
         result: What `transform` returned, or its model; left as it is.
@@ -63,6 +67,7 @@ def tune(  # noqa: PLR0913 - each is one choice
             Without any bound, the cheapest is.
         gpu: As `compile_onnx` takes it.
         batch: Samples that the file takes at a time; it decides what a layer costs.
+        precision: Of what is not quantized, `float16` or `bfloat16`; likewise.
         unit: `time`, an estimate by the compiler's layers, or `bytes` that they move.
         cost: Gives the cost of an ONNX file in place of both, such as a measured latency.
         evaluate: Gives the accuracy of a model in percent.
@@ -75,8 +80,10 @@ def tune(  # noqa: PLR0913 - each is one choice
     Raises:
         BuildError: There is no compiler, it takes no file, or the GPU is unknown.
         CalibrationError: There is no data, or a batch does not fit the model.
-        QuantizationError: There is more than one bound, or nothing to quantize.
+        QuantizationError: There is more than one bound, no such precision, or nothing to quantize.
     """
+    if precision not in get_args(Half):
+        raise QuantizationError(f"precision is float16 or bfloat16, not {precision!r}")
     bound = Bound(min_sqnr, max_drop, max_cost)
     source = result.model if isinstance(result, Result) else result
     if not isinstance(source, fx.GraphModule):
@@ -84,18 +91,21 @@ def tune(  # noqa: PLR0913 - each is one choice
     target, base = target_for(source), config or config_of(source)
     with inferring(source):
         some = first_inputs(source, data, samples)
-    cut = len(some) - max(1, len(some) // 4) if len(some) > 1 else 0
-    about = fingerprint(source, some, base, gpu, batch, unit, target, cost, evaluate, *_versions())
+    learned, judged = parted(some)
+    about = fingerprint(
+        source, some, base, gpu, batch, precision, unit, target, cost, evaluate, *_versions()
+    )
     search = Search(
         source=source,
         examples=pytree.tree_map_only(Tensor, partial(_repeated, batch), some[0]),
-        learned=some[:cut] or some,
-        judge=Judge(source, some[cut:], evaluate),
+        learned=learned,
+        judge=Judge(source, judged, evaluate),
         config=base,
         costing=partial(cost_of, target=target, gpu=gpu, unit=unit, own=cost),
         unit=unit,
         gpu="" if cost else gpu,
         batch=batch,
+        precision=precision,
         target=target,
         store=Store(None if store is None else Path(store), about),
         bound=bound,
@@ -103,6 +113,12 @@ def tune(  # noqa: PLR0913 - each is one choice
         report=report or _silent,
     )
     return search.run()
+
+
+def parted(batches: Sequence[T]) -> tuple[Sequence[T], Sequence[T]]:
+    """Batches that calibrate, and the last quarter, which judges; one batch alone does both."""
+    cut = len(batches) - max(1, len(batches) // 4) if len(batches) > 1 else 0
+    return batches[:cut] or batches, batches[cut:]
 
 
 def _repeated(batch: int, one: Tensor) -> Tensor:

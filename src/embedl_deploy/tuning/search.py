@@ -14,6 +14,7 @@ from torch import fx
 
 from embedl_deploy.errors import BuildError, ExportError, QuantizationError
 from embedl_deploy.export import export_onnx
+from embedl_deploy.export.precision import Half
 from embedl_deploy.modules import FusedModule, QDQPoint
 from embedl_deploy.quantize import QuantConfig, calibrate, insert_qdq
 from embedl_deploy.quantize.config import Attention
@@ -48,6 +49,7 @@ class Search:
         unit: Of it.
         gpu: That files are compiled for; empty where they are not.
         batch: Samples that a file takes at a time.
+        precision: Of what is not quantized.
         target: That files are written for.
         store: Of what was measured.
         bound: What the best has to keep to.
@@ -64,6 +66,7 @@ class Search:
     unit: Unit
     gpu: str
     batch: int
+    precision: Half
     target: Target
     store: Store
     bound: Bound
@@ -79,7 +82,7 @@ class Search:
     def run(self) -> Tuning:
         """Measure all."""
         self.groups = self._groups()
-        self.half = Cost(**self.store.of("float16", lambda: {"cost": self._half()})["cost"])
+        self.half = Cost(**self.store.of("half", lambda: {"cost": self._half()})["cost"])
         self.score = self._score()
         bases = self._bases()
         self.base = min(bases, key=lambda one: one.cost.value)
@@ -109,6 +112,7 @@ class Search:
             unit=self.unit,
             gpu=self.gpu,
             batch=self.batch,
+            precision=self.precision,
             target=self.target.name,
             refused={**self.refused},
             base_choice=self.base_choice,
@@ -120,7 +124,7 @@ class Search:
 
     @property
     def upward(self) -> bool:
-        """Whether groups are added to float16, since everything quantized costs more."""
+        """Whether groups are added to half precision, since everything quantized costs more."""
         return self.base.cost.value >= self.half.value
 
     @cached_property
@@ -153,11 +157,11 @@ class Search:
     def _cost(self, model: fx.GraphModule) -> Cost:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "candidate.onnx"
-            export_onnx(model, self.examples, path, precision="float16")
+            export_onnx(model, self.examples, path, precision=self.precision)
             return self.costing(path)
 
     def _half(self) -> dict[str, Any]:
-        self._report("measuring float16")
+        self._report(f"measuring {self.precision}")
         return self._cost(self.source).to_dict()
 
     def _score(self) -> float | None:
@@ -216,7 +220,7 @@ class Search:
         """The cost of the base's file without some groups."""
         self._report(f"costing {what}")
         if not whole.exists():
-            export_onnx(self.whole, self.examples, whole, precision="float16")
+            export_onnx(self.whole, self.examples, whole, precision=self.precision)
         left = [path for one in self.groups if one.name in names for path in one.paths]
         path = whole.with_name("candidate.onnx")
         leave(self.whole, whole, path, left)
@@ -268,16 +272,16 @@ class Search:
         """The most promising of those that may beat the best; without a bound, of a new figure."""
         if not pending:
             return None
-        if not self.bound:
+        best = self.bound.best(self.candidates.values(), self.score)
+        cheaper = [one for one in pending if best is None or one[1] < best.cost.value]
+        if not self.bound and not cheaper:
             known = [one.accuracy.sqnr_db for one in self.candidates.values()]
             return max(pending, key=lambda one: min(abs(one[2] - db) for db in known))
-        best = self.bound.best(self.candidates.values(), self.score)
         if self.bound.max_cost is not None:
             fit = [one for one in pending if one[1] <= self.bound.max_cost]
             better = [one for one in fit if best is None or one[2] > best.accuracy.sqnr_db]
             return max(better, key=lambda one: one[2], default=None)
         needed = self.bound.needed_db(self.candidates.values(), self.score)
-        cheaper = [one for one in pending if best is None or one[1] < best.cost.value]
         enough = [one for one in cheaper if one[2] >= needed]
         if enough:
             return min(enough, key=lambda one: one[1])

@@ -12,7 +12,7 @@ from embedl_deploy.modules import FusedModule
 from embedl_deploy.quantize import QuantConfig
 from embedl_deploy.rewrite import Result
 
-SCHEMA = 3
+SCHEMA = 4
 """Version of the form of a plan on disk."""
 
 
@@ -22,11 +22,12 @@ class Plan:
 
     Attributes:
         path: The file.
-        config: How to quantize; None: not at all, float16 is better.
+        config: How to quantize; None: not at all, half precision is better.
         target: The name of the target that files were written for.
         compiler: That gave the costs, with its version; empty where a function did.
         gpu: That it compiled for; likewise.
         batch: Samples that the files took at a time.
+        precision: Of what is not quantized in the files.
         layers: Paths of the fused modules that it knows.
     """
 
@@ -36,6 +37,7 @@ class Plan:
     compiler: str
     gpu: str
     batch: int
+    precision: str
     layers: tuple[str, ...]
 
     def check(self, result: Result | fx.GraphModule) -> None:
@@ -73,7 +75,8 @@ def read_plan(path: Path) -> Plan:
             raise LoadError(
                 f"'{path}' is a plan of version {schema}; {SCHEMA} is known: tune again"
             )
-        target, compiler, gpu = (str(stored[name]) for name in ("target", "compiler", "gpu"))
+        names = ("target", "compiler", "gpu", "precision")
+        target, compiler, gpu, precision = (str(stored[name]) for name in names)
         batch = int(stored["batch"])
         layers = tuple(layer for group in stored["groups"] for layer in group["paths"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -82,4 +85,4 @@ def read_plan(path: Path) -> Plan:
         chosen = None if config is None else QuantConfig.from_dict(config)
     except QuantizationError as error:
         raise LoadError(f"the plan '{path}': {error}") from None
-    return Plan(path, chosen, target, compiler, gpu, batch, layers)
+    return Plan(path, chosen, target, compiler, gpu, batch, precision, layers)

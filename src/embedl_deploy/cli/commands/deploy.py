@@ -64,7 +64,7 @@ def _placed(deployed: Deployed, found: Tuning | None) -> list[tuple[str, str]]:
     """Why nothing is quantized, where that is so."""
     if deployed.numbers:
         return []
-    said = f"float16: the plan '{deployed.job.plan}' quantizes nothing"
+    said = f"{deployed.job.precision}: the plan '{deployed.job.plan}' quantizes nothing"
     return [("Placement", said if found is None else found.verdict)]
 
 
@@ -102,7 +102,7 @@ def _figures(deployed: Deployed) -> list[tuple[str, str]]:
 
 def _quantized(deployed: Deployed) -> str:
     if not deployed.numbers:
-        return "nothing: the plan keeps float16"
+        return f"nothing: the plan keeps {deployed.job.precision}"
     counts = (("tensor", deployed.quantized_tensors), ("weight", deployed.quantized_weights))
     said = " and ".join(counted(count, what) for what, count in counts if count)
     return f"{said} to {deployed.word}"
@@ -136,7 +136,10 @@ def _planned(path: Path, deployed: Deployed) -> str:
     said = f"{path}, for {plan.target}"
     if not plan.gpu:
         return said
-    said = f"{said}: measured for {plan.gpu} at batch {plan.batch} with {plan.compiler}"
+    said = f"{said}: measured for {plan.gpu} in {plan.precision} at batch {plan.batch}"
+    said = f"{said} with {plan.compiler}"
+    if plan.precision != deployed.job.precision.value:
+        return f"{said}, and this file is {deployed.job.precision}: tune again for that"
     if plan.batch != deployed.job.batch:
         return f"{said}, and this file takes {deployed.job.batch}: tune again for that"
     made = None if deployed.compiled is None else deployed.compiled.written

@@ -125,19 +125,21 @@ class Job(Judged, Bounds):
             raise typer.BadParameter(
                 "--tune finds what --plan, --attention and --observer say: leave these out"
             )
-        if self.precision is not PrecisionChoice.FLOAT16:
-            raise typer.BadParameter("--tune measures files in half precision: --precision float16")
+        if self.precision is PrecisionChoice.FLOAT32:
+            raise typer.BadParameter(
+                "--tune measures files in half precision: --precision float16 or bfloat16"
+            )
 
-    def check_float(self) -> None:
-        """Raise unless the file is to be float16, as the plan is measured.
+    def check_float(self, precision: str) -> None:
+        """Raise unless the file is to be in half precision, as the plan is measured.
 
         Raises:
             LoadError: It is not.
         """
-        if self.precision is not PrecisionChoice.FLOAT16:
+        if self.precision.value != precision:
             raise LoadError(
-                f"the plan '{self.plan}' keeps float16 and quantizes nothing: --precision float16 "
-                "writes that file"
+                f"the plan '{self.plan}' keeps {precision} and quantizes nothing: --precision "
+                f"{precision} writes that file"
             )
 
     @property

@@ -188,7 +188,7 @@ def _verify(job: Job, made: Prepared, draft: Path, steps: Steps) -> Parity:
             wanted = "the model computes" if made.batches is None else "was simulated"
             raise _refused(job, f"it does not compute what {wanted} ({parity})")
         if made.batches is None and parity.sqnr_db < LEAST_DB:
-            said = f"float16 does not hold the values of this model ({parity})"
+            said = f"{job.precision} does not hold the values of this model ({parity})"
             raise _refused(job, f"{said}: --keep-float32 leaves modules in float32")
         return parity
 

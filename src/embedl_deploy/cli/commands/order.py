@@ -143,28 +143,31 @@ class Order(Material):
     def config(self) -> QuantConfig | None:
         """How to quantize: by the plan, or as the target asks, except for what is an option.
 
-        None: not at all, the plan keeps float16.
+        None: not at all, the plan keeps half precision.
         """
         if self.plan is not None:
-            planned = read_plan(self.plan).config
-            if planned is None:
-                self.check_float()
+            plan = read_plan(self.plan)
+            if plan.config is None:
+                self.check_float(plan.precision)
                 return None
-            return self._skipping(planned)
+            return self._skipping(plan.config)
         observer = _OBSERVERS.get(self.observer) or partial(PercentileObserver, self.share)
         observer()  # so that a percentile out of range is said before any work
         asked = self.base
         activations = replace(asked.activations or TensorQuantConfig(), observer=observer)
         return replace(asked, activations=activations, attention=self.attention.value)
 
-    def check_float(self) -> None:
+    def check_float(self, precision: str) -> None:
         """Raise unless a model that is not quantized is of use.
+
+        Args:
+            precision: That the plan keeps.
 
         Raises:
             LoadError: It is not.
         """
         raise LoadError(
-            f"the plan '{self.plan}' keeps float16, so there is no quantizer to look at; "
+            f"the plan '{self.plan}' keeps {precision}, so there is no quantizer to look at; "
             "embedl-deploy verify without --layers compares the outputs of such a file"
         )
 

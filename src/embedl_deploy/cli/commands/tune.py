@@ -14,6 +14,7 @@ from embedl_deploy.cli.commands.order import Material
 from embedl_deploy.cli.commands.prepare import Transformed, transformed
 from embedl_deploy.cli.data_options import LimitOption
 from embedl_deploy.cli.options import (
+    FILE,
     DebugOption,
     FileBatchOption,
     GpuOption,
@@ -23,7 +24,7 @@ from embedl_deploy.cli.options import (
 )
 from embedl_deploy.cli.output import StepProgress, Steps, answering
 from embedl_deploy.cli.spread import spread
-from embedl_deploy.cli.values import TargetChoice
+from embedl_deploy.cli.values import HalfChoice, TargetChoice
 from embedl_deploy.export.files import written_beside
 from embedl_deploy.tuning import Tuning, tune
 
@@ -50,6 +51,14 @@ class Search(Material, Bounds):
     target: TargetOption = TargetChoice.RTX
     gpu: GpuOption = _GPU
     batch: FileBatchOption = 1
+    precision: Annotated[
+        HalfChoice,
+        typer.Option(
+            metavar="TYPE",
+            rich_help_panel=FILE,
+            help="Of what is not quantized: float16 or bfloat16.",
+        ),
+    ] = HalfChoice.FLOAT16
     limit: LimitOption = _SAMPLES
     trials: Annotated[
         int,
@@ -96,6 +105,7 @@ def planned(job: Job, steps: Steps) -> tuple[Job, Tuning | None]:
         output=job.output.with_suffix(".plan.json"),
         gpu=job.gpu or _GPU,
         batch=job.batch,
+        precision=HalfChoice(job.precision.value),
     )
     found = _found(replace(search, limit=_SAMPLES), transformed(job, steps, batch=1), steps)
     planned_job = replace(
@@ -132,6 +142,7 @@ def _tuned(search: Search, made: Transformed, progress: StepProgress) -> Tuning:
         **search.bound,
         gpu=search.gpu,
         batch=search.batch,
+        precision=search.precision.value,
         samples=search.limit,
         trials=search.trials,
         store=search.measurements,

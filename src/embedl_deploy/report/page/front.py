@@ -10,13 +10,13 @@ _UNITS = {"time": "µs", "bytes": "MB"}
 
 
 def front_chart(tuning: Mapping[str, Any]) -> dict[str, Any]:
-    """Where the points of the front and the line of float16 are, in units of the drawing.
+    """Where the points of the front and the line of half precision are, in units of the drawing.
 
     Args:
         tuning: From `Tuning.to_dict`.
     """
     unit = _UNITS[tuning["unit"]] if tuning["compiler"] else ""
-    half = tuning["float16"]["value"]
+    half = tuning["half"]["value"]
     known = [one for one in tuning["front"] if one["accuracy"]["sqnr_db"] is not None]
     costs = _span([half, *(one["cost"]["value"] for one in known)])
     sqnrs = _span([one["accuracy"]["sqnr_db"] for one in known] or [0.0])
@@ -37,7 +37,7 @@ def front_chart(tuning: Mapping[str, Any]) -> dict[str, Any]:
         "path": " ".join(f"{one['x']},{one['y']}" for one in points),
         "half": {
             "x": x(half),
-            "text": f"float16, {half:.1f} {unit}",
+            "text": f"{tuning['precision']}, {half:.1f} {unit}",
             "before": x(half) > WIDTH / 2,
         },
         "across": [{"x": x(one), "text": f"{one:.4g}"} for one in _ticks(costs)],
