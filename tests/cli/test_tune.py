@@ -1,6 +1,7 @@
 """`embedl-deploy tune` writes a plan that `deploy` follows."""
 
 import json
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,20 @@ def test_a_search_for_bfloat16_is_followed_by_a_file_of_it() -> None:
     assert (found["precision"], found["tuning"]["precision"]) == ("bfloat16", "bfloat16")
 
 
+@pytest.mark.slow
+def test_a_latency_is_measured_in_place_of_the_estimate(folder: Path) -> None:
+    line = "GPU Compute Time: min = 1 ms, max = 3 ms, mean = 2 ms, median = 1.5 ms"
+    (folder / "tool.py").write_text(f"print('[TensorRT v110000]\\n[I] {line}')")
+    measured = ("--latency", f"{sys.executable} tool.py", "--trials", "0")
+    found = run_json("tune", *TWICE, *measured)
+    assert (found["compiler"], found["gpu"]) == ("trtexec of TensorRT v110000", "")
+    assert found["cost_from"] == "measured at batch 1 by trtexec of TensorRT v110000"
+    assert found["verdict"].startswith("keep float16 (1500.0 µs)")
+    error = run_json("tune", *TWICE, "--latency", "nothing-there", code=1)["error"]
+    assert "cannot run 'nothing-there'" in error["message"]
+    assert "--max-time" in run("tune", *TWICE, *measured, "--max-bytes", "1", code=2).stderr
+
+
 @pytest.mark.usefixtures("folder")
 def test_two_bounds_are_a_usage_error() -> None:
     assert (
@@ -259,6 +274,7 @@ def test_deploy_searches_first_and_keeps_the_plan() -> None:
     ("options", "said"),
     [
         (["--min-sqnr", "30"], "need --tune"),
+        (["--latency", "trtexec"], "need --tune"),
         (["--tune"], "--precision float16 or bfloat16"),
         (["--tune", "--plan", "plan.json"], "leave these out"),
         (["--tune", "--attention", "full", "--precision", "float16"], "leave these out"),

@@ -358,12 +358,22 @@ def test_a_search_that_was_stopped_goes_on(result: Result, tmp_path: Path) -> No
 @pytest.mark.slow
 @pytest.mark.usefixtures("made_up")
 def test_what_was_measured_before_a_stop_is_not_measured_again(
-    result: Result, tmp_path: Path
+    result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither the accuracy of a candidate whose cost is not known yet, nor the noise of a group."""
+    """Neither the accuracy of a candidate whose cost is not known yet, nor the noise of a group.
+
+    Nor is a file written again that was to be costed.
+    """
     evaluated: list[str] = []
+    exported: list[str] = []
     said: list[str] = []
     stops = {2, 5}
+
+    def export(model: fx.GraphModule, _: object, path: Path, *, precision: str) -> None:
+        export_names(model, _, path, precision=precision)
+        exported.append(path.read_text())
+
+    monkeypatch.setattr(search, "export_onnx", export)
 
     def score(model: fx.GraphModule) -> float:
         evaluated.append(model.code)
@@ -375,7 +385,7 @@ def test_what_was_measured_before_a_stop_is_not_measured_again(
             raise KeyboardInterrupt
         return cost(path)
 
-    def search(name: str) -> Tuning:
+    def searched(name: str) -> Tuning:
         return tune(
             result,
             data(),
@@ -387,11 +397,14 @@ def test_what_was_measured_before_a_stop_is_not_measured_again(
 
     while stops:
         with pytest.raises(KeyboardInterrupt):
-            search("stopped.jsonl")
-    found, count = search("stopped.jsonl"), len(evaluated)
-    noises = [one for one in said if "the noise of" in one]
-    search("whole.jsonl")
+            searched("stopped.jsonl")
+        assert len([*tmp_path.glob("*.onnx")]) == 1
+    found, count = searched("stopped.jsonl"), len(evaluated)
+    noises, files = [one for one in said if "the noise of" in one], [*exported]
+    searched("whole.jsonl")
     assert len(evaluated) == 2 * count
+    assert exported == [*files, *files]
+    assert not [*tmp_path.glob("*.onnx")]
     assert len(noises) == len(set(noises)) == len(found.groups)
 
 

@@ -5,6 +5,7 @@ from embedl_deploy.tuning.bounds import Bound
 from embedl_deploy.tuning.candidates import Candidate, Choice
 from embedl_deploy.tuning.costs import Cost
 from embedl_deploy.tuning.groups import Group
+from embedl_deploy.tuning.latency import TrtexecLatency
 from embedl_deploy.tuning.plan import Tuning
 from embedl_deploy.tuning.run import tune
 from embedl_deploy.tuning.stored import Plan, read_plan
@@ -17,6 +18,7 @@ __all__ = [
     "Cost",
     "Group",
     "Plan",
+    "TrtexecLatency",
     "Tuning",
     "read_plan",
     "tune",

@@ -11,9 +11,6 @@ from embedl_deploy.target import Target
 
 Unit = Literal["time", "bytes"]
 
-CostFunction = Callable[[Path], float]
-"""Gives what an ONNX file costs, such as a latency that was measured; less is better."""
-
 
 @dataclass(frozen=True)
 class Cost:
@@ -21,10 +18,10 @@ class Cost:
 
     Attributes:
         value: Microseconds or megabytes, or what a user's function gives.
-        kernels: That the compiler made of it; None with a user's function.
+        kernels: That the compiler made of it; None where it was measured, or a function gives it.
         lost: Products that it computes in a wider type than was simulated; likewise.
         layers: A digest of its layers: files of one digest run alike. Empty where not known.
-        compiler: That made them, with its version; likewise.
+        compiler: That made or measured it, with its version; empty where not known.
     """
 
     value: float
@@ -36,6 +33,10 @@ class Cost:
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""
         return asdict(self)
+
+
+CostFunction = Callable[[Path], float | Cost]
+"""Gives what an ONNX file costs, such as a latency that was measured; less is better."""
 
 
 def cost_of(path: Path, target: Target, gpu: str, unit: Unit, own: CostFunction | None) -> Cost:
@@ -53,7 +54,8 @@ def cost_of(path: Path, target: Target, gpu: str, unit: Unit, own: CostFunction 
         BuildError: The compiler does not take the file, or the GPU has no peaks for its types.
     """
     if own is not None:
-        return Cost(float(own(path)))
+        found = own(path)
+        return found if isinstance(found, Cost) else Cost(float(found))
     made = target.build(path, gpu)
     if not made.built:
         raise BuildError(made.summary)

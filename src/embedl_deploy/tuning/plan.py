@@ -102,6 +102,8 @@ class Tuning(Printed):
         compiler = self.half.compiler
         if not compiler:
             return "by the given function"
+        if self.half.kernels is None:
+            return f"measured at batch {self.batch} by {compiler}"
         said = (
             f"estimated for {self.gpu} at batch {self.batch} from what {compiler} makes; nothing "
             "was run"
@@ -212,7 +214,7 @@ class Tuning(Printed):
 
     @property
     def _unit(self) -> str:
-        return {"time": " µs", "bytes": " MB"}[self.unit] if self.half.kernels is not None else ""
+        return {"time": " µs", "bytes": " MB"}[self.unit] if self.half.compiler else ""
 
 
 def _count(number: int | None) -> str:

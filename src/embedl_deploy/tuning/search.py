@@ -93,7 +93,8 @@ class Search:
             one.name: self.store.of(f"alone {one.name}", partial(self._alone, one))["noise"]
             for one in self.groups
         }
-        vars(self).pop("whole", None)  # as large as the model
+        for one in ("whole", "calibrated"):  # as large as the model
+            vars(self).pop(one, None)
         self._climb(bases)
         self.complete = True
         return self.outcome()
@@ -129,8 +130,14 @@ class Search:
 
     @cached_property
     def whole(self) -> fx.GraphModule:
-        """With everything quantized, as the base."""
-        return self._quantized(self.base.choice)
+        """With everything quantized, as the base; `calibrated` is the same with scales."""
+        gc.collect()  # graph modules are in circles, and hold the weights of the one before
+        return insert_qdq(self.source, self.base.choice.config(self.config, self.groups))
+
+    @cached_property
+    def calibrated(self) -> fx.GraphModule:
+        """The same object."""
+        return calibrate(self.whole, self.learned)
 
     # --- measuring ----------------------------------------------------------------------------
 
@@ -149,20 +156,24 @@ class Search:
         accuracy = self.store.of(
             f"accuracy {key}", lambda: self.judge.accuracy(quantized()).to_dict()
         )
-        cost = self.store.of(f"cost {key}", lambda: self._cost(quantized()).to_dict())
+        cost = self.store.of(f"cost {key}", lambda: self._cost(key, quantized).to_dict())
         one = Candidate(choice, Cost(**cost), Accuracy(**accuracy), predicted)
         self.candidates[choice.key] = one
         return one
 
-    def _cost(self, model: fx.GraphModule) -> Cost:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "candidate.onnx"
-            export_onnx(model, self.examples, path, precision=self.precision)
+    def _cost(self, key: str, made: Callable[[], fx.GraphModule]) -> Cost:
+        with self.store.draft(key) as path:
+            self._export(made, path)
             return self.costing(path)
+
+    def _export(self, made: Callable[[], fx.GraphModule], path: Path) -> None:
+        """Write the file of a model, unless a run that was stopped did."""
+        if not path.exists():
+            export_onnx(made(), self.examples, path, precision=self.precision)
 
     def _half(self) -> dict[str, Any]:
         self._report(f"measuring {self.precision}")
-        return self._cost(self.source).to_dict()
+        return self._cost("half", lambda: self.source).to_dict()
 
     def _score(self) -> float | None:
         """The user's score of the model in floating point."""
@@ -174,8 +185,8 @@ class Search:
 
     def _alone(self, group: Group) -> dict[str, float]:
         self._report(f"measuring the noise of {group.name} alone")
-        quantizers = quantizers_by_group(self.whole, [group])[group.name]
-        return {"noise": self.judge.alone(self.whole, quantizers)}
+        quantizers = quantizers_by_group(self.calibrated, [group])[group.name]
+        return {"noise": self.judge.alone(self.calibrated, quantizers)}
 
     # --- choosing -----------------------------------------------------------------------------
 
@@ -204,8 +215,7 @@ class Search:
 
         The files are those of the base, edited.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            whole = Path(folder) / "whole.onnx"
+        with self.store.draft(f"whole {self.base.choice.key}") as whole:
             for one in self.groups:
                 names = [other.name for other in self.groups if (other is one) != self.upward]
                 cost = self.half.value
@@ -219,13 +229,13 @@ class Search:
     def _without(self, names: Sequence[str], what: str, whole: Path) -> dict[str, Any]:
         """The cost of the base's file without some groups."""
         self._report(f"costing {what}")
-        if not whole.exists():
-            export_onnx(self.whole, self.examples, whole, precision=self.precision)
+        self._export(lambda: self.calibrated, whole)
         left = [path for one in self.groups if one.name in names for path in one.paths]
-        path = whole.with_name("candidate.onnx")
-        leave(self.whole, whole, path, left)
-        gc.collect()  # what is read of a file is in circles, and holds its weights
-        return {"cost": self.costing(path).value}
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "candidate.onnx"
+            leave(self.whole, whole, path, left)
+            gc.collect()  # what is read of a file is in circles, and holds its weights
+            return {"cost": self.costing(path).value}
 
     def _ladder(self) -> list[tuple[str, ...]]:
         """Groups to leave: those that do not pay, and one more at a time, the worst first."""

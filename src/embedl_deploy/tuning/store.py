@@ -2,8 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -42,6 +44,30 @@ class Store:
                     file.write(f"{self.start}{line}\n")
                 self.start = ""
         return self.known[key]
+
+    @contextmanager
+    def draft(self, key: str) -> Iterator[Path]:
+        """A place for an ONNX file that is removed after use, and kept where the run is stopped.
+
+        It lies beside the measurements, under a name of the key and of what is measured.
+        """
+        if self.path is None:
+            with TemporaryDirectory() as folder:
+                yield Path(folder) / "draft.onnx"
+            return
+        name = hashlib.sha256(f"{self.about} {key}".encode()).hexdigest()[:16]
+        path = self.path.with_name(f"{self.path.stem}.{name}.onnx")
+        try:
+            yield path
+        except Exception:
+            _remove(path)
+            raise
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    for one in path.parent.glob(f"{path.name}*"):  # large weights have a file of their own
+        one.unlink()
 
 
 def fingerprint(model: nn.Module, batches: Iterable[Any], *more: object) -> str:

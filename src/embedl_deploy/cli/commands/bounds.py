@@ -1,4 +1,4 @@
-"""What a placement has to keep to."""
+"""What a placement has to keep to, and what says its cost."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -6,13 +6,14 @@ from typing import Annotated, Any
 import typer
 
 from embedl_deploy.cli.options import TUNING
+from embedl_deploy.tuning import TrtexecLatency
 
 _COST = "Of the file at most; the most accurate placement is sought."
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """A bound on accuracy or on cost; the fields are options."""
+    """A bound on accuracy or on cost, and what measures that; the fields are options."""
 
     min_sqnr: Annotated[
         float | None,
@@ -46,6 +47,17 @@ class Bounds:
         ),
     ] = None
 
+    latency: Annotated[
+        str | None,
+        typer.Option(
+            "--latency",
+            metavar="COMMAND",
+            rich_help_panel=TUNING,
+            help="Measure each file on a GPU at hand in place of the estimate, such as by 'trtexec "
+            "--stronglyTyped'.",
+        ),
+    ] = None
+
     @property
     def bounds(self) -> int:
         """How many there are."""
@@ -62,6 +74,8 @@ class Bounds:
             raise typer.BadParameter(
                 "give one of --min-sqnr, --max-drop, --max-time and --max-bytes"
             )
+        if self.latency is not None and self.max_bytes is not None:
+            raise typer.BadParameter("--latency measures time: give --max-time")
 
     @property
     def bound(self) -> dict[str, Any]:
@@ -71,4 +85,5 @@ class Bounds:
             "max_drop": self.max_drop,
             "max_cost": self.max_time if self.max_bytes is None else self.max_bytes,
             "unit": "time" if self.max_bytes is None else "bytes",
+            "cost": None if self.latency is None else TrtexecLatency(self.latency),
         }

@@ -133,17 +133,15 @@ def _normalized(deployed: Deployed) -> str:
 def _planned(path: Path, deployed: Deployed) -> str:
     """What a plan was measured with, and whether this file was compiled otherwise."""
     plan = read_plan(path)
-    said = f"{path}, for {plan.target}"
-    if not plan.gpu:
-        return said
-    said = f"{said}: measured for {plan.gpu} in {plan.precision} at batch {plan.batch}"
-    said = f"{said} with {plan.compiler}"
+    said = f"{path}, for {plan.target}: measured{f' for {plan.gpu}' if plan.gpu else ''} in"
+    said = f"{said} {plan.precision} at batch {plan.batch}"
+    said = f"{said} with {plan.compiler}" if plan.compiler else said
     if plan.precision != deployed.job.precision.value:
         return f"{said}, and this file is {deployed.job.precision}: tune again for that"
     if plan.batch != deployed.job.batch:
         return f"{said}, and this file takes {deployed.job.batch}: tune again for that"
     made = None if deployed.compiled is None else deployed.compiled.written
-    if made is None or (made.gpu, made.compiler) == (plan.gpu, plan.compiler):
+    if made is None or not plan.gpu or (made.gpu, made.compiler) == (plan.gpu, plan.compiler):
         return said
     here = f"for {made.gpu} by {made.compiler}" if made.gpu else f"by {made.compiler}"
     return f"{said}, and not as this file is compiled, {here}: tune again for that"

@@ -105,9 +105,9 @@ class Job(Judged, Bounds):
         super().__post_init__()
         if self.tune:
             self._check_tuned()
-        elif self.bounds:
+        elif self.bounds or self.latency is not None:
             raise typer.BadParameter(
-                "--min-sqnr, --max-drop, --max-time and --max-bytes need --tune"
+                "--min-sqnr, --max-drop, --max-time, --max-bytes and --latency need --tune"
             )
         if self.output.suffix.lower() != ".onnx":
             raise typer.BadParameter(f"'{self.output}' is no name of an ONNX file: end it in .onnx")

@@ -117,6 +117,7 @@ def planned(job: Job, steps: Steps) -> tuple[Job, Tuning | None]:
         max_drop=None,
         max_time=None,
         max_bytes=None,
+        latency=None,
     )
     return planned_job, found
 
