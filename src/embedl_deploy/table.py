@@ -52,6 +52,11 @@ class Printed:
         return "".join(_html(one) for one in self._parts() if one)
 
 
+def parts_of(result: Printed) -> Sequence[str]:
+    """The tables and texts of a result."""
+    return [one for one in result._parts() if one]  # noqa: SLF001 - of this module
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """Rows under a header, columns aligned; an empty string without rows."""
     made = Table(_text(header, rows) if rows else "")

@@ -45,6 +45,15 @@ def test_a_few_of_them_are_told_apart_by_their_names() -> None:
     assert found(network("layer{}".format, [4] * 4)) == {f"layer{n}.fc": 1 for n in range(3)}
 
 
+def test_no_two_groups_have_one_name() -> None:
+    """A search knows groups by their names; these differ in their class alone."""
+    model = network("{}".format, [4] * 7)
+    for index in range(3):
+        block = model.get_submodule(str(index))
+        block.register_module("act", nn.ReLU())
+    assert found(model) == {"*.fc 4×4 LinearReLU": 3, "*.fc 4×4 Linear": 3}
+
+
 def test_shapes_tell_blocks_apart_while_there_are_few() -> None:
     assert found(network("layer_{}".format, [4] * 21 + [8] * 9)) == {
         "layer_*.fc 4×4": 20,

@@ -1,12 +1,15 @@
 """What texts for the terminal consist of; needs no torch."""
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
+
+from embedl_deploy import table
+from embedl_deploy.table import Printed, parts_of
 
 T = TypeVar("T")
 
@@ -56,6 +59,20 @@ def columns(*names: str, right: Collection[str] = (), whole: Collection[str] = (
         justify: JustifyMethod = "right" if numbers else "left"
         table.add_column(name, justify=justify, no_wrap=numbers, overflow="fold")
     return table
+
+
+def printed(result: Printed) -> Iterator[RenderableType]:
+    """The tables and texts of a result, as wide as the terminal."""
+    for index, part in enumerate(parts_of(result)):
+        if index:
+            yield Text()
+        if not isinstance(part, table.Table):
+            yield Text(part)
+            continue
+        shown = columns(*part.header)
+        for row in part.rows:
+            shown.add_row(*map(Text, row))
+        yield shown
 
 
 def figures_table(figures: Sequence[tuple[str, str]]) -> Table:

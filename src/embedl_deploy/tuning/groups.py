@@ -21,7 +21,8 @@ class Group:
     """Fused modules that are quantized together or not at all.
 
     Attributes:
-        name: Their path with `*` for numbers, and the shape of the weight where groups share that.
+        name: Their path with `*` for numbers, and where groups share that the shape of the weight,
+            then the class and a number.
         kind: Class of the fused modules.
         paths: Of the modules.
         pattern: Their path with `*`.
@@ -56,16 +57,17 @@ def groups_of(model: fx.GraphModule) -> tuple[Group, ...]:
     ways = ((_numbers, True), (_numbers_within, True), (_numbers_within, False))
     made = [(starred, _grouped(found, starred, shapes=shapes)) for starred, shapes in ways]
     starred, groups = next((one for one in made if len(one[1]) <= _MOST), made[-1])
-    patterns = [starred(paths[0]) for paths in groups]
-    return tuple(
-        Group(
-            pattern if patterns.count(pattern) == 1 else f"{pattern} {_shape(found[paths[0]])}",
-            type(found[paths[0]]).__name__,
-            paths,
-            pattern,
-        )
-        for pattern, paths in zip(patterns, groups, strict=True)
-    )
+    patterns = names = [starred(paths[0]) for paths in groups]
+    kinds = [type(found[paths[0]]).__name__ for paths in groups]
+    shapes = [_shape(found[paths[0]]) for paths in groups]
+    for more in (
+        shapes,
+        [one.removeprefix("Fused") for one in kinds],
+        map(str, range(len(groups))),
+    ):
+        told = zip(names, more, strict=True)
+        names = [one if names.count(one) == 1 else f"{one} {what}".rstrip() for one, what in told]
+    return tuple(map(Group, names, kinds, groups, patterns))
 
 
 def quantizers_by_group(

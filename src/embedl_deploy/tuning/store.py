@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,6 +69,8 @@ class Store:
 def _remove(path: Path) -> None:
     for one in path.parent.glob(f"{path.name}*"):  # large weights have a file of their own
         one.unlink()
+    for one in path.parent.glob(f".{path.name}-*"):  # of an export that was killed
+        shutil.rmtree(one)
 
 
 def fingerprint(model: nn.Module, batches: Iterable[Any], *more: object) -> str:

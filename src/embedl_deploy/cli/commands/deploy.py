@@ -14,7 +14,7 @@ from embedl_deploy.cli.options import DebugOption, JsonOption, SaveRunOption, or
 from embedl_deploy.cli.output import Answer, Steps, answering
 from embedl_deploy.cli.spread import spread
 from embedl_deploy.cli.values import ObserverChoice, PatternChoice, Shape
-from embedl_deploy.report.blocks import figures_table
+from embedl_deploy.report.blocks import figures_table, printed
 from embedl_deploy.table import counted
 from embedl_deploy.tuning import Tuning, read_plan
 
@@ -55,7 +55,7 @@ def say(job: Job, answer: Answer) -> Job:
     answer.tables = [figures_table(figures)]
     if found is not None:
         answer.values["tuning"] = found.to_dict()
-        answer.tables.insert(0, Text(str(found)))
+        answer.tables[:0] = [*printed(found), Text()]
     answer.write_page(job.page, **deployed.parts, figures=figures, tuning=found)
     return job
 

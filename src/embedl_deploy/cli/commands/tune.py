@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from embedl_deploy.cli.commands.bounds import Bounds
 from embedl_deploy.cli.commands.job import Job
@@ -26,6 +25,7 @@ from embedl_deploy.cli.output import StepProgress, Steps, answering
 from embedl_deploy.cli.spread import spread
 from embedl_deploy.cli.values import HalfChoice, TargetChoice
 from embedl_deploy.export.files import written_beside
+from embedl_deploy.report.blocks import printed
 from embedl_deploy.tuning import Tuning, tune
 
 _GPU = "rtx4090"
@@ -85,7 +85,7 @@ def find_placement(
         with Steps() as steps:
             found = _found(search, transformed(search, steps, batch=1), steps)
         answer.values = found.to_dict() | {"output": str(search.output)}
-        answer.tables = [Text(str(found))]
+        answer.tables = [*printed(found)]
         answer.write_page(search.page, title=search.output.name, tuning=found)
 
 
