@@ -88,7 +88,7 @@ def _section(name: str, tuning: Mapping[str, Any]) -> Iterator[str]:
     yield "| front: cost | SQNR | same class | kernels | attention | in half precision |"
     yield "|---|---|---|---|---|---|"
     for one in tuning["front"]:
-        kind = "" if one["format"] == "int" else "FP8, "
+        kind = "" if one["numbers"] == "INT8" else f"{one['numbers']}, "
         cost, accuracy = one["cost"], one["accuracy"]
         same = "" if accuracy["agreement"] is None else percent(accuracy["agreement"])
         figures = (

@@ -146,7 +146,7 @@ def test_a_placement_that_quantizes_nothing_is_passed_over(monkeypatch: pytest.M
 
     monkeypatch.setattr(search.Search, "_quantized", noted)
     tuning = tune(made, rows, cost=attending, trials=20)
-    assert [one.attention for one in empty] == ["none"]
+    assert [one.attention for one in empty if one.numbers == "INT8"] == ["none"]
     assert tuning.complete
     assert tuning.base_choice.attention == "full"
     assert any(one.choice.left and one.choice.attention == "full" for one in tuning.candidates)
@@ -236,7 +236,7 @@ def test_the_best_is_that_of_all_placements(result: Result, free: Tuning, least:
     assert found.best.cost.value == min(one.cost.value for one in fit)
     assert found.best.accuracy.sqnr_db >= least
     assert ("wide" in found.best.choice.left) is (least > 20)
-    assert found.refused == {"float8_e4m3": "no FP8"}
+    assert found.refused == {"FP8": "no FP8"}
 
 
 @pytest.mark.slow
@@ -501,6 +501,40 @@ def test_the_file_that_is_costed_is_that_of_the_placement() -> None:
     assert seen[0] == 0
     assert max(seen) > 0
     assert found.best is not None
+
+
+def test_weights_of_4_bits_are_tried_where_they_have_blocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def export_bits(model: fx.GraphModule, _: object, path: Path, **__: object) -> None:
+        path.write_text(" ".join(str(one.config.bits) for one in quantizers_of(model)))
+
+    def device(path: Path) -> float:
+        return 100 - sum({"4": 9, "8": 2}[bits] for bits in path.read_text().split())
+
+    monkeypatch.setattr(search, "export_onnx", export_bits)
+    monkeypatch.setattr(search, "leave", lambda *given: given[2].write_text(""))
+    rows = [torch.randn(8, 128) for _ in range(4)]
+    net = nn.Sequential(nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 4)).eval()
+    found = tune(transform(net, (rows[0],)), rows, cost=device, trials=0)
+    assert found.best is not None
+    assert (found.best.choice.numbers, found.best.cost.value) == ("INT4 weights", 82)
+    config = found.config
+    assert config is not None
+    assert (config.activations, config.weights.bits, config.weights.block_size) == (None, 4, 128)
+    assert "INT4 weights: saves" in str(found)
+    small = nn.Sequential(nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 4)).eval()
+    few = [torch.randn(8, 12) for _ in range(4)]
+    left = tune(transform(small, (few[0],)), few, cost=device, trials=0)
+    assert "INT4 weights" not in {one.choice.numbers for one in left.candidates}
+    assert not left.refused
+
+
+@pytest.mark.usefixtures("made_up")
+def test_what_another_placement_beats_is_not_measured(result: Result) -> None:
+    few, many = (tune(result, data(), cost=cost, trials=count) for count in (12, 100))
+    assert len(few.candidates) == len(many.candidates) < 8
+    assert [one.choice for one in few.front] == [one.choice for one in many.front]
 
 
 @pytest.mark.slow

@@ -4,13 +4,18 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from embedl_deploy.quantize import QuantConfig
 from embedl_deploy.quantize.config import Attention, Format
 from embedl_deploy.tuning.accuracy import Accuracy
 from embedl_deploy.tuning.costs import Cost
 from embedl_deploy.tuning.groups import Group
+
+Numbers = Literal["INT8", "FP8", "INT4 weights"]
+"""Of what is quantized. Weights of 4 bits are in blocks of 128; activations are left then."""
+
+_BLOCK = 128
 
 
 @dataclass(frozen=True)
@@ -19,13 +24,13 @@ class Choice:
 
     Attributes:
         attention: As `QuantConfig.attention`.
-        format: Of activations and weights.
+        numbers: Of activations and weights.
         left: Names of the groups in floating point, in the order of the groups.
         residual: As `QuantConfig.residual`.
     """
 
     attention: Attention = "none"
-    format: Format = "int"
+    numbers: Numbers = "INT8"
     left: tuple[str, ...] = ()
     residual: bool = True
 
@@ -33,7 +38,7 @@ class Choice:
     def key(self) -> str:
         """The same as text."""
         more = [] if self.residual else ["residual left"]
-        return json.dumps([self.attention, self.format, list(self.left), *more])
+        return json.dumps([self.attention, self.numbers, list(self.left), *more])
 
     def leaving(self, names: Iterable[str], groups: Sequence[Group]) -> "Choice":
         """The same with these groups in floating point."""
@@ -49,11 +54,18 @@ class Choice:
         """
         fused = [path for one in groups for path in one.paths]
         left = [pattern for one in groups if one.name in self.left for pattern in one.skips(fused)]
-        activations = base.activations
+        activations, weights = base.activations, base.weights
+        if self.numbers == "INT4 weights":
+            activations = None
+            weights = replace(weights, format="int", bits=4, block_size=_BLOCK)
+        else:
+            kind: Format = "int" if self.numbers == "INT8" else "float8_e4m3"
+            activations = activations and replace(activations, format=kind)
+            weights = replace(weights, format=kind)
         return replace(
             base,
-            activations=activations and replace(activations, format=self.format),
-            weights=replace(base.weights, format=self.format),
+            activations=activations,
+            weights=weights,
             attention=self.attention,
             residual=self.residual and base.residual,
             skip=(*base.skip, *left),
@@ -80,7 +92,7 @@ class Candidate:
         """The same as plain data."""
         return {
             "attention": self.choice.attention,
-            "format": self.choice.format,
+            "numbers": self.choice.numbers,
             "residual": self.choice.residual,
             "left": list(self.choice.left),
             "cost": self.cost.to_dict(),

@@ -136,8 +136,8 @@ class Tuning(Printed):
                 f"half precision: quantizing saves {gain / whole:.1%} of the cost and makes "
                 f"{share:.0%} of the noise"
             )
-        kind = "INT8" if self.best.choice.format == "int" else "FP8"
-        return f"{kind}: saves {gain:.1f}{self._unit} and makes {share:.0%} of the noise"
+        numbers = self.best.choice.numbers
+        return f"{numbers}: saves {gain:.1f}{self._unit} and makes {share:.0%} of the noise"
 
     def to_dict(self) -> dict[str, Any]:
         """All of it for JSON; `read_plan` takes it."""
@@ -205,7 +205,7 @@ class Tuning(Printed):
         said = f"{left} of {len(self.groups)} groups" if left else "nothing"
         more = [] if one.choice.attention == "none" else [f"attention {one.choice.attention}"]
         more += [] if one.choice.residual else ["residuals too"]
-        more += ["FP8"] if one.choice.format != "int" else []
+        more += [] if one.choice.numbers == "INT8" else [one.choice.numbers]
         return "; ".join([said, *more]) + (" (best)" if one == self.best else "")
 
     @property

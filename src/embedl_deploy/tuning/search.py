@@ -198,11 +198,13 @@ class Search:
         cheapest = min(bases, key=lambda one: one.cost.value)
         if QDQPoint.RESIDUAL_INPUT in self._points():
             bases.append(self._measure(replace(cheapest.choice, residual=False)))
-        eighth = replace(cheapest.choice, format="float8_e4m3")
-        try:
-            bases.append(self._measure(eighth))
-        except (BuildError, ExportError, QuantizationError) as error:  # not of 4-bit weights
-            self.refused["float8_e4m3"] = str(error)
+        for one in (replace(cheapest.choice, numbers="FP8"), Choice(numbers="INT4 weights")):
+            try:
+                bases.append(self._measure(one))
+            except (BuildError, ExportError) as error:
+                self.refused[one.numbers] = str(error)
+            except QuantizationError:  # no weight has blocks; or the config has 4 bits, not in FP8
+                pass
         return bases
 
     def _points(self) -> set[QDQPoint]:
@@ -280,6 +282,7 @@ class Search:
         self, pending: Sequence[tuple[Choice, float, float]]
     ) -> tuple[Choice, float, float] | None:
         """The most promising of those that may beat the best; without a bound, of a new figure."""
+        pending = [one for one in pending if not self._beaten(one, pending)]
         if not pending:
             return None
         best = self.bound.best(self.candidates.values(), self.score)
@@ -297,9 +300,16 @@ class Search:
             return min(enough, key=lambda one: one[1])
         return max(cheaper, key=lambda one: one[2], default=None) if best is None else None
 
+    def _beaten(
+        self, one: tuple[Choice, float, float], pending: Sequence[tuple[Choice, float, float]]
+    ) -> bool:
+        """Whether another one, measured or predicted, costs no more and has less noise."""
+        known = [(it.cost.value, it.accuracy.sqnr_db) for it in self.candidates.values()]
+        others = known + [it[1:] for it in pending]
+        return any(cost <= one[1] and db > one[2] for cost, db in others)
+
 
 def _said(choice: Choice) -> str:
-    kind = "INT8" if choice.format == "int" else "FP8"
     more = "" if choice.residual else ", residuals in half precision"
-    said = f"{kind}, attention {choice.attention}{more}"
+    said = f"{choice.numbers}, attention {choice.attention}{more}"
     return f"{said}, without {', '.join(choice.left)}" if choice.left else said
