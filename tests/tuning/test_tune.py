@@ -4,6 +4,7 @@ import gc
 import json
 import weakref
 from collections.abc import Collection
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import chain, combinations
 from pathlib import Path
@@ -523,6 +524,8 @@ def test_weights_of_4_bits_are_tried_where_they_have_blocks(
     assert config is not None
     assert (config.activations, config.weights.bits, config.weights.block_size) == (None, 4, 128)
     assert "INT4 weights: saves" in str(found)
+    nothing = replace(found, gains=dict.fromkeys(found.gains, 0.0), alone={})
+    assert nothing.reason(found.groups[0]) == "half precision: weights alone are quantized"
     small = nn.Sequential(nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 4)).eval()
     few = [torch.randn(8, 12) for _ in range(4)]
     left = tune(transform(small, (few[0],)), few, cost=device, trials=0)

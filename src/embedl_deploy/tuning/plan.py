@@ -137,6 +137,8 @@ class Tuning(Printed):
                 f"{share:.0%} of the noise"
             )
         numbers = self.best.choice.numbers
+        if numbers == "INT4 weights" and not gain and not alone:
+            return "half precision: weights alone are quantized"
         return f"{numbers}: saves {gain:.1f}{self._unit} and makes {share:.0%} of the noise"
 
     def to_dict(self) -> dict[str, Any]:

@@ -53,7 +53,8 @@ def tune(  # noqa: PLR0913 - each is one choice
     compiled: everything quantized without it, or, where everything costs more than half precision,
     it alone. Candidates are exported in half precision, compiled and simulated as a whole; an
     additive model of cost and noise only says which to measure next. Attention is tried with
-    `none`, `full` and `inputs`, residuals in half precision, and FP8 where the compiler takes it.
+    `none`, `full` and `inputs`, residuals in half precision, FP8 where the compiler takes it, and
+    weights of 4 bits.
 
     Args:
         result: What `transform` returned, or its model; left as it is.
