@@ -12,7 +12,7 @@ HEAD = """# Placement
 
 <!-- This page is written by `python -m benchmarks.placement` (`make bench-placement`). -->
 
-What each group of equal layers costs and saves in INT8, by [`tune`](tuning.md). Three small models
+What each group of equal layers costs and saves, by [`tune`](tuning.md). Three small models
 trained on handwritten digits (`examples/digits`), and models of torchvision with random weights, as
 on the [quality page](quality.md), at 224×224; float16 besides, and batch 1 where no other is said.
 The cost is an **estimate** from the layers that {compiler} made for an {gpu}; nothing was run on a
@@ -26,8 +26,9 @@ weights it ranks the layers of one model, and says nothing of a trained one.
   the compiled file, run by ONNX Runtime, on the images that judge ours. So is float16's.
 - **ours:** the cheapest of the front that has at least that SQNR (0.2 dB are equal), and the time
   that it takes of theirs.
-- **cost** of a group: what quantizing it adds where all others are quantized, or, where that costs
-  more than float16, where no other is. Below zero, INT8 pays.
+- **cost** of a group, in the numbers of the cheapest placement, or in INT8 where float16 is best:
+  what quantizing it adds where all others are quantized, or, where that costs more than float16,
+  where no other is. Below zero, it pays.
 
 {beside}
 
@@ -100,7 +101,8 @@ def _section(name: str, tuning: Mapping[str, Any]) -> Iterator[str]:
     sqnr_db = f"{measured['sqnr_db']:.1f} dB" if measured else ""
     yield f"| {half['value']:.1f} µs | {sqnr_db} |  | {half['kernels']} |  | all |"
     yield from _peers(name, tuning)
-    yield "\n| group | layers | cost | share of the noise |\n|---|---|---|---|"
+    numbers = tuning["best"]["numbers"] if tuning["best"] else "INT8"
+    yield f"\n| group | layers | cost in {numbers} | share of the noise |\n|---|---|---|---|"
     noise = sum(one["noise_over_signal"] or 0.0 for one in groups) or 1.0
     for one in groups:
         share = (one["noise_over_signal"] or 0.0) / noise

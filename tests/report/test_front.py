@@ -11,7 +11,7 @@ import pytest
 from embedl_deploy.quantize import QuantConfig
 from embedl_deploy.report import report
 from embedl_deploy.report.page.front import front_chart
-from embedl_deploy.tuning import Accuracy, Bound, Candidate, Choice, Cost, Group, Tuning
+from embedl_deploy.tuning import Accuracy, Bound, Candidate, Choice, Cost, Evidence, Group, Tuning
 
 
 def candidate(cost: float, sqnr: float, *left: str) -> Candidate:
@@ -24,8 +24,11 @@ def tuning(*candidates: Candidate, half: float = 100.0) -> Tuning:
             Group("a", "FusedConvBN", ("a",), "a"),
             Group("b<i>", "FusedConvBN", ("b",), "b<i>"),
         ),
-        gains={"a": 20.0, "b<i>": 10.0},
-        alone={"a": 0.1, "b<i>": 0.3},
+        evidence={
+            "INT8": Evidence(
+                candidates[0], Cost(half), {"a": 20.0, "b<i>": 10.0}, {"a": 0.1, "b<i>": 0.3}
+            )
+        },
         candidates=candidates,
         half=Cost(half, 8, 0, "half", "RTX 1"),
         score=None,
@@ -37,7 +40,6 @@ def tuning(*candidates: Candidate, half: float = 100.0) -> Tuning:
         precision="float16",
         target="RTX",
         refused={},
-        base_choice=Choice(),
         complete=True,
     )
 
@@ -57,8 +59,10 @@ def test_points_are_the_front_in_order_and_float16_is_a_line() -> None:
 
 
 def test_noise_without_bound_is_no_number_of_json() -> None:
-    groups = replace(FOUND, alone={"a": math.inf}).to_dict()["groups"]
-    assert [one["noise_over_signal"] for one in groups] == [None, None]
+    found = replace(FOUND.evidence["INT8"], alone={"a": math.inf, "b<i>": 0.1})
+    groups = replace(FOUND, evidence={"INT8": found}).to_dict()["groups"]
+    assert [one["noise_over_signal"] for one in groups] == [None, 0.1]
+    assert [found.share(one["name"]) for one in groups] == [1, 0]
 
 
 @pytest.mark.parametrize(

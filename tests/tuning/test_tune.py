@@ -149,7 +149,7 @@ def test_a_placement_that_quantizes_nothing_is_passed_over(monkeypatch: pytest.M
     tuning = tune(made, rows, cost=attending, trials=20)
     assert [one.attention for one in empty if one.numbers == "INT8"] == ["none"]
     assert tuning.complete
-    assert tuning.base_choice.attention == "full"
+    assert tuning.evidence["INT8"].base.choice.attention == "full"
     assert any(one.choice.left and one.choice.attention == "full" for one in tuning.candidates)
 
 
@@ -208,9 +208,9 @@ def test_equal_layers_are_a_group(free: Tuning) -> None:
 
 
 def test_gains_are_those_of_the_device(free: Tuning) -> None:
-    assert free.gains["head"] == pytest.approx(-4)
-    assert free.gains["blocks.*"] == pytest.approx(8)
-    assert max(free.alone, key=free.alone.__getitem__) == "wide"
+    assert free.evidence["INT8"].gains["head"] == pytest.approx(-4)
+    assert free.evidence["INT8"].gains["blocks.*"] == pytest.approx(8)
+    assert max(free.evidence["INT8"].alone.items(), key=lambda one: one[1])[0] == "wide"
 
 
 def test_what_does_not_pay_is_left_without_a_bound(free: Tuning) -> None:
@@ -282,8 +282,8 @@ def test_groups_are_added_to_float16_where_everything_quantized_costs_more(resul
     found = tune(result, data(), cost=device)
     assert found.best is not None
     assert {*found.best.choice.left} == {one.name for one in found.groups} - {"wide"}
-    assert found.gains["wide"] == pytest.approx(2)
-    assert all(gain < 0 for name, gain in found.gains.items() if name != "wide")
+    assert found.evidence["INT8"].gains["wide"] == pytest.approx(2)
+    assert all(gain < 0 for name, gain in found.evidence["INT8"].gains.items() if name != "wide")
 
 
 class Adds(nn.Module):
@@ -524,7 +524,9 @@ def test_weights_of_4_bits_are_tried_where_they_have_blocks(
     assert config is not None
     assert (config.activations, config.weights.bits, config.weights.block_size) == (None, 4, 128)
     assert "INT4 weights: saves" in str(found)
-    nothing = replace(found, gains=dict.fromkeys(found.gains, 0.0), alone={})
+    assert found.shown is found.evidence["INT4 weights"]
+    bare = replace(found.shown, gains=dict.fromkeys(found.shown.gains, 0.0), alone={})
+    nothing = replace(found, evidence={"INT4 weights": bare})
     assert nothing.reason(found.groups[0]) == "half precision: weights alone are quantized"
     small = nn.Sequential(nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 4)).eval()
     few = [torch.randn(8, 12) for _ in range(4)]

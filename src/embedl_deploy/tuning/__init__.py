@@ -4,6 +4,7 @@ from embedl_deploy.tuning.accuracy import Accuracy
 from embedl_deploy.tuning.bounds import Bound
 from embedl_deploy.tuning.candidates import Candidate, Choice
 from embedl_deploy.tuning.costs import Cost
+from embedl_deploy.tuning.evidence import Evidence
 from embedl_deploy.tuning.groups import Group
 from embedl_deploy.tuning.latency import TrtexecLatency
 from embedl_deploy.tuning.plan import Tuning
@@ -16,6 +17,7 @@ __all__ = [
     "Candidate",
     "Choice",
     "Cost",
+    "Evidence",
     "Group",
     "Plan",
     "TrtexecLatency",

@@ -9,8 +9,9 @@ from embedl_deploy.export.precision import Half
 from embedl_deploy.quantize import QuantConfig
 from embedl_deploy.table import Printed, counted, percent, table
 from embedl_deploy.tuning.bounds import Bound
-from embedl_deploy.tuning.candidates import Candidate, Choice, finite, front_of
+from embedl_deploy.tuning.candidates import Candidate, Numbers, finite, front_of
 from embedl_deploy.tuning.costs import Cost, Unit
+from embedl_deploy.tuning.evidence import Evidence
 from embedl_deploy.tuning.groups import Group
 from embedl_deploy.tuning.stored import SCHEMA
 
@@ -24,9 +25,7 @@ class Tuning(Printed):
 
     Attributes:
         groups: Of the model.
-        gains: What quantizing a group saves where all others are quantized or, where that costs
-            more than half precision, where no other is; below 0 where it costs.
-        alone: Noise over signal at the outputs where a group alone is quantized.
+        evidence: Of the groups, by kind of numbers.
         candidates: All that were measured as a whole.
         half: The cost of the file in half precision.
         score: The user's score of the model in floating point; None without.
@@ -38,13 +37,11 @@ class Tuning(Printed):
         precision: Of what is not quantized.
         target: The name of the target that files were written for.
         refused: Formats and placements that could not be measured, and why.
-        base_choice: With everything quantized, the cheapest: the one that each group is left of.
         complete: Whether the search came to its end.
     """
 
     groups: tuple[Group, ...]
-    gains: dict[str, float]
-    alone: dict[str, float]
+    evidence: dict[Numbers, Evidence]
     candidates: tuple[Candidate, ...]
     half: Cost
     score: float | None
@@ -56,7 +53,6 @@ class Tuning(Printed):
     precision: Half
     target: str
     refused: dict[str, str]
-    base_choice: Choice
     complete: bool
 
     @property
@@ -122,13 +118,19 @@ class Tuning(Printed):
         ]
         return max(errors, default=None)
 
+    @property
+    def shown(self) -> Evidence | None:
+        """The evidence in the numbers of the best, or in INT8 without one; None before any."""
+        numbers: Numbers = "INT8" if self.best is None else self.best.choice.numbers
+        return self.evidence.get(numbers)
+
     def reason(self, group: Group) -> str:
         """What became of a group in the best, and why."""
-        if group.name not in self.gains:
+        found = self.shown
+        if found is None or group.name not in found.gains:
             return "not measured yet"
-        gain, alone = self.gains[group.name], self.alone.get(group.name, 0.0)
-        share = alone / (sum(self.alone.values()) or 1.0)
-        whole = self._whole.cost.value
+        gain, share = found.gains[group.name], found.share(group.name)
+        whole = found.base.cost.value
         if self.best is None or group.name in self.best.choice.left:
             if gain <= 0:
                 return f"half precision: quantizing costs {abs(gain):.1f}{self._unit} more"
@@ -137,13 +139,14 @@ class Tuning(Printed):
                 f"{share:.0%} of the noise"
             )
         numbers = self.best.choice.numbers
-        if numbers == "INT4 weights" and not gain and not alone:
+        if numbers == "INT4 weights" and not gain and not share:
             return "half precision: weights alone are quantized"
         return f"{numbers}: saves {gain:.1f}{self._unit} and makes {share:.0%} of the noise"
 
     def to_dict(self) -> dict[str, Any]:
         """All of it for JSON; `read_plan` takes it."""
-        best = self.best
+        best, found = self.best, self.shown
+        gains, alone = ({}, {}) if found is None else (found.gains, found.alone)
         return {
             "schema": SCHEMA,
             "complete": self.complete,
@@ -164,8 +167,8 @@ class Tuning(Printed):
                     "name": one.name,
                     "kind": one.kind,
                     "paths": list(one.paths),
-                    "saves": self.gains.get(one.name),
-                    "noise_over_signal": finite(self.alone.get(one.name)),
+                    "saves": gains.get(one.name),
+                    "noise_over_signal": finite(alone.get(one.name)),
                     "reason": self.reason(one),
                 }
                 for one in self.groups
@@ -209,10 +212,6 @@ class Tuning(Printed):
         more += [] if one.choice.residual else ["residuals too"]
         more += [] if one.choice.numbers == "INT8" else [one.choice.numbers]
         return "; ".join([said, *more]) + (" (best)" if one == self.best else "")
-
-    @property
-    def _whole(self) -> Candidate:
-        return next(one for one in self.candidates if one.choice == self.base_choice)
 
     @property
     def _unit(self) -> str:

@@ -1,12 +1,12 @@
 """The search: measure, order the groups by what they give for their noise, measure again."""
 
+import copy
 import gc
 import json
-import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property, partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,14 @@ from embedl_deploy.quantize.config import Attention
 from embedl_deploy.target import Target
 from embedl_deploy.tuning.accuracy import Accuracy, Judge
 from embedl_deploy.tuning.bounds import Bound
-from embedl_deploy.tuning.candidates import Candidate, Choice
+from embedl_deploy.tuning.candidates import Candidate, Choice, Numbers
 from embedl_deploy.tuning.costs import Cost, Unit
-from embedl_deploy.tuning.groups import Group, groups_of, quantizers_by_group
+from embedl_deploy.tuning.evidence import Evidence
+from embedl_deploy.tuning.groups import Group, groups_of
 from embedl_deploy.tuning.leaving import leave
 from embedl_deploy.tuning.plan import Tuning
 from embedl_deploy.tuning.store import Store
+from embedl_deploy.tuning.whole import Whole
 
 _ATTENTIONS: tuple[Attention, ...] = ("full", "inputs")
 """Beside `none`."""
@@ -74,9 +76,7 @@ class Search:
     report: Report
     candidates: dict[str, Candidate] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
-    gains: dict[str, float] = field(default_factory=dict)
-    alone: dict[str, float] = field(default_factory=dict)
-    base_choice: Choice = field(default_factory=Choice)
+    evidence: dict[Numbers, Evidence] = field(default_factory=dict)
     complete: bool = False
 
     def run(self) -> Tuning:
@@ -85,16 +85,11 @@ class Search:
         self.half = Cost(**self.store.of("half", lambda: {"cost": self._half()})["cost"])
         self.score = self._score()
         bases = self._bases()
-        self.base = min(bases, key=lambda one: one.cost.value)
-        self.base_choice = self.base.choice
-        self.bound.holds(self.base, self.score)  # raises where no drop can be told
-        self._gain()
-        self.alone = {
-            one.name: self.store.of(f"alone {one.name}", partial(self._alone, one))["noise"]
-            for one in self.groups
-        }
-        for one in ("whole", "calibrated"):  # as large as the model
-            vars(self).pop(one, None)
+        self.bound.holds(bases[0], self.score)  # raises where no drop can be told
+        for one in sorted(bases, key=lambda one: one.cost.value):
+            self.evidence.setdefault(one.choice.numbers, Evidence(one, self.half))
+        for found in self.evidence.values():
+            self._find(found)
         self._climb(bases)
         self.complete = True
         return self.outcome()
@@ -103,8 +98,7 @@ class Search:
         """What was found so far."""
         return Tuning(
             groups=self.groups,
-            gains={**self.gains},
-            alone=self.alone,
+            evidence=copy.deepcopy(self.evidence),
             candidates=tuple(self.candidates.values()),
             half=self.half,
             score=self.score,
@@ -116,28 +110,11 @@ class Search:
             precision=self.precision,
             target=self.target.name,
             refused={**self.refused},
-            base_choice=self.base_choice,
             complete=self.complete,
         )
 
     def _report(self, what: str) -> None:
         self.report(what, self.outcome() if self.candidates else None)
-
-    @property
-    def upward(self) -> bool:
-        """Whether groups are added to half precision, since everything quantized costs more."""
-        return self.base.cost.value >= self.half.value
-
-    @cached_property
-    def whole(self) -> fx.GraphModule:
-        """With everything quantized, as the base; `calibrated` is the same with scales."""
-        gc.collect()  # graph modules are in circles, and hold the weights of the one before
-        return insert_qdq(self.source, self.base.choice.config(self.config, self.groups))
-
-    @cached_property
-    def calibrated(self) -> fx.GraphModule:
-        """The same object."""
-        return calibrate(self.whole, self.learned)
 
     # --- measuring ----------------------------------------------------------------------------
 
@@ -183,10 +160,49 @@ class Search:
     def _groups(self) -> tuple[Group, ...]:
         return groups_of(insert_qdq(self.source, replace(self.config, attention="full")))
 
-    def _alone(self, group: Group) -> dict[str, float]:
-        self._report(f"measuring the noise of {group.name} alone")
-        quantizers = quantizers_by_group(self.calibrated, [group])[group.name]
-        return {"noise": self.judge.alone(self.calibrated, quantizers)}
+    def _find(self, found: Evidence) -> None:
+        """Find what quantizing each group saves, and its noise.
+
+        The files are those of the base, edited.
+        """
+        whole = Whole(self.source, found.base.choice.config(self.config, self.groups), self.learned)
+        with self.store.draft(f"whole {found.base.choice.key}") as path:
+            for one in self.groups:
+                found.gains[one.name] = self._gain(found, one, whole, path)
+        for one in self.groups:
+            key = f"alone {found.base.choice.numbers} {one.name}"
+            what = f"measuring the noise of {one.name} alone in {found.base.choice.numbers}"
+            found.alone[one.name] = self.store.of(key, partial(self._alone, whole, one, what))[
+                "noise"
+            ]
+
+    def _gain(self, found: Evidence, group: Group, whole: Whole, path: Path) -> float:
+        names = [one.name for one in self.groups if (one is group) != found.upward]
+        if len(names) == len(self.groups) or not whole.quantizers(group):
+            return 0.0
+        numbers = found.base.choice.numbers
+        what = f"costing {group.name} {'alone' if found.upward else 'left'} in {numbers}"
+        key = f"without {numbers} {json.dumps(names)}"
+        cost = self.store.of(key, partial(self._without, names, what, whole, path))["cost"]
+        return found.half.value - cost if found.upward else cost - found.base.cost.value
+
+    def _without(self, names: Sequence[str], what: str, whole: Whole, path: Path) -> dict[str, Any]:
+        """The cost of a base's file without some groups."""
+        self._report(what)
+        self._export(lambda: whole.calibrated, path)
+        left = [path for one in self.groups if one.name in names for path in one.paths]
+        with tempfile.TemporaryDirectory() as folder:
+            output = Path(folder) / "candidate.onnx"
+            leave(whole.placed, path, output, left)
+            gc.collect()  # what is read of a file is in circles, and holds its weights
+            return {"cost": self.costing(output).value}
+
+    def _alone(self, whole: Whole, group: Group, what: str) -> dict[str, float]:
+        quantizers = whole.quantizers(group)
+        if not quantizers:
+            return {"noise": 0.0}
+        self._report(what)
+        return {"noise": self.judge.alone(whole.calibrated, quantizers)}
 
     # --- choosing -----------------------------------------------------------------------------
 
@@ -212,59 +228,12 @@ class Search:
         fused = (one for one in self.source.modules() if isinstance(one, FusedModule))
         return {point for one in fused for point in one.qdq_points}
 
-    def _gain(self) -> None:
-        """Find what quantizing each group saves; below 0 where it costs.
-
-        The files are those of the base, edited.
-        """
-        with self.store.draft(f"whole {self.base.choice.key}") as whole:
-            for one in self.groups:
-                names = [other.name for other in self.groups if (other is one) != self.upward]
-                cost = self.half.value
-                if len(names) < len(self.groups):
-                    key = f"without {json.dumps(names)}"
-                    what = f"{one.name} alone" if self.upward else f"all but {one.name}"
-                    cost = self.store.of(key, partial(self._without, names, what, whole))["cost"]
-                saved = self.half.value - cost if self.upward else cost - self.base.cost.value
-                self.gains[one.name] = saved
-
-    def _without(self, names: Sequence[str], what: str, whole: Path) -> dict[str, Any]:
-        """The cost of the base's file without some groups."""
-        self._report(f"costing {what}")
-        self._export(lambda: self.calibrated, whole)
-        left = [path for one in self.groups if one.name in names for path in one.paths]
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "candidate.onnx"
-            leave(self.whole, whole, path, left)
-            gc.collect()  # what is read of a file is in circles, and holds its weights
-            return {"cost": self.costing(path).value}
-
-    def _ladder(self) -> list[tuple[str, ...]]:
-        """Groups to leave: those that do not pay, and one more at a time, the worst first."""
-        costly = [name for name, gain in self.gains.items() if gain <= 0]
-        paying = [name for name, gain in self.gains.items() if gain > 0]
-        paying.sort(key=lambda name: self.alone.get(name, 0.0) / self.gains[name], reverse=True)
-        order = costly + paying
-        return [tuple(order[:end]) for end in range(len(costly), len(order))]
-
-    def _predicted(self, base: Candidate, left: Sequence[str]) -> tuple[float, float]:
-        """Cost and signal to noise by adding up; the whole base is exact."""
-        noise = sum(self.alone.values())
-        rest = sum(value for name, value in self.alone.items() if name not in left)
-        cost = base.cost.value + sum(self.gains[name] for name in left)
-        if self.upward:
-            kept = sum(gain for name, gain in self.gains.items() if name not in left)
-            cost = self.half.value - kept
-        if not rest or not noise:
-            return cost, math.inf
-        return cost, base.accuracy.sqnr_db + 10 * math.log10(noise / rest)
-
     def _climb(self, bases: Sequence[Candidate]) -> None:
         """Measure those that look best, until there is nothing better or no trial left."""
         pending = {
-            choice.key: (choice, *self._predicted(base, left))
+            choice.key: (choice, *self.evidence[base.choice.numbers].predicted(base, left))
             for base in bases
-            for left in self._ladder()
+            for left in self.evidence[base.choice.numbers].ladder()
             if (choice := base.choice.leaving(left, self.groups)).key not in self.candidates
         }
         most = len(self.candidates) + self.trials
