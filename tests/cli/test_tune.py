@@ -78,6 +78,8 @@ def test_deploy_follows_a_plan() -> None:
     assert "and this file takes 2: tune again for that" in shown
     shown = " ".join(run(*DEPLOY, "--plan", "plan.json", "--precision", "bfloat16").stdout.split())
     assert "and this file is bfloat16: tune again for that" in shown
+    shown = " ".join(run(*DEPLOY, "--plan", "plan.json").stdout.split())
+    assert "and this file is float32: --precision float16 writes that" in shown
     said = run(*half, "--attention", "full", code=2).stderr
     assert "--plan excludes" in said
 

@@ -205,6 +205,53 @@ def test_inner_pooled_layers_are_those_of_gates() -> None:
     assert inner_pooled_layers(made().model, (DATA[0],)) == []
 
 
+class Flat(nn.Module):
+    """Tokens of all samples in one row, which are no samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.up, self.out = nn.Conv2d(3, 8, 3), nn.Linear(8, 8), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.stem(x).relu()
+        tokens = self.up(y.permute(0, 2, 3, 1).reshape(-1, 8))
+        return self.out(tokens.reshape(len(x), *y.shape[2:], 8).permute(0, 3, 1, 2))
+
+
+class Generator(nn.Module):
+    """Starts with one value a channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.grow = nn.Linear(8, 32), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.grow(self.fc(x).reshape(-1, 8, 2, 2))
+
+
+class Bottleneck(nn.Module):
+    """Most of its arithmetic is at the one place that is left in the middle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.wide = nn.Conv2d(3, 64, 8), nn.Conv2d(64, 256, 1)
+        self.up = nn.Conv2d(256, 4, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.wide(torch.relu(F.adaptive_avg_pool2d(self.down(x), 1)))
+        return self.up(F.interpolate(y, scale_factor=2.0))
+
+
+@pytest.mark.parametrize(
+    ("net", "shape"), [(Flat, (4, 3, 8, 8)), (Generator, (4, 8)), (Bottleneck, (4, 3, 10, 10))]
+)
+def test_what_carries_the_arithmetic_is_no_gate(
+    net: type[nn.Module], shape: tuple[int, ...]
+) -> None:
+    x = torch.randn(shape)
+    assert inner_pooled_layers(transform(net().eval(), (x,)).model, (x,)) == []
+
+
 def test_gates_that_quantize_badly_stay_in_floating_point(monkeypatch: pytest.MonkeyPatch) -> None:
     source: Any = ready(Gated, SHAPE)
     with torch.no_grad():  # a channel that is never active takes the range of the weights

@@ -71,6 +71,13 @@ def test_what_is_no_command_is_said(command: str) -> None:
         TrtexecLatency(command)
 
 
+def test_what_is_no_text_is_passed_over(tmp_path: Path) -> None:
+    script = tmp_path / "bytes.py"
+    line = "GPU Compute Time: min = 1 ms, median = 2 ms"
+    script.write_text(f"import sys; sys.stdout.buffer.write(b'caf\\xe9 {line}')")
+    assert TrtexecLatency(f"{sys.executable} '{script}'")(tmp_path).value == 2000
+
+
 def test_a_tool_that_is_not_there_or_hangs_is_said(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"cannot run 'trtexec-of-nobody'.*path of trtexec"):
         TrtexecLatency("trtexec-of-nobody --verbose")(tmp_path)

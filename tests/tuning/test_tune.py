@@ -18,7 +18,13 @@ from torch import fx, nn
 from embedl_deploy import Result, transform
 from embedl_deploy.errors import ExportError, LoadError, QuantizationError
 from embedl_deploy.modules import FusedModule
-from embedl_deploy.quantize import QuantConfig, QuantStub, calibrate, insert_qdq
+from embedl_deploy.quantize import (
+    QuantConfig,
+    QuantStub,
+    TensorQuantConfig,
+    calibrate,
+    insert_qdq,
+)
 from embedl_deploy.quantize.stubs import quantizers_of
 from embedl_deploy.tensorrt import TENSORRT_RTX
 from embedl_deploy.tuning import (
@@ -535,11 +541,106 @@ def test_weights_of_4_bits_are_tried_where_they_have_blocks(
     assert not left.refused
 
 
-@pytest.mark.usefixtures("made_up")
-def test_what_another_placement_beats_is_not_measured(result: Result) -> None:
-    few, many = (tune(result, data(), cost=cost, trials=count) for count in (12, 100))
-    assert len(few.candidates) == len(many.candidates) < 8
-    assert [one.choice for one in few.front] == [one.choice for one in many.front]
+@pytest.mark.parametrize(
+    ("bound", "known", "pending", "chosen"),
+    [
+        # of a new figure, and beaten by another one that is pending
+        (Bound(), [(70, 20, 0), (99, 30.5, 0)], [(80, 30), (85, 25)], (80, 30)),
+        # beaten by one that was measured
+        (Bound(), [(70, 20, 0), (75, 40, 0)], [(80, 30)], None),
+        # the one that would beat it does not keep to the bound
+        (Bound(max_drop=1), [(80, 40, 80)], [(88, 30)], (88, 30)),
+        (Bound(max_drop=1), [(80, 40, 90)], [(88, 30)], None),
+    ],
+)
+def test_what_another_placement_beats_is_not_measured(
+    bound: Bound,
+    known: list[tuple[float, float, float]],
+    pending: list[tuple[float, float]],
+    chosen: tuple[float, float] | None,
+) -> None:
+    looking = search.Search.__new__(search.Search)
+    looking.bound, looking.score = bound, 90.0
+    looking.candidates = {
+        str(one): Candidate(Choice(), Cost(one[0]), Accuracy(one[1], score=one[2])) for one in known
+    }
+    found = looking._next([(Choice(left=(str(one),)), *one) for one in pending])
+    assert (found and found[1:]) == chosen
+
+
+@pytest.mark.slow
+def test_each_kind_of_numbers_has_its_own_evidence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Convolutions save nothing in 4 bits, and much in INT8; linear layers the reverse."""
+    saves = {("stem", 8): 12.0, ("noisy", 8): 2.0, ("fc", 8): 6.0, ("fc", 4): 40.0}
+
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.noisy = nn.Conv2d(3, 32, 3), nn.Conv2d(32, 32, 1)
+            self.fc, self.out = nn.Linear(128, 128), nn.Linear(128, 8)
+            with torch.no_grad():
+                self.stem.weight[0] /= 300
+                self.noisy.weight[:, 0] *= 300
+
+        def forward(self, x: torch.Tensor) -> Any:
+            y = nn.functional.adaptive_avg_pool2d(self.noisy(self.stem(x).relu()), 2)
+            return self.out(self.fc(y.flatten(1)).relu())
+
+    def export(model: fx.GraphModule, _: object, path: Path, **__: object) -> None:
+        if any(one.config.format != "int" for one in quantizers_of(model)):
+            raise ExportError("no FP8")
+        fused = {path: one for path, one in model.named_modules() if isinstance(one, FusedModule)}
+        bits = {
+            path: one.quantizer(one.weights()[0]).config.bits  # type: ignore[union-attr]
+            for path, one in fused.items()
+            if one.weight_quantizers
+        }
+        path.write_text(json.dumps(bits))
+
+    def left_out(_: object, source: Path, output: Path, left: Collection[str]) -> None:
+        bits = json.loads(source.read_text())
+        output.write_text(json.dumps({one: bits[one] for one in bits if one not in left}))
+
+    def device(path: Path) -> float:
+        return 100 - sum(saves.get(one, 0.0) for one in json.loads(path.read_text()).items())
+
+    monkeypatch.setattr(search, "export_onnx", export)
+    monkeypatch.setattr(search, "leave", left_out)
+    torch.manual_seed(0)
+    source = transform(Mixed().eval(), (data()[0],))
+    found = tune(
+        source, data(), cost=device, min_sqnr=35.0, trials=20, store=tmp_path / "[1].jsonl"
+    )
+    kinds = found.evidence
+    assert (kinds["INT8"].gains["stem"], kinds["INT4 weights"].gains["stem"]) == (12, 0)
+    assert (kinds["INT8"].gains["fc"], kinds["INT4 weights"].gains["fc"]) == (6, 40)
+    assert found.best is not None
+    assert (found.best.choice.numbers, found.best.cost.value) == ("INT8", 82)
+    assert [one.name for one in tmp_path.iterdir()] == ["[1].jsonl"]  # no draft
+
+
+def test_numbers_that_cannot_be_tried_are_said_and_those_of_the_config_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(search, "export_onnx", lambda *given, **_: given[2].write_text("x"))
+    monkeypatch.setattr(search, "leave", lambda *given: given[2].write_text("x"))
+    rows = [torch.randn(8, 128) for _ in range(4)]
+    net = transform(nn.Sequential(nn.Linear(128, 8), nn.ReLU()).eval(), (rows[0],))
+
+    def tried(config: QuantConfig) -> Tuning:
+        return tune(net, rows, config, cost=lambda _: 9.0, trials=0)
+
+    unsigned = tried(QuantConfig(activations=TensorQuantConfig(signed=False)))
+    assert "8 bits and a sign" in unsigned.refused["FP8"]
+    halved = tried(QuantConfig(probabilities=TensorQuantConfig()))
+    assert "INT4 weights" in {one.choice.numbers for one in halved.candidates}
+    blocks = tried(QuantConfig(activations=None, weights=TensorQuantConfig(4, block_size=64)))
+    (one,) = blocks.candidates
+    assert one.choice.numbers == "INT4 weights"
+    assert one.choice.config(blocks.base, blocks.groups).weights.block_size == 64
+    assert blocks.reason(blocks.groups[0]).startswith("half precision: quantizing costs 0.0 more")
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from embedl_deploy.tuning.costs import Cost
 from embedl_deploy.tuning.groups import Group
 
 Numbers = Literal["INT8", "FP8", "INT4 weights"]
-"""Of what is quantized. Weights of 4 bits are in blocks of 128; activations are left then."""
+"""Of what is quantized. Weights of 4 bits are in blocks; activations are left then."""
 
 _BLOCK = 128
 
@@ -55,9 +55,11 @@ class Choice:
         fused = [path for one in groups for path in one.paths]
         left = [pattern for one in groups if one.name in self.left for pattern in one.skips(fused)]
         activations, weights = base.activations, base.weights
+        probabilities = base.probabilities
         if self.numbers == "INT4 weights":
-            activations = None
-            weights = replace(weights, format="int", bits=4, block_size=_BLOCK)
+            activations = probabilities = None
+            size = weights.block_size or _BLOCK
+            weights = replace(weights, format="int", bits=4, block_size=size)
         else:
             kind: Format = "int" if self.numbers == "INT8" else "float8_e4m3"
             activations = activations and replace(activations, format=kind)
@@ -66,6 +68,7 @@ class Choice:
             base,
             activations=activations,
             weights=weights,
+            probabilities=probabilities,
             attention=self.attention,
             residual=self.residual and base.residual,
             skip=(*base.skip, *left),

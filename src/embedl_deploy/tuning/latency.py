@@ -48,7 +48,12 @@ class TrtexecLatency:
         words = [*shlex.split(self.command), f"--onnx={path}"]
         try:
             done = subprocess.run(  # noqa: S603 - the user's own command
-                words, capture_output=True, text=True, timeout=self.seconds, check=False
+                words,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=self.seconds,
+                check=False,
             )
         except OSError as error:
             raise BuildError(

@@ -120,9 +120,12 @@ class Tuning(Printed):
 
     @property
     def shown(self) -> Evidence | None:
-        """The evidence in the numbers of the best, or in INT8 without one; None before any."""
+        """The evidence in the numbers of the best, or in INT8 without one; None before any.
+
+        Without INT8, where the config asks for other numbers, in those.
+        """
         numbers: Numbers = "INT8" if self.best is None else self.best.choice.numbers
-        return self.evidence.get(numbers)
+        return self.evidence.get(numbers) or next(iter(self.evidence.values()), None)
 
     def reason(self, group: Group) -> str:
         """What became of a group in the best, and why."""

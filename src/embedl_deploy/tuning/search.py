@@ -172,9 +172,8 @@ class Search:
         for one in self.groups:
             key = f"alone {found.base.choice.numbers} {one.name}"
             what = f"measuring the noise of {one.name} alone in {found.base.choice.numbers}"
-            found.alone[one.name] = self.store.of(key, partial(self._alone, whole, one, what))[
-                "noise"
-            ]
+            stored = self.store.of(key, partial(self._alone, whole, one, what))
+            found.alone[one.name] = stored["noise"]
 
     def _gain(self, found: Evidence, group: Group, whole: Whole, path: Path) -> float:
         names = [one.name for one in self.groups if (one is group) != found.upward]
@@ -208,6 +207,8 @@ class Search:
 
     def _bases(self) -> list[Candidate]:
         """Everything quantized, in each way that the compiler takes."""
+        if self.config.weights.block_size is not None:
+            return [self._measure(Choice(numbers="INT4 weights"))]
         attends = any(isinstance(one, FusedModule) and one.attends for one in self.source.modules())
         choices = [Choice(), *(Choice(one) for one in _ATTENTIONS if attends)]
         bases = [self._measure(one) for one in choices]
@@ -217,10 +218,9 @@ class Search:
         for one in (replace(cheapest.choice, numbers="FP8"), Choice(numbers="INT4 weights")):
             try:
                 bases.append(self._measure(one))
-            except (BuildError, ExportError) as error:
-                self.refused[one.numbers] = str(error)
-            except QuantizationError:  # no weight has blocks; or the config has 4 bits, not in FP8
-                pass
+            except (BuildError, ExportError, QuantizationError) as error:
+                if one.numbers == "FP8" or not isinstance(error, QuantizationError):
+                    self.refused[one.numbers] = str(error)  # else no weight has blocks
         return bases
 
     def _points(self) -> set[QDQPoint]:
@@ -272,8 +272,12 @@ class Search:
     def _beaten(
         self, one: tuple[Choice, float, float], pending: Sequence[tuple[Choice, float, float]]
     ) -> bool:
-        """Whether another one, measured or predicted, costs no more and has less noise."""
-        known = [(it.cost.value, it.accuracy.sqnr_db) for it in self.candidates.values()]
+        """Whether another one, measured or predicted, costs no more and has less noise.
+
+        Of the measured, those that keep to the bound count: a score need not follow the noise.
+        """
+        holding = [it for it in self.candidates.values() if self.bound.holds(it, self.score)]
+        known = [(it.cost.value, it.accuracy.sqnr_db) for it in holding]
         others = known + [it[1:] for it in pending]
         return any(cost <= one[1] and db > one[2] for cost, db in others)
 

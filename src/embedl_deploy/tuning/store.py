@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -67,9 +68,9 @@ class Store:
 
 
 def _remove(path: Path) -> None:
-    for one in path.parent.glob(f"{path.name}*"):  # large weights have a file of their own
+    for one in path.parent.glob(f"{escape(path.name)}*"):  # large weights have a file of their own
         one.unlink()
-    for one in path.parent.glob(f".{path.name}-*"):  # of an export that was killed
+    for one in path.parent.glob(f".{escape(path.name)}-*"):  # of an export that was killed
         shutil.rmtree(one)
 
 

@@ -136,6 +136,8 @@ def _planned(path: Path, deployed: Deployed) -> str:
     said = f"{path}, for {plan.target}: measured{f' for {plan.gpu}' if plan.gpu else ''} in"
     said = f"{said} {plan.precision} at batch {plan.batch}"
     said = f"{said} with {plan.compiler}" if plan.compiler else said
+    if deployed.job.precision is PrecisionChoice.FLOAT32:
+        return f"{said}, and this file is float32: --precision {plan.precision} writes that"
     if plan.precision != deployed.job.precision.value:
         return f"{said}, and this file is {deployed.job.precision}: tune again for that"
     if plan.batch != deployed.job.batch:

@@ -111,42 +111,59 @@ def outer_layers(model: fx.GraphModule, *, last: bool) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def inner_pooled_layers(model: fx.GraphModule, inputs: Sequence[Any]) -> list[str]:
-    """Paths of the fused modules on one value a channel from which others come that have more.
+_SMALL = 0.05
+"""The share of the arithmetic that gates have at most."""
 
-    Their results are `(N, C)` or `(N, C, 1, 1)`, such as those of squeeze and excitation; a
-    classifier is not within.
+
+def inner_pooled_layers(model: fx.GraphModule, inputs: Sequence[Any]) -> list[str]:
+    """Paths of the fused modules on one value a channel between others that have more.
+
+    Their results are `(N, C)` or `(N, C, 1, 1)` for N samples, such as those of squeeze and
+    excitation; a classifier is not between others. Where they have more than 5 % of the arithmetic,
+    they are no mere gates, and none is given.
 
     Args:
         model: Without stubs.
         inputs: By position, for one run.
     """
-    pooled = _pooled_layers(model, inputs)
-    found, before = [], set[fx.Node]()
+    pooled, macs = _pooled_layers(model, inputs)
+    calls = {one: str(one.target) for one in model.graph.nodes if one.op == "call_module"}
+    more = {node for node, path in calls.items() if pooled.get(path) is False}
+    before, after = set(more), set(more)
+    for node in model.graph.nodes:
+        if not after.isdisjoint(node.all_input_nodes):
+            after.add(node)
     for node in reversed(model.graph.nodes):
-        is_pooled = pooled.get(str(node.target)) if node.op == "call_module" else None
-        inner = not before.isdisjoint(node.users)
-        if inner or is_pooled is False:
+        if not before.isdisjoint(node.users):
             before.add(node)
-        if inner and is_pooled:
-            found.append(str(node.target))
-    return list(dict.fromkeys(reversed(found)))
+    between = (path for node, path in calls.items() if node in before & after and pooled.get(path))
+    found = list(dict.fromkeys(between))
+    small = sum(macs[path] for path in found) <= _SMALL * sum(macs.values())
+    return found if small else []
 
 
-def _pooled_layers(model: fx.GraphModule, inputs: Sequence[Any]) -> dict[str, bool]:
-    """Whether the result of a fused module always has one value a channel, by path."""
+def _pooled_layers(
+    model: fx.GraphModule, inputs: Sequence[Any]
+) -> tuple[dict[str, bool], dict[str, float]]:
+    """Whether the results of a fused module have one value a channel, and its multiplications."""
+    samples = next((len(one) for one in inputs if isinstance(one, Tensor) and one.dim()), 1)
     found: dict[str, bool] = {}
+    macs: dict[str, float] = {}
 
-    def see(path: str, _: nn.Module, __: Any, given: Any) -> None:
-        one = isinstance(given, Tensor) and given.dim() > 1 and math.prod(given.shape[2:]) == 1
+    def see(path: str, module: FusedModule, _: Any, given: Any) -> None:
+        shape = given.shape if isinstance(given, Tensor) else ()
+        one = len(shape) > 1 and shape[0] == samples and math.prod(shape[2:]) == 1
         found[path] = found.get(path, True) and one
+        weights = ((module.unrounded(name), module.axis(name)) for name in module.weights())
+        each = sum(weight.numel() / weight.shape[axis] for weight, axis in weights)
+        macs[path] = macs.get(path, 0.0) + each * math.prod(shape)
 
     fused = [(path, one) for path, one in model.named_modules() if isinstance(one, FusedModule)]
     with inferring(model), ExitStack() as hooks:
         for path, module in fused:
             hooks.enter_context(module.register_forward_hook(partial(see, path)))
         model(*inputs)
-    return found
+    return found, macs
 
 
 def stubs_before(node: fx.Node, modules: Mapping[str, nn.Module]) -> dict[fx.Node, QuantStub]:
