@@ -89,3 +89,32 @@ def test_an_edited_file_is_the_exported_one(result: Result, tmp_path: Path) -> N
     wanted = computed(whole)
     assert np.abs(computed(base) - wanted).max() > 0.04
     np.testing.assert_allclose(computed(edited), wanted, atol=1e-3)
+
+
+class Tokens(nn.Module):
+    """Packed attention and linear layers on tokens, whose weights a file turns before a product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attends = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.norm, self.up, self.down = nn.LayerNorm(16), nn.Linear(16, 32), nn.Linear(32, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.attends(x, x, x, need_weights=False)[0]
+        mixed: torch.Tensor = x + self.down(nn.functional.gelu(self.up(self.norm(x))))
+        return mixed
+
+
+@pytest.mark.slow
+def test_without_all_its_pairs_a_file_is_that_in_half_precision(tmp_path: Path) -> None:
+    """Of the target rtx; the other one writes a quantized projection as three products."""
+    x = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
+    made = transform(Tokens().eval(), (x,), target=TENSORRT_RTX)
+    whole = calibrate(insert_qdq(made), [x])
+    half, base, edited = (tmp_path / f"{name}.onnx" for name in ("half", "base", "edited"))
+    export_onnx(made, (x,), half, precision="float16")
+    export_onnx(whole, (x,), base, precision="float16")
+    fused = [path for path, one in whole.named_modules() if isinstance(one, FusedModule)]
+    leave(whole, base, edited, fused)
+    onnx.checker.check_model(str(edited), full_check=True)
+    assert operators(edited) == operators(half) != operators(base)

@@ -21,7 +21,8 @@ def leave(model: fx.GraphModule, source: Path, output: Path, left: Collection[st
     """Write a file without the pairs of some layers.
 
     Pairs go where these layers alone read them; they read what is before the others. Their weights
-    become numbers, times the factor on the channels of the product.
+    become numbers, times the factor on the channels of the product. A packed projection that the
+    target writes as several products stays so.
 
     Args:
         model: Quantized.
@@ -89,9 +90,11 @@ def _bypass(uses: Sequence[Any], before: "onnx_ir.Node", after: "onnx_ir.Node") 
 
 def _dequantize(graph: "onnx_ir.Graph", weight: "onnx_ir.Node") -> None:
     """Store a weight as numbers; the factor and the bias after its product join them."""
-    numbers = _numbers(weight)
-    readers = weight.successors()
-    product = readers[0] if len(readers) == 1 else None
+    numbers, holder = _numbers(weight), weight
+    if (turned := _reader(weight)) is not None and turned.op_type == "Transpose":
+        perm = turned.attributes.get_ints("perm", range(numbers.ndim)[::-1])
+        numbers, holder = numbers.transpose(perm), turned
+    product = _reader(holder)
     if product is not None and product.op_type in _CHANNELS and len(product.inputs) == 2:
         axis = _CHANNELS[product.op_type]
         if (factor := _taken(graph, product, "Mul", numbers.shape[axis])) is not None:
@@ -105,7 +108,13 @@ def _dequantize(graph: "onnx_ir.Graph", weight: "onnx_ir.Node") -> None:
                 product.replace_input_with(2, _stored(graph, f"{product.name}.bias", bias))
     kind = _array(weight.inputs[1]).dtype
     stored = _stored(graph, f"{weight.name}.numbers", numbers.astype(kind))
-    weight.outputs[0].replace_all_uses_with(stored)
+    holder.outputs[0].replace_all_uses_with(stored)
+
+
+def _reader(node: "onnx_ir.Node") -> "onnx_ir.Node | None":
+    """The one node that reads the results of a node; None where there are others."""
+    readers = node.successors()
+    return readers[0] if len(readers) == 1 else None
 
 
 def _numbers(weight: "onnx_ir.Node") -> Any:
@@ -120,8 +129,7 @@ def _numbers(weight: "onnx_ir.Node") -> Any:
 
 def _taken(graph: "onnx_ir.Graph", product: "onnx_ir.Node", operator: str, channels: int) -> Any:
     """Take out what a product meets next, where that is an operator with a number a channel."""
-    readers = product.successors()
-    node = readers[0] if len(readers) == 1 else None
+    node = _reader(product)
     stored = _array(node.inputs[1]) if node and node.op_type == operator else None
     if node is None or stored is None or stored.size != channels:
         return None
