@@ -43,13 +43,13 @@ class Printed:
         return texts[-1].splitlines()[-1] if texts else f"{rows} row{'' if rows == 1 else 's'}"
 
     def __str__(self) -> str:
-        return "\n\n".join(part for part in self._parts() if part)
+        return "\n\n".join(parts_of(self))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self._brief()}>"
 
     def _repr_html_(self) -> str:
-        return "".join(_html(one) for one in self._parts() if one)
+        return "".join(map(_html, parts_of(self)))
 
 
 def parts_of(result: Printed) -> Sequence[str]:

@@ -568,6 +568,15 @@ def test_what_another_placement_beats_is_not_measured(
     assert (found and found[1:]) == chosen
 
 
+def test_what_the_only_group_saves_is_what_the_file_saves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "export_onnx", export_names)
+    rows = [torch.randn(8, 12) for _ in range(4)]
+    net = transform(nn.Sequential(nn.Linear(12, 4), nn.ReLU()).eval(), (rows[0],))
+    found = tune(net, rows, cost=lambda path: 9.0 - 2 * bool(path.read_text()), trials=0)
+    assert found.evidence["INT8"].gains == {found.groups[0].name: 2}
+    assert found.reason(found.groups[0]).startswith("INT8: saves 2.0")
+
+
 @pytest.mark.slow
 def test_each_kind_of_numbers_has_its_own_evidence(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path

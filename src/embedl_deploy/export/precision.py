@@ -21,8 +21,10 @@ from embedl_deploy.quantize import QuantStub
 from embedl_deploy.target import Lowering
 
 Precision = Literal["float32", "float16", "bfloat16"]
-Half = Literal["float16", "bfloat16"]
 """The type of everything in a file that is not an integer."""
+
+Half = Literal["float16", "bfloat16"]
+"""Those of 16 bits."""
 
 Keep = str | type[nn.Module]
 """A pattern for paths of modules, such as `"*.softmax"`, or a type of module."""

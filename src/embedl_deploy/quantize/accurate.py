@@ -235,8 +235,8 @@ class _Work:
         self._try("correct_bias", candidate)
 
     def pooled_in_float(self) -> None:
-        """Those on one value a channel, with others after them: squeeze and excitation."""
-        paths = inner_pooled_layers(self.draft.source, self.learned[0])
+        """Those on one value a channel, between others: squeeze and excitation."""
+        paths = inner_pooled_layers(self.draft.source)
         self._left("inner pooled layers in floating point", paths, 0.0)
 
     def _left(self, name: str, paths: Sequence[str], least: float = _WORTH) -> None:

@@ -8,8 +8,8 @@ from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType,
 from rich.table import Table
 from rich.text import Text
 
-from embedl_deploy import table
 from embedl_deploy.table import Printed, parts_of
+from embedl_deploy.table import Table as TextTable
 
 T = TypeVar("T")
 
@@ -66,7 +66,7 @@ def printed(result: Printed) -> Iterator[RenderableType]:
     for index, part in enumerate(parts_of(result)):
         if index:
             yield Text()
-        if not isinstance(part, table.Table):
+        if not isinstance(part, TextTable):
             yield Text(part)
             continue
         shown = columns(*part.header)

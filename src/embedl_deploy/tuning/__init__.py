@@ -6,7 +6,6 @@ from embedl_deploy.tuning.candidates import Candidate, Choice
 from embedl_deploy.tuning.costs import Cost
 from embedl_deploy.tuning.evidence import Evidence
 from embedl_deploy.tuning.groups import Group
-from embedl_deploy.tuning.latency import TrtexecLatency
 from embedl_deploy.tuning.plan import Tuning
 from embedl_deploy.tuning.run import tune
 from embedl_deploy.tuning.stored import Plan, read_plan
@@ -20,7 +19,6 @@ __all__ = [
     "Evidence",
     "Group",
     "Plan",
-    "TrtexecLatency",
     "Tuning",
     "read_plan",
     "tune",

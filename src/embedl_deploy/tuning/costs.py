@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, SupportsFloat
 
 from embedl_deploy.errors import BuildError
 from embedl_deploy.target import Target
@@ -35,8 +35,8 @@ class Cost:
         return asdict(self)
 
 
-CostFunction = Callable[[Path], float | Cost]
-"""Gives what an ONNX file costs, such as a latency that was measured; less is better."""
+CostFunction = Callable[[Path], SupportsFloat]
+"""Gives what an ONNX file costs, less is better: a number, or a latency with `measured_by`."""
 
 
 def cost_of(path: Path, target: Target, gpu: str, unit: Unit, own: CostFunction | None) -> Cost:
@@ -55,7 +55,7 @@ def cost_of(path: Path, target: Target, gpu: str, unit: Unit, own: CostFunction 
     """
     if own is not None:
         found = own(path)
-        return found if isinstance(found, Cost) else Cost(float(found))
+        return Cost(float(found), compiler=getattr(found, "measured_by", ""))
     made = target.build(path, gpu)
     if not made.built:
         raise BuildError(made.summary)

@@ -70,7 +70,7 @@ def tune(  # noqa: PLR0913 - each is one choice
         batch: Samples that the file takes at a time; it decides what a layer costs.
         precision: Of what is not quantized, `float16` or `bfloat16`; likewise.
         unit: `time`, an estimate by the compiler's layers, or `bytes` that they move.
-        cost: Gives the cost of an ONNX file in place of both, such as a latency (`TrtexecLatency`).
+        cost: Gives the cost of an ONNX file in place of both, such as `tensorrt.TrtexecLatency`.
         evaluate: Gives the accuracy of a model in percent.
         samples: Samples of the data at most.
         trials: Placements at most, beyond those that quantize everything.

@@ -165,7 +165,8 @@ class Search:
 
         The files are those of the base, edited.
         """
-        whole = Whole(self.source, found.base.choice.config(self.config, self.groups), self.learned)
+        config = found.base.choice.config(self.config, self.groups)
+        whole = Whole(self.source, config, self.learned, self.groups)
         with self.store.draft(f"whole {found.base.choice.key}") as path:
             for one in self.groups:
                 found.gains[one.name] = self._gain(found, one, whole, path)
@@ -177,12 +178,13 @@ class Search:
 
     def _gain(self, found: Evidence, group: Group, whole: Whole, path: Path) -> float:
         names = [one.name for one in self.groups if (one is group) != found.upward]
-        if len(names) == len(self.groups) or not whole.quantizers(group):
+        if not whole.quantizers[group.name]:
             return 0.0
-        numbers = found.base.choice.numbers
-        what = f"costing {group.name} {'alone' if found.upward else 'left'} in {numbers}"
-        key = f"without {numbers} {json.dumps(names)}"
-        cost = self.store.of(key, partial(self._without, names, what, whole, path))["cost"]
+        numbers, cost = found.base.choice.numbers, found.half.value  # where every group is left
+        if len(names) < len(self.groups):
+            what = f"costing {group.name} {'alone' if found.upward else 'left'} in {numbers}"
+            key = f"without {numbers} {json.dumps(names)}"
+            cost = self.store.of(key, partial(self._without, names, what, whole, path))["cost"]
         return found.half.value - cost if found.upward else cost - found.base.cost.value
 
     def _without(self, names: Sequence[str], what: str, whole: Whole, path: Path) -> dict[str, Any]:
@@ -197,7 +199,7 @@ class Search:
             return {"cost": self.costing(output).value}
 
     def _alone(self, whole: Whole, group: Group, what: str) -> dict[str, float]:
-        quantizers = whole.quantizers(group)
+        quantizers = whole.quantizers[group.name]
         if not quantizers:
             return {"noise": 0.0}
         self._report(what)

@@ -18,12 +18,17 @@ class Whole:
         source: The transformed model.
         config: How to quantize it.
         learned: Batches that calibrate.
+        groups: Of the model.
     """
 
     def __init__(
-        self, source: fx.GraphModule, config: QuantConfig, learned: Sequence[Sequence[Any]]
+        self,
+        source: fx.GraphModule,
+        config: QuantConfig,
+        learned: Sequence[Sequence[Any]],
+        groups: Sequence[Group],
     ) -> None:
-        self.source, self.config, self.learned = source, config, learned
+        self.source, self.config, self.learned, self.groups = source, config, learned, groups
 
     @cached_property
     def placed(self) -> fx.GraphModule:
@@ -36,6 +41,7 @@ class Whole:
         """The same object."""
         return calibrate(self.placed, self.learned)
 
-    def quantizers(self, group: Group) -> set[nn.Module]:
-        """Of a group."""
-        return quantizers_by_group(self.placed, [group])[group.name]
+    @cached_property
+    def quantizers(self) -> dict[str, set[nn.Module]]:
+        """By name of the group; a group that is not quantized so has none."""
+        return quantizers_by_group(self.placed, self.groups)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from embedl_deploy.cli.options import TUNING
-from embedl_deploy.tuning import TrtexecLatency
+from embedl_deploy.tensorrt import TrtexecLatency
 
 _COST = "Of the file at most; the most accurate placement is sought."
 

@@ -2,20 +2,19 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from functools import partial
 from itertools import chain
 from typing import Any
 
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
-from embedl_deploy.batches import inferring
 from embedl_deploy.graph.interpreter import Interpreter, plain
+from embedl_deploy.graph.shapes import shape
 from embedl_deploy.modules import FusedModule
 from embedl_deploy.quantize.measuring.noise import Noise
 from embedl_deploy.quantize.placing.copying import copied_inputs, sources
 from embedl_deploy.quantize.stubs import QuantStub, enabled_only, quantizers_of
+from embedl_deploy.rewrite.arithmetic import share
 
 
 class OnePass(Interpreter):
@@ -115,55 +114,39 @@ _SMALL = 0.05
 """The share of the arithmetic that gates have at most."""
 
 
-def inner_pooled_layers(model: fx.GraphModule, inputs: Sequence[Any]) -> list[str]:
+def inner_pooled_layers(model: fx.GraphModule) -> list[str]:
     """Paths of the fused modules on one value a channel between others that have more.
 
     Their results are `(N, C)` or `(N, C, 1, 1)` for N samples, such as those of squeeze and
     excitation; a classifier is not between others. Where they have more than 5 % of the arithmetic,
-    they are no mere gates, and none is given.
+    they are no mere gates, and none is given; nor is one where shapes are not known.
 
     Args:
-        model: Without stubs.
-        inputs: By position, for one run.
+        model: Without stubs, transformed with example inputs.
     """
-    pooled, macs = _pooled_layers(model, inputs)
-    calls = {one: str(one.target) for one in model.graph.nodes if one.op == "call_module"}
-    more = {node for node, path in calls.items() if pooled.get(path) is False}
+    modules = dict(model.named_modules())
+    nodes = [*model.graph.nodes]
+    samples = next((shape(one) for one in nodes if one.op == "placeholder"), None)
+    fused = [one for one in nodes if isinstance(modules.get(str(one.target)), FusedModule)]
+    pooled = {one for one in fused if samples and _is_pooled(shape(one), samples[0])}
+    more = {one for one in fused if one not in pooled}
     before, after = set(more), set(more)
-    for node in model.graph.nodes:
+    for node in nodes:
         if not after.isdisjoint(node.all_input_nodes):
             after.add(node)
-    for node in reversed(model.graph.nodes):
+    for node in reversed(nodes):
         if not before.isdisjoint(node.users):
             before.add(node)
-    between = (path for node, path in calls.items() if node in before & after and pooled.get(path))
-    found = list(dict.fromkeys(between))
-    small = sum(macs[path] for path in found) <= _SMALL * sum(macs.values())
-    return found if small else []
+    found = [one for one in fused if one in pooled & before & after]
+    if share(found, model) > _SMALL:
+        return []
+    paths = dict.fromkeys(str(one.target) for one in found)
+    return [one for one in paths if one not in {str(other.target) for other in more}]
 
 
-def _pooled_layers(
-    model: fx.GraphModule, inputs: Sequence[Any]
-) -> tuple[dict[str, bool], dict[str, float]]:
-    """Whether the results of a fused module have one value a channel, and its multiplications."""
-    samples = next((len(one) for one in inputs if isinstance(one, Tensor) and one.dim()), 1)
-    found: dict[str, bool] = {}
-    macs: dict[str, float] = {}
-
-    def see(path: str, module: FusedModule, _: Any, given: Any) -> None:
-        shape = given.shape if isinstance(given, Tensor) else ()
-        one = len(shape) > 1 and shape[0] == samples and math.prod(shape[2:]) == 1
-        found[path] = found.get(path, True) and one
-        weights = ((module.unrounded(name), module.axis(name)) for name in module.weights())
-        each = sum(weight.numel() / weight.shape[axis] for weight, axis in weights)
-        macs[path] = macs.get(path, 0.0) + each * math.prod(shape)
-
-    fused = [(path, one) for path, one in model.named_modules() if isinstance(one, FusedModule)]
-    with inferring(model), ExitStack() as hooks:
-        for path, module in fused:
-            hooks.enter_context(module.register_forward_hook(partial(see, path)))
-        model(*inputs)
-    return found, macs
+def _is_pooled(size: Sequence[int] | None, samples: int) -> bool:
+    """Whether a result has one value a channel of each sample."""
+    return size is not None and len(size) > 1 and size[0] == samples and math.prod(size[2:]) == 1
 
 
 def stubs_before(node: fx.Node, modules: Mapping[str, nn.Module]) -> dict[fx.Node, QuantStub]:

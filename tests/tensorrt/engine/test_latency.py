@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from embedl_deploy.errors import BuildError
-from embedl_deploy.tuning import TrtexecLatency
+from embedl_deploy.tensorrt import TrtexecLatency
 
 SUMMARY = """
 [I] Throughput: 233.689 qps
@@ -33,8 +33,8 @@ def tool(folder: Path, output: str, code: int = 0, error: str = "") -> str:
 def test_the_median_of_the_gpu_is_the_cost(tmp_path: Path) -> None:
     command = tool(tmp_path, V11 + SUMMARY)
     found = TrtexecLatency(f"{command} --useCudaGraph")(tmp_path / "a file.onnx")
-    assert found.value == pytest.approx(4251.95)
-    assert (found.kernels, found.compiler) == (None, "trtexec of TensorRT v110000")
+    assert float(found) == pytest.approx(4251.95)
+    assert found.measured_by == "trtexec of TensorRT v110000"
     said = (tmp_path / "arguments").read_text()
     assert said == f"--useCudaGraph --onnx={tmp_path / 'a file.onnx'}"
 
@@ -43,13 +43,15 @@ def test_types_of_the_file_are_asked_for(tmp_path: Path) -> None:
     command = tool(tmp_path, V10 + SUMMARY)
     with pytest.raises(BuildError, match="v101303, which takes the types of the file only with"):
         TrtexecLatency(command)(tmp_path)
-    assert TrtexecLatency(f"{command} --stronglyTyped")(tmp_path).value == pytest.approx(4251.95)
+    assert TrtexecLatency(f"{command} --stronglyTyped")(tmp_path).microseconds == pytest.approx(
+        4251.95
+    )
     own = tool(tmp_path, f"{V10} # trtexec --onnx=a.onnx --stronglyTyped{SUMMARY}")  # of a script
-    assert TrtexecLatency(own)(tmp_path).value == pytest.approx(4251.95)
+    assert TrtexecLatency(own)(tmp_path).microseconds == pytest.approx(4251.95)
 
 
 def test_a_script_without_a_version_is_taken(tmp_path: Path) -> None:
-    assert TrtexecLatency(tool(tmp_path, SUMMARY))(tmp_path).compiler == sys.executable
+    assert TrtexecLatency(tool(tmp_path, SUMMARY))(tmp_path).measured_by == sys.executable
 
 
 @pytest.mark.parametrize(
@@ -75,7 +77,7 @@ def test_what_is_no_text_is_passed_over(tmp_path: Path) -> None:
     script = tmp_path / "bytes.py"
     line = "GPU Compute Time: min = 1 ms, median = 2 ms"
     script.write_text(f"import sys; sys.stdout.buffer.write(b'caf\\xe9 {line}')")
-    assert TrtexecLatency(f"{sys.executable} '{script}'")(tmp_path).value == 2000
+    assert TrtexecLatency(f"{sys.executable} '{script}'")(tmp_path).microseconds == 2000
 
 
 def test_a_tool_that_is_not_there_or_hangs_is_said(tmp_path: Path) -> None:

@@ -7,12 +7,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedl_deploy.errors import BuildError
-from embedl_deploy.tuning.costs import Cost
 
 _MEDIAN = re.compile(r"GPU Compute Time: [^\n]*?median = ([0-9.e+-]+) ms")
 _VERSION = re.compile(r"\[TensorRT v([0-9]+)\]")
 _ALWAYS_TYPED = 110_000
 """The version 11.0, as `trtexec` says it: from there on all networks are strongly typed."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """A time that was measured.
+
+    Attributes:
+        microseconds: The median; `float` gives it too.
+        measured_by: The tool, with its version where it says that.
+    """
+
+    microseconds: float
+    measured_by: str
+
+    def __float__(self) -> float:
+        return self.microseconds
 
 
 @dataclass(frozen=True)
@@ -43,8 +58,8 @@ class TrtexecLatency:
         if not words:
             raise BuildError("give the command that measures, such as 'trtexec --stronglyTyped'")
 
-    def __call__(self, path: Path) -> Cost:
-        """The median in microseconds."""
+    def __call__(self, path: Path) -> Latency:
+        """Measure a file."""
         words = [*shlex.split(self.command), f"--onnx={path}"]
         try:
             done = subprocess.run(  # noqa: S603 - the user's own command
@@ -62,7 +77,7 @@ class TrtexecLatency:
             ) from error
         except subprocess.TimeoutExpired as error:
             raise BuildError(f"'{words[0]}' took more than {self.seconds:g} s") from error
-        return Cost(1000 * self._median(done), compiler=self._name(done.stdout))
+        return Latency(1000 * self._median(done), self._name(done.stdout))
 
     def _median(self, done: "subprocess.CompletedProcess[str]") -> float:
         said = (done.stdout + done.stderr).strip().splitlines() or ["it said nothing"]
